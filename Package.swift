@@ -1,0 +1,183 @@
+// swift-tools-version: 6.2
+//
+// The map of Salvor, as the build sees it. Every arrow between modules is written down here and nowhere
+// else: `scripts/test` builds with undeclared imports as errors, and `ArchitectureTests` reads this file's
+// description and refuses an arrow that points up. See docs/ARCHITECTURE.md.
+import PackageDescription
+
+// MARK: Outside packages
+
+let packages: [Package.Dependency] = [
+  .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
+  .package(url: "https://github.com/apple/swift-crypto", from: "4.5.2"),
+  .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
+  .package(url: "https://github.com/groue/GRDB.swift", from: "7.10.0"),
+  .package(url: "https://github.com/hummingbird-project/hummingbird", from: "2.28.1"),
+  .package(url: "https://github.com/jpsim/Yams", from: "6.2.2"),
+  .package(url: "https://github.com/swift-server/async-http-client", from: "1.37.0"),
+  .package(url: "https://github.com/swiftlang/swift-subprocess", from: "1.0.2"),
+]
+
+extension Target.Dependency {
+  static let arguments = product(name: "ArgumentParser", package: "swift-argument-parser")
+  static let asyncHTTPClient = product(name: "AsyncHTTPClient", package: "async-http-client")
+  static let crypto = product(name: "Crypto", package: "swift-crypto")
+  static let grdb = product(name: "GRDB", package: "GRDB.swift")
+  static let hummingbird = product(name: "Hummingbird", package: "hummingbird")
+  static let logging = product(name: "Logging", package: "swift-log")
+  static let sqlite = product(name: "GRDBSQLite", package: "GRDB.swift")
+  static let subprocess = product(name: "Subprocess", package: "swift-subprocess")
+  static let yams = product(name: "Yams", package: "Yams")
+}
+
+// MARK: Settings
+
+let strict: [SwiftSetting] = [
+  .enableUpcomingFeature("ExistentialAny"),
+  .enableUpcomingFeature("MemberImportVisibility"),
+]
+
+/// Modules whose inner loops touch every byte: optimised in debug builds too, or tests would crawl.
+let hot: [SwiftSetting] = strict + [.unsafeFlags(["-O"], .when(configuration: .debug))]
+
+func module(
+  _ name: String, at path: String, _ dependencies: [Target.Dependency], settings: [SwiftSetting] = strict
+) -> Target {
+  .target(name: name, dependencies: dependencies, path: path, swiftSettings: settings)
+}
+
+func system(_ name: String, _ pkgConfig: String, apt: String) -> Target {
+  .systemLibrary(name: name, path: "Sources/C/\(name)", pkgConfig: pkgConfig, providers: [.apt([apt])])
+}
+
+func tests(_ name: String, _ dependencies: [Target.Dependency], settings: [SwiftSetting] = strict) -> Target {
+  .testTarget(name: name, dependencies: dependencies, path: "Tests/\(name)", swiftSettings: settings)
+}
+
+// MARK: C libraries, and the shims for calls Swift cannot make itself
+
+let libraries: [Target] = [
+  system("CZstd", "libzstd", apt: "libzstd-dev"),
+  system("CLibcrypto", "libcrypto", apt: "libssl-dev"),
+  system("CPQ", "libpq", apt: "libpq-dev"),
+  system("CHiredis", "hiredis", apt: "libhiredis-dev"),
+  .target(name: "CShim", path: "Sources/C/CShim"),
+]
+
+// MARK: Ground: values, time, chance, descriptors. Knows nothing of backups.
+
+let ground: [Target] = [
+  module("Core", at: "Sources/Core", [.crypto]),
+  module("IO", at: "Sources/IO", ["Core", "CShim", .subprocess], settings: hot),
+  module("Telemetry", at: "Sources/Telemetry", ["Core", .logging]),
+]
+
+// MARK: Engine: the values everything is about, and the ports adapters fill.
+
+let engine: [Target] = [
+  module("Catalog", at: "Sources/Catalog", ["Core", .yams]),
+  module("Vault", at: "Sources/Vault", ["Core", "IO", "CZstd", "CLibcrypto"], settings: hot),
+  module("DriverKit", at: "Sources/DriverKit", ["Core", "IO"]),
+  module("StateKit", at: "Sources/StateKit", ["Core"]),
+]
+
+// MARK: Adapters: one folder each, one line here, one line in `Runtime/Registry.swift`.
+
+let adapters: [Target] = [
+  module("DriverFiles", at: "Adapters/Drivers/Files", ["Core", "IO", "DriverKit"]),
+  module("DriverSQLite", at: "Adapters/Drivers/SQLite", ["Core", "IO", "DriverKit", .sqlite]),
+  module("DriverPostgreSQL", at: "Adapters/Drivers/PostgreSQL", ["Core", "IO", "DriverKit", "CPQ"]),
+  module("DriverRedis", at: "Adapters/Drivers/Redis", ["Core", "IO", "DriverKit", "CHiredis"]),
+  module("ObjectStoreLocal", at: "Adapters/ObjectStores/Local", ["Core", "IO", "Vault"]),
+  module("ObjectStoreMemory", at: "Adapters/ObjectStores/Memory", ["Core", "Vault"]),
+  module("ObjectStoreFaulty", at: "Adapters/ObjectStores/Faulty", ["Core", "Vault"]),
+  module("JournalSQLite", at: "Adapters/Journals/SQLite", ["Core", "IO", "StateKit", .grdb]),
+  module("JournalMemory", at: "Adapters/Journals/Memory", ["Core", "StateKit"]),
+  module("ServiceExec", at: "Adapters/Services/Exec", ["Core", "IO", "StateKit", .asyncHTTPClient]),
+]
+
+// MARK: Acts: what Salvor does. Side by side; none imports another or an adapter.
+
+let acts: [Target] = [
+  module("Planning", at: "Sources/Planning", ["Core", "Catalog", "StateKit"]),
+  module("Workflow", at: "Sources/Workflow", ["Core", "StateKit", "Telemetry"]),
+  module("Validation", at: "Sources/Validation", ["Core", "Catalog", "DriverKit"]),
+  module("Recovery", at: "Sources/Recovery", ["Core", "IO", "Telemetry", "Catalog", "Vault", "DriverKit", "StateKit"]),
+  module("Governance", at: "Sources/Governance", ["Core", .crypto]),
+]
+
+// MARK: Wiring and doors
+
+let adapterNames: [Target.Dependency] = adapters.map { .init(stringLiteral: $0.name) }
+
+let doors: [Target] = [
+  module(
+    "Runtime", at: "Sources/Runtime",
+    [
+      "Core", "IO", "Telemetry", "Catalog", "Vault", "DriverKit", "StateKit", "Planning", "Workflow", "Validation",
+      "Recovery", "Governance", .logging,
+    ] + adapterNames),
+  module(
+    "Demo", at: "Sources/Demo",
+    ["Core", "IO", "Telemetry", "Catalog", "Vault", "StateKit", "Recovery", "Governance", "Runtime", .asyncHTTPClient]),
+  module(
+    "CLI", at: "Sources/CLI",
+    [
+      "Core", "IO", "Telemetry", "Catalog", "Vault", "StateKit", "Planning", "Validation", "Recovery", "Governance", "Runtime", "Demo",
+      .arguments, .logging, .yams,
+    ]),
+  .executableTarget(name: "salvor", dependencies: ["CLI"], path: "Sources/salvor", swiftSettings: strict),
+  .executableTarget(
+    name: "salvor-bank",
+    dependencies: ["Core", "IO", "CPQ", "CHiredis", .grdb, .hummingbird, .asyncHTTPClient, .arguments, .logging],
+    path: "Sources/Bank", swiftSettings: strict),
+]
+
+// MARK: Tests
+
+let testTargets: [Target] = [
+  // Support: temporary directories and live servers; and the contract every driver, store and journal must keep.
+  module("TestSupport", at: "Tests/Support", ["Core", "IO", .subprocess]),
+  module("DriverContract", at: "Tests/Contracts/Driver", ["Core", "IO", "DriverKit", "TestSupport"]),
+  module("ObjectStoreContract", at: "Tests/Contracts/ObjectStore", ["Core", "IO", "Vault", "TestSupport"]),
+  module("JournalContract", at: "Tests/Contracts/Journal", ["Core", "StateKit", "TestSupport"]),
+  tests("CoreTests", ["Core", "IO"]),
+  tests("CatalogTests", ["Core", "Catalog", "TestSupport"]),
+  tests(
+    "VaultTests",
+    [
+      "Core", "IO", "Vault", "ObjectStoreLocal", "ObjectStoreMemory", "ObjectStoreFaulty", "ObjectStoreContract",
+      "TestSupport",
+    ], settings: hot),
+  tests("TreeTests", ["Core", "IO", "Vault", "TestSupport"]),
+  tests("DriverFilesTests", ["Core", "IO", "DriverKit", "DriverFiles", "DriverContract", "TestSupport"]),
+  tests("DriverSQLiteTests", ["Core", "IO", "DriverKit", "DriverSQLite", "DriverContract", "TestSupport", .sqlite]),
+  tests(
+    "DriverPostgreSQLTests", ["Core", "IO", "DriverKit", "DriverPostgreSQL", "DriverContract", "TestSupport", "CPQ"]),
+  tests(
+    "DriverRedisTests", ["Core", "IO", "DriverKit", "DriverRedis", "DriverContract", "TestSupport", "CHiredis"]),
+  tests("PlanningTests", ["Core", "Catalog", "StateKit", "Planning", "TestSupport"]),
+  tests(
+    "WorkflowTests",
+    [
+      "Core", "IO", "StateKit", "Workflow", "JournalSQLite", "JournalMemory", "JournalContract", "ServiceExec",
+      "TestSupport",
+    ]),
+  tests("GovernanceTests", ["Core", "Governance", "TestSupport"]),
+  tests(
+    "SystemTests",
+    ["Core", "IO", "Catalog", "Vault", "StateKit", "Recovery", "Governance", "Runtime", "CLI", "Demo", "TestSupport"]),
+  tests("ArchitectureTests", ["Core", "IO", "DriverKit", "Runtime", "TestSupport"]),
+]
+
+let package = Package(
+  name: "salvor",
+  platforms: [.macOS(.v15)],
+  products: [
+    .executable(name: "salvor", targets: ["salvor"]),
+    .executable(name: "salvor-bank", targets: ["salvor-bank"]),
+  ],
+  dependencies: packages,
+  targets: libraries + ground + engine + adapters + acts + doors + testTargets,
+  swiftLanguageModes: [.v6]
+)

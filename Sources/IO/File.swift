@@ -1,0 +1,212 @@
+import Core
+
+#if canImport(Glibc)
+  import Glibc
+#endif
+
+/// An open file descriptor; closed when the last owner lets go. Every call blocks.
+package final class File: Sendable {
+  package let descriptor: Int32
+  package let path: String
+
+  /// - Parameter flags: as for open(2); `O_CLOEXEC` is added.
+  package init(_ path: String, _ flags: Int32, mode: mode_t = 0o600) throws(SystemFailure) {
+    let descriptor = retryingInterrupts { open(path, flags | O_CLOEXEC, mode) }
+    guard descriptor >= 0 else { throw SystemFailure("open", path: path) }
+    (self.descriptor, self.path) = (descriptor, path)
+  }
+
+  /// Takes over a descriptor.
+  package init(adopting descriptor: Int32, path: String) { (self.descriptor, self.path) = (descriptor, path) }
+
+  deinit { close(descriptor) }
+
+  /// - Returns: How many bytes were read; 0 at the end.
+  package func read(into buffer: UnsafeMutableRawBufferPointer) throws(SystemFailure) -> Int {
+    let count = retryingInterrupts { Glibc.read(descriptor, buffer.baseAddress, buffer.count) }
+    guard count >= 0 else { throw SystemFailure("read", path: path) }
+    return count
+  }
+
+  /// Reads up to `buffer.count` bytes at `offset`, fewer only at the end of the file.
+  package func read(at offset: Int64, into buffer: UnsafeMutableRawBufferPointer) throws(SystemFailure) -> Int {
+    var done = 0
+    while done < buffer.count {
+      let count = retryingInterrupts { pread(descriptor, buffer.baseAddress! + done, buffer.count - done, off_t(offset) + done) }
+      guard count >= 0 else { throw SystemFailure("read", path: path) }
+      if count == 0 { break }
+      done += count
+    }
+    return done
+  }
+
+  package func write(_ buffer: UnsafeRawBufferPointer) throws(SystemFailure) {
+    var done = 0
+    while done < buffer.count {
+      let count = retryingInterrupts { Glibc.write(descriptor, buffer.baseAddress! + done, buffer.count - done) }
+      guard count >= 0 else { throw SystemFailure("write", path: path) }
+      done += count
+    }
+  }
+
+  package func write(_ buffer: UnsafeRawBufferPointer, at offset: Int64) throws(SystemFailure) {
+    var done = 0
+    while done < buffer.count {
+      let count = retryingInterrupts { pwrite(descriptor, buffer.baseAddress! + done, buffer.count - done, off_t(offset) + done) }
+      guard count >= 0 else { throw SystemFailure("write", path: path) }
+      done += count
+    }
+  }
+
+  /// Returns once the content is on stable storage.
+  package func synchronize() throws(SystemFailure) {
+    guard retryingInterrupts({ fsync(descriptor) }) == 0 else { throw SystemFailure("fsync", path: path) }
+  }
+
+  package func truncate(to size: Int64) throws(SystemFailure) {
+    guard retryingInterrupts({ ftruncate(descriptor, off_t(size)) }) == 0 else { throw SystemFailure("truncate", path: path) }
+  }
+
+  package func status() throws(SystemFailure) -> stat {
+    var result = stat()
+    guard fstat(descriptor, &result) == 0 else { throw SystemFailure("stat", path: path) }
+    return result
+  }
+}
+
+/// Whole-file and directory operations. Every call blocks.
+package enum Files {
+  package static func read(_ path: String, limitBytes: Int = .max) throws(SystemFailure) -> [UInt8] {
+    let file = try File(path, O_RDONLY)
+    let size = Int(try file.status().st_size)
+    if size > limitBytes { throw SystemFailure("read", path: path, number: EFBIG) }
+    var result = [UInt8](repeating: 0, count: max(size, 4096))
+    var count = 0
+    while true {
+      if count == result.count { result.append(contentsOf: repeatElement(0, count: result.count)) }
+      let start = count
+      let got = try result.withMutableRawBytes { (bytes) throws(SystemFailure) -> Int in
+        try file.read(into: UnsafeMutableRawBufferPointer(rebasing: bytes[start...]))
+      }
+      if got == 0 { break }
+      count += got
+      if count > limitBytes { throw SystemFailure("read", path: path, number: EFBIG) }
+    }
+    result.removeLast(result.count - count)
+    return result
+  }
+
+  /// Replaces `path` with `bytes`: temporary file in the same directory, fsync, rename, fsync of the directory.
+  ///
+  /// After any failure the old content is untouched; a leftover `.tmp-…` may remain after a crash.
+  package static func replace(_ path: String, with bytes: [UInt8], mode: mode_t = 0o600) throws(SystemFailure) {
+    let directory = parent(of: path)
+    let temporary = "\(directory)/.tmp-\(getpid())-\(last(of: path))"
+    do throws(SystemFailure) {
+      let file = try File(temporary, O_WRONLY | O_CREAT | O_TRUNC, mode: mode)
+      try bytes.withRawBytes { (raw) throws(SystemFailure) -> Void in try file.write(raw) }
+      try file.synchronize()
+      guard Glibc.rename(temporary, path) == 0 else { throw SystemFailure("rename", path: path) }
+    } catch {
+      unlink(temporary)
+      throw error
+    }
+    try synchronizeDirectory(directory)
+  }
+
+  package static func synchronizeDirectory(_ path: String) throws(SystemFailure) {
+    try File(path, O_RDONLY | O_DIRECTORY).synchronize()
+  }
+
+  /// Creates `path` and its missing parents. Existing directories are left as they are.
+  package static func createDirectory(_ path: String, mode: mode_t = 0o755) throws(SystemFailure) {
+    if mkdir(path, mode) == 0 || errno == EEXIST { return }
+    guard errno == ENOENT, path.contains("/"), parent(of: path) != path else {
+      throw SystemFailure("mkdir", path: path)
+    }
+    try createDirectory(parent(of: path), mode: mode)
+    guard mkdir(path, mode) == 0 || errno == EEXIST else { throw SystemFailure("mkdir", path: path) }
+  }
+
+  package static func exists(_ path: String) -> Bool {
+    var result = stat()
+    return lstat(path, &result) == 0
+  }
+
+  package static func isDirectory(_ path: String) -> Bool {
+    var result = stat()
+    return stat(path, &result) == 0 && result.st_mode & S_IFMT == S_IFDIR
+  }
+
+  /// Names in a directory, ascending by their bytes, without `.` and `..`.
+  package static func names(in path: String) throws(SystemFailure) -> [FileName] {
+    guard let handle = opendir(path) else { throw SystemFailure("opendir", path: path) }
+    defer { closedir(handle) }
+    var result: [FileName] = []
+    while true {
+      errno = 0
+      guard let entry = readdir(handle) else {
+        if errno != 0 { throw SystemFailure("readdir", path: path) }
+        break
+      }
+      let name = withUnsafePointer(to: &entry.pointee.d_name) { pointer in
+        pointer.withMemoryRebound(to: UInt8.self, capacity: 256) { bytes in
+          FileName(bytes: Array(UnsafeBufferPointer(start: bytes, count: strlen(UnsafeRawPointer(bytes).assumingMemoryBound(to: CChar.self)))))
+        }
+      }
+      if name.bytes != [46], name.bytes != [46, 46] { result.append(name) }
+    }
+    result.sort()
+    return result
+  }
+
+  /// Removes a file, or a directory with all that is in it; never follows a symbolic link. Nothing there is fine.
+  package static func removeTree(_ path: String) throws(SystemFailure) {
+    if unlink(path) == 0 || errno == ENOENT { return }
+    guard errno == EISDIR || errno == EPERM else { throw SystemFailure("unlink", path: path) }
+    for name in try names(in: path) {
+      try removeTree(path + "/" + name.lossyText, exact: Array(path.utf8) + [47] + name.bytes)
+    }
+    guard rmdir(path) == 0 || errno == ENOENT else { throw SystemFailure("rmdir", path: path) }
+  }
+
+  private static func removeTree(_ shown: String, exact: [UInt8]) throws(SystemFailure) {
+    let path = exact.map { CChar(bitPattern: $0) } + [0]
+    if unlink(path) == 0 || errno == ENOENT { return }
+    guard errno == EISDIR || errno == EPERM else { throw SystemFailure("unlink", path: shown) }
+    guard let handle = opendir(path) else { throw SystemFailure("opendir", path: shown) }
+    var children: [[UInt8]] = []
+    while let entry = readdir(handle) {
+      let name = withUnsafePointer(to: &entry.pointee.d_name) { pointer in
+        pointer.withMemoryRebound(to: CChar.self, capacity: 256) { Array(UnsafeBufferPointer(start: $0, count: strlen($0))) }
+      }.map { UInt8(bitPattern: $0) }
+      if name != [46], name != [46, 46] { children.append(name) }
+    }
+    closedir(handle)
+    for child in children {
+      try removeTree(shown + "/" + String(decoding: child, as: UTF8.self), exact: exact + [47] + child)
+    }
+    guard rmdir(path) == 0 || errno == ENOENT else { throw SystemFailure("rmdir", path: shown) }
+  }
+
+  package static func rename(_ from: String, to: String) throws(SystemFailure) {
+    guard Glibc.rename(from, to) == 0 else { throw SystemFailure("rename", path: from) }
+  }
+
+  /// Free bytes for an unprivileged writer on the file system that holds `path`.
+  package static func freeBytes(at path: String) throws(SystemFailure) -> Int64 {
+    var result = statvfs()
+    guard statvfs(path, &result) == 0 else { throw SystemFailure("statvfs", path: path) }
+    return Int64(result.f_bavail) * Int64(result.f_frsize)
+  }
+
+  package static func parent(of path: String) -> String {
+    guard let slash = path.lastIndex(of: "/") else { return "." }
+    return slash == path.startIndex ? "/" : String(path[..<slash])
+  }
+
+  package static func last(of path: String) -> String {
+    guard let slash = path.lastIndex(of: "/") else { return path }
+    return String(path[path.index(after: slash)...])
+  }
+}
