@@ -70,6 +70,7 @@ let ground: [Target] = [
   module("Core", at: "Sources/Core", [.crypto]),
   module("IO", at: "Sources/IO", ["Core", "CShim", .subprocess], settings: hot),
   module("Telemetry", at: "Sources/Telemetry", ["Core", .logging]),
+  module("Console", at: "Sources/Console", ["Core"]),
 ]
 
 // MARK: Engine: the values everything is about, and the ports adapters fill.
@@ -119,11 +120,15 @@ let doors: [Target] = [
     ] + adapterNames),
   module(
     "Demo", at: "Sources/Demo",
-    ["Core", "IO", "Telemetry", "Catalog", "Vault", "StateKit", "Recovery", "Governance", "Runtime", .asyncHTTPClient]),
+    [
+      "Core", "IO", "Telemetry", "Console", "Catalog", "Vault", "StateKit", "Planning", "Validation", "Recovery",
+      "Governance", "Runtime",
+    ]),
   module(
     "CLI", at: "Sources/CLI",
     [
-      "Core", "IO", "Telemetry", "Catalog", "Vault", "StateKit", "Planning", "Validation", "Recovery", "Governance", "Runtime", "Demo",
+      "Core", "IO", "Telemetry", "Console", "Catalog", "Vault", "StateKit", "Planning", "Validation", "Recovery",
+      "Governance", "Runtime", "Demo",
       .arguments, .logging, .yams,
     ]),
   .executableTarget(name: "salvor", dependencies: ["CLI"], path: "Sources/salvor", swiftSettings: strict),
@@ -163,6 +168,7 @@ let testTargets: [Target] = [
       "Core", "IO", "StateKit", "Workflow", "JournalSQLite", "JournalMemory", "JournalContract", "ServiceExec",
       "TestSupport",
     ]),
+  tests("RecoveryTests", ["Core", "DriverKit", "Recovery"]),
   tests("GovernanceTests", ["Core", "Governance", "TestSupport"]),
   tests(
     "SystemTests",
