@@ -79,7 +79,7 @@ let engine: [Target] = [
   module("Catalog", at: "Sources/Catalog", ["Core", .yams]),
   module("Vault", at: "Sources/Vault", ["Core", "IO", "CZstd", "CLibcrypto"], settings: hot),
   module("DriverKit", at: "Sources/DriverKit", ["Core", "IO"]),
-  module("StateKit", at: "Sources/StateKit", ["Core"]),
+  module("StateKit", at: "Sources/StateKit", ["Core", "Telemetry"]),
 ]
 
 // MARK: Adapters: one folder each, one line here, one line in `Runtime/Registry.swift`.
