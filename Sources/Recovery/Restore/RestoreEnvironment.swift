@@ -2,6 +2,7 @@ import Core
 import DriverKit
 import IO
 import StateKit
+import Telemetry
 
 /// What the steps of a restore need from the wiring; one per run, the same again after a crash.
 package protocol RestoreEnvironment: Sendable {
