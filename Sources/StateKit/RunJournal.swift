@@ -28,23 +28,13 @@ package protocol RunJournal: Sendable {
   /// - Throws: ``JournalError/fenced(_:presented:current:)`` once somebody else has claimed the run.
   func renew(_ lease: Lease) async throws(JournalError) -> Lease
 
-  /// Gives a run back, so that the next claim need not wait.
-  func release(_ lease: Lease) async throws(JournalError)
-
-  /// Says that `step` is about to act. `attempt` counts from 1 and goes up by one, across crashes too.
-  func recordIntent(_ step: StepID, attempt: Int, under lease: Lease) async throws(JournalError)
-
-  /// Success needs no intent if the probe found the step done; a skip needs that there never was one.
-  func recordOutcome(_ step: StepID, _ outcome: StepOutcome, under lease: Lease) async throws(JournalError)
-
-  /// Only while the run is ``RunState/rollingBack``.
-  func recordCompensation(_ step: StepID, _ compensation: Compensation, under lease: Lease) async throws(JournalError)
-
-  /// - Parameter report: Why, for ``RunState/failed`` and ``RunState/rollbackFailed``; kept while rolling back.
-  func setState(_ state: RunState, because report: Report?, under lease: Lease) async throws(JournalError)
-
-  /// Makes a failed run ``RunState/running`` again, with its failed and skipped steps waiting anew.
-  func reopen(_ lease: Lease) async throws(JournalError)
+  /// Changes a run. What may follow what is decided by ``RunLedger/apply(_:under:at:)``, the same in every journal:
+  /// intents count their attempts from 1 without a hole, across crashes too; success needs no intent if the probe found
+  /// the step done; a skip needs that there never was one; compensation needs a run that is ``RunState/rollingBack``.
+  ///
+  /// Repeating a write whose answer was lost is safe: an outcome, a state or a compensation that is there already
+  /// changes nothing.
+  func write(_ change: JournalWrite, under lease: Lease) async throws(JournalError)
 
   /// Puts something on record that isn't about a run's progress, or, with a lease, is.
   @discardableResult
