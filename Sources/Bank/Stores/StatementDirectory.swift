@@ -15,8 +15,14 @@ final class StatementDirectory: StoreConnection {
   let path: String
   private(set) var fileCount: Int
   private var lock: File?
+  /// Written under a temporary name since ``begin()``; named by their targets.
+  private var pending: [String: Pending] = [:]
   private var touched: Set<String> = []
-  private var added = 0
+
+  private struct Pending {
+    var file: File
+    var directory: String
+  }
 
   /// Counts what is there: the service is ready only when it has been through its directory once.
   init(_ path: String) throws(BankError) {
@@ -46,46 +52,47 @@ final class StatementDirectory: StoreConnection {
     }
   }
 
-  /// Writes `<customer>/<name>`; an existing file of that name is taken to be the same one.
+  /// Writes `<customer>/<name>`, to appear with ``commit()``; an existing file of that name is taken to be the same one.
   func write(customer: String, name: String, content: String) throws(BankError) {
     do {
       let directory = "\(path)/\(customer)"
       let target = "\(directory)/\(name)"
-      if Files.exists(target) { return }
+      if pending[target] != nil || Files.exists(target) { return }
       if !Files.exists(directory) {
         try Files.createDirectory(directory)
         touched.insert(path)
       }
-      let temporary = "\(path)/.tmp-\(name)"
-      let file = try File(temporary, O_WRONLY | O_CREAT | O_TRUNC, mode: 0o644)
+      let file = try File("\(path)/.tmp-\(name)", O_WRONLY | O_CREAT | O_TRUNC, mode: 0o644)
+      pending[target] = Pending(file: file, directory: directory)
       try Array(content.utf8).withRawBytes { (raw) throws(SystemFailure) in try file.write(raw) }
-      try file.synchronize()
-      try Files.rename(temporary, to: target)
-      touched.insert(directory)
-      added += 1
     } catch {
       throw .storeAway(AnyFailure(error).report.summary)
     }
   }
 
+  /// Content first, then names, then directories: each kind together, so that most calls find their work done by the
+  /// file system's one journal commit.
   func commit() throws(BankError) {
     do {
+      for one in pending.values { try one.file.synchronize() }
+      for (target, one) in pending {
+        try Files.rename(one.file.path, to: target)
+        touched.insert(one.directory)
+        pending[target] = nil
+        fileCount += 1
+      }
       for directory in touched { try Files.synchronizeDirectory(directory) }
     } catch {
       throw .storeAway(AnyFailure(error).report.summary)
     }
-    fileCount += added
-    release()
+    touched.removeAll(keepingCapacity: true)
+    lock = nil
   }
 
   func rollback() {
-    fileCount += added
-    release()
-  }
-
-  private func release() {
+    for one in pending.values { unlink(one.file.path) }
+    pending.removeAll(keepingCapacity: true)
     touched.removeAll(keepingCapacity: true)
-    added = 0
     lock = nil
   }
 }
