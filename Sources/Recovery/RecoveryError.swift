@@ -15,6 +15,9 @@ package enum RecoveryError: Failure {
   case positionMissed(StoreName, expected: String, found: String)
   case digestDiffers(StoreName, parts: [String])
   case notReady(ServiceName, why: String)
+  case noSuchStore(StoreName)
+  case noSuchService(ServiceName)
+  case noSuchRepository(RepositoryName)
   case store(StoreName, Report)
   case vault(Report)
   case cancelled
@@ -62,6 +65,11 @@ package enum RecoveryError: Failure {
       ).remedy("choose another point; this one's copy of \(store) is not what it was")
     case .notReady(let service, let why):
       Report("RESTORE-301", "\(service) is not ready: \(why)", retry: .afterBackoff)
+    case .noSuchStore(let name): Report("PLAN-001", "the catalog has no store '\(name)'").remedy("`salvor graph` lists them")
+    case .noSuchService(let name):
+      Report("PLAN-002", "the catalog has no service '\(name)'").remedy("`salvor graph` lists them")
+    case .noSuchRepository(let name):
+      Report("PLAN-003", "the catalog has no repository '\(name)'").remedy("add a Repository, or correct the name")
     case .store(let store, let report): report.prefixed("\(store): ")
     case .vault(let report): report
     case .cancelled: Report("CORE-001", "cancelled", retry: .afterBackoff)
