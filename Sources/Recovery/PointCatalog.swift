@@ -14,9 +14,7 @@ package struct PointCatalog: Sendable {
   package init(vault: Repository, pool: BlockingPool) { (self.vault, self.pool) = (vault, pool) }
 
   func record(_ point: RecoveryPoint, catalogFiles: [TreePath: [UInt8]]) async throws(RecoveryError) {
-    guard let polynomial = Polynomial(checked: vault.config.chunkerPolynomial) else {
-      throw .vault(Report("VAULT-199", "the repository's chunker polynomial is not usable", retry: .never))
-    }
+    let polynomial = Polynomial(bits: vault.config.chunkerPolynomial)
     try await vaulted {
       let builder = SnapshotBuilder(writer: vault, polynomial: polynomial, pool: pool)
       var files: [TreePath: [UInt8]] = ["point.json": try CanonicalJSON.encode(point, pretty: true)]
@@ -96,7 +94,7 @@ package struct PointCatalog: Sendable {
     guard let id = Digest(hex: part.snapshot) else {
       throw .pointDamaged(point.id.text, why: "the snapshot of \(store) has no proper id")
     }
-    let snapshot = try await vaulted { try await vault.snapshot(id) }
+    let snapshot = try await vaulted { try await vault.loadSnapshot(id) }
     let tree = SnapshotTree(reader: vault, root: snapshot.tree, pool: pool)
     return StoreCopy(
       source: PrefixedSource(below: TreePath([FileName(store.text)]), in: tree), capture: part.capture)
@@ -110,7 +108,7 @@ package struct PointCatalog: Sendable {
       return "point \(point.id) has no copy of \(store)"
     }
     do {
-      let snapshot = try await vault.snapshot(id)
+      let snapshot = try await vault.loadSnapshot(id)
       try await SnapshotTree(reader: vault, root: snapshot.tree, pool: pool).verify()
       return nil
     } catch {

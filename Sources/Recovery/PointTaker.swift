@@ -63,9 +63,7 @@ package struct PointTaker: Sendable {
   ///
   /// - Throws: ``RecoveryError``; nobody waits then, and no point was recorded.
   package func take(_ request: Request) async throws(RecoveryError) -> RecoveryPoint {
-    guard let polynomial = Polynomial(checked: vault.config.chunkerPolynomial) else {
-      throw .vault(Report("VAULT-199", "the repository's chunker polynomial is not usable", retry: .never))
-    }
+    let polynomial = Polynomial(bits: vault.config.chunkerPolynomial)
     var members: [StoreName: CaptureInProgress] = [:]
     for (name, member) in request.members {
       members[name] = CaptureInProgress(
@@ -87,12 +85,9 @@ package struct PointTaker: Sendable {
   private func capture(
     _ members: [StoreName: CaptureInProgress], for request: Request
   ) async throws(RecoveryError) -> RecoveryPoint {
-    let prepared = try await each(members) { member throws(DriverError) in try await member.prepare() }
-    let cut = try await cut(
-      members.mapValues(\.self).reduce(into: [:]) { result, member in
-        result[member.key] = prepared[member.key]
-      }, for: request)
-    let finished = try await each(members) { member throws(DriverError) in try await member.finish() }
+    let prepared = try await each(members) { (member) async throws(DriverError) in try await member.prepare() }
+    let cut = try await cut(prepared, for: request)
+    let finished = try await each(members) { (member) async throws(DriverError) in try await member.finish() }
 
     let id = PointID(time: cut.time, group: request.group, catalog: request.catalogDigest, marks: cut.marks)
     try await vaulted { () async throws in try await vault.flush() }

@@ -16,6 +16,8 @@ package enum RecoveryError: Failure {
   case digestDiffers(StoreName, parts: [String])
   case notReady(ServiceName, why: String)
   case noSuchStore(StoreName)
+  case noSuchGroup(GroupName)
+  case groupAcrossRepositories(GroupName, [RepositoryName])
   case noSuchService(ServiceName)
   case noSuchRepository(RepositoryName)
   case store(StoreName, Report)
@@ -66,6 +68,11 @@ package enum RecoveryError: Failure {
     case .notReady(let service, let why):
       Report("RESTORE-301", "\(service) is not ready: \(why)", retry: .afterBackoff)
     case .noSuchStore(let name): Report("PLAN-001", "the catalog has no store '\(name)'").remedy("`salvor graph` lists them")
+    case .noSuchGroup(let name):
+      Report("PLAN-004", "the catalog has no consistency group '\(name)'").remedy("`salvor graph` lists them")
+    case .groupAcrossRepositories(let name, let repositories):
+      Report("PLAN-005", "the stores of \(name) go to different repositories: \(repositories.map(\.text).joined(separator: ", "))")
+        .remedy("give the stores of one group one repository")
     case .noSuchService(let name):
       Report("PLAN-002", "the catalog has no service '\(name)'").remedy("`salvor graph` lists them")
     case .noSuchRepository(let name):
