@@ -2,6 +2,22 @@ import Core
 import DriverKit
 import StateKit
 
+/// The gate in the middle: behind it, live state is touched. Nothing to do but to be sure that the run is still ours.
+package struct CommitGate: Step {
+  package static let kind: StepKind = "recovery.commit.v1"
+
+  package init() {}
+
+  package func probe(_ input: Done, in context: StepContext) async throws -> Done? { nil }
+
+  package func run(_ input: Done, in context: StepContext) async throws -> Done {
+    try await context.confirmLease()
+    return Done()
+  }
+
+  package func verify(_ output: Done, of input: Done, in context: StepContext) async throws {}
+}
+
 /// Stops a store's server. Undone by starting it, if it served before the run.
 package struct StopStore: Step {
   package static let kind: StepKind = "recovery.stop-store.v1"
