@@ -67,6 +67,8 @@ struct BlobIndex {
 
   var packIDs: [Digest] { packs }
 
+  func ids(_ kind: BlobKind) -> [BlobID] { tables[Int(kind.rawValue)].entries.map(\.id) }
+
   func count(_ kind: BlobKind) -> Int { tables[Int(kind.rawValue)].entries.count }
 
   func contains(_ kind: BlobKind, _ id: BlobID) -> Bool { tables[Int(kind.rawValue)].find(id, seed: seed) != nil }
@@ -81,16 +83,19 @@ struct BlobIndex {
   /// Other copies of a blob, if there are any.
   func otherPlaces(_ kind: BlobKind, _ id: BlobID) -> [Place] { (duplicates[id] ?? []).filter { $0.blob.kind == kind } }
 
-  /// A pack that is known already is left as it is: two indexes may both list it.
-  mutating func add(pack: Digest, _ blobs: [PackedBlob]) {
-    guard packNumbers[pack] == nil else { return }
-    let number = UInt32(packs.count)
-    packs.append(pack)
-    packNumbers[pack] = number
+  /// Two indexes may list the same pack; what is known already is left as it is.
+  mutating func add(pack: Digest, _ blobs: ArraySlice<PackedBlob>) {
+    let number = packNumbers[pack] ?? UInt32(packs.count)
+    if number == packs.count {
+      packs.append(pack)
+      packNumbers[pack] = number
+    }
     for blob in blobs {
       let kind = Int(blob.kind.rawValue)
-      if tables[kind].find(blob.id, seed: seed) != nil {
-        duplicates[blob.id, default: []].append(Place(pack: pack, blob: blob))
+      if let known = tables[kind].find(blob.id, seed: seed) {
+        let place = Place(pack: pack, blob: blob)
+        guard self.place(blob.kind, tables[kind].entries[known]) != place else { continue }
+        if duplicates[blob.id]?.contains(place) != true { duplicates[blob.id, default: []].append(place) }
       } else {
         tables[kind].insert(
           Entry(
