@@ -19,6 +19,17 @@ package final class DirectoryReader: Sendable {
     self.init(try File(path, O_RDONLY | O_DIRECTORY), path == "/" ? "" : path)
   }
 
+  /// Opens a directory by its path from the root, whose bytes need not be UTF-8; symbolic links are followed.
+  package static func at(_ path: TreePath) throws(SystemFailure) -> DirectoryReader {
+    let bytes = path.components.isEmpty ? [47] : path.bytes(below: "")
+    let descriptor = FileName(bytes: bytes).withCString { pointer in
+      retryingInterrupts { Glibc.open(pointer, O_RDONLY | O_DIRECTORY | O_CLOEXEC) }
+    }
+    let shown = path.components.isEmpty ? "" : "/\(path)"
+    guard descriptor >= 0 else { throw SystemFailure("open", path: shown) }
+    return DirectoryReader(File(adopting: descriptor, path: shown), shown)
+  }
+
   /// Opens a directory in this one.
   package func directory(_ name: FileName) throws(SystemFailure) -> DirectoryReader {
     DirectoryReader(try open(name, O_RDONLY | O_DIRECTORY), shown(name))

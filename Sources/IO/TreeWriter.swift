@@ -86,6 +86,15 @@ package final class TargetDirectory: Sendable {
     return File(adopting: descriptor, path: shown(name))
   }
 
+  /// Opens a regular file that is there, for writing.
+  package func openFile(_ name: FileName) throws(SystemFailure) -> File {
+    let descriptor = name.withCString { pointer in
+      retryingInterrupts { openat(file.descriptor, pointer, O_RDWR | O_NOFOLLOW | O_CLOEXEC) }
+    }
+    try check(descriptor, "open", name)
+    return File(adopting: descriptor, path: shown(name))
+  }
+
   /// Makes anything that is neither a regular file nor a directory.
   package func make(_ kind: FileKind, _ name: FileName) throws(SystemFailure) {
     switch kind {

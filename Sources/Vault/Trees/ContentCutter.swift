@@ -61,9 +61,9 @@ final class ContentCutter: @unchecked Sendable {
           }
           (start, end) = (0, count)
         }
-        if end == buffer.count || buffer.count < Self.bufferBytes, end > buffer.count / 2 {
-          let larger = min(max(buffer.count * 4, 1 << 16), max(Self.bufferBytes, needed))
-          if larger > buffer.count { buffer.append(contentsOf: repeatElement(0, count: larger - buffer.count)) }
+        if buffer.count < Self.bufferBytes, end > buffer.count / 2 {
+          let larger = min(max(buffer.count * 4, 1 << 16), Self.bufferBytes)
+          buffer.append(contentsOf: repeatElement(0, count: larger - buffer.count))
         }
       }
       let from = end

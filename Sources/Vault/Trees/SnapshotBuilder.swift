@@ -99,7 +99,9 @@ package final class SnapshotBuilder: TreeSink {
   // MARK: Nodes
 
   /// Places a node whose content, or subtree, is stored already.
-  func put(_ node: TreeNode, at path: TreePath, added: Int64) throws(TreeError) {
+  ///
+  /// - Parameter counted: Whether the totals have it already.
+  func put(_ node: TreeNode, at path: TreePath, added: Int64, counted: Bool = false) throws(TreeError) {
     for name in path.components where FileName(untrusted: name.bytes) == nil {
       throw .badPath(path, why: "'\(name)' can't be a name in a directory")
     }
@@ -108,7 +110,7 @@ package final class SnapshotBuilder: TreeSink {
       guard node.metadata.kind.isDirectory else { throw .badPath(path, why: "the root is a directory") }
       return
     }
-    let node = normalised(node)
+    let node = Self.normalised(node)
     let encoded = node.metadata.kind.isDirectory && node.subtree == nil ? nil : TreeEncoder.encode(node)
     let problem = draft.withLock { draft -> TreeError? in
       var directory = draft.root
@@ -125,9 +127,11 @@ package final class SnapshotBuilder: TreeSink {
         child.metadata = node.metadata
       }
       directory.newest = max(directory.newest, node.metadata.modified)
-      draft.totals.count(node.metadata.kind)
-      draft.totals.bytes += node.metadata.size
-      draft.totals.addedBytes += added
+      if !counted {
+        draft.totals.count(node.metadata.kind)
+        draft.totals.bytes += node.metadata.size
+        draft.totals.addedBytes += added
+      }
       draft.failures[path] = nil
       return nil
     }
@@ -164,7 +168,7 @@ package final class SnapshotBuilder: TreeSink {
       guard let metadata else { return }
       result.newest = max(result.newest, metadata.modified)
       let node = TreeNode(name: name, metadata: metadata, subtree: finished.id)
-      nodes.append((name, TreeEncoder.encode(normalised(node))))
+      nodes.append((name, TreeEncoder.encode(Self.normalised(node))))
     }
     if children.count == 1 || depth > 64 {
       for (name, child) in children { take(name, child, try await finish(child, depth: depth + 1)) }
@@ -194,7 +198,7 @@ package final class SnapshotBuilder: TreeSink {
   }
 
   /// restic counts no links of directories, fifos and sockets.
-  private func normalised(_ node: TreeNode) -> TreeNode {
+  static func normalised(_ node: TreeNode) -> TreeNode {
     switch node.metadata.kind {
     case .directory, .fifo, .socket:
       var copy = node
