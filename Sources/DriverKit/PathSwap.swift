@@ -129,7 +129,9 @@ package struct PathSwap: Sendable {
     if Files.exists(workspace) {
       if try observe().incoming != nil { try finishSwapIn() }
       if try observe().outgoing != nil { try finishSwapOut() }
-      if try observe().isKept { try settleCompanions(from: beside) } else { try settleCompanions(from: kept) }
+      let state = try observe()
+      if state.hasKeptNothing, !state.hasLive { try undoIntoNothing() }
+      try settleCompanions(from: state.isKept && state.hasLive ? beside : kept)
       try remove(rubbish)
       // Half a kept state must never be taken for a whole one.
       try move(workspace, to: rubbish)
