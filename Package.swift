@@ -139,7 +139,7 @@ let doors: [Target] = [
 let testTargets: [Target] = [
   // Support: temporary directories and live servers; and the contract every driver, store and journal must keep.
   module("TestSupport", at: "Tests/Support", ["Core", "IO", .subprocess]),
-  module("DriverContract", at: "Tests/Contracts/Driver", ["Core", "IO", "DriverKit", "TestSupport"]),
+  module("DriverContract", at: "Tests/Contracts/Driver", ["Core", "IO", "CShim", "DriverKit", "TestSupport"]),
   module("ObjectStoreContract", at: "Tests/Contracts/ObjectStore", ["Core", "IO", "Vault", "TestSupport"]),
   module("JournalContract", at: "Tests/Contracts/Journal", ["Core", "StateKit", "TestSupport"]),
   tests("CoreTests", ["Core", "IO"]),
