@@ -88,6 +88,17 @@ final class Connection: Sendable {
     }
   }
 
+  /// Runs what has to be run also when the task is cancelled already; a failure means the connection is gone.
+  @discardableResult
+  func runToEnd(_ statement: String) async -> Bool {
+    await pool.run {
+      self.handle.withLock { handle in
+        guard let pointer = handle.pointer else { return false }
+        return (try? perform(statement, [], on: pointer, rowLimit: nil, isCancelled: Flag())) != nil
+      }
+    }
+  }
+
   /// The single value of the first row.
   func value(_ statement: String, _ parameters: [String] = []) async throws(StatementFailure) -> String? {
     try await run(statement, parameters).rows.first?.first ?? nil
@@ -166,6 +177,9 @@ private func perform(
         requestCancel(connection)
       }
     case PGRES_COMMAND_OK, PGRES_EMPTY_QUERY: break
+    case PGRES_COPY_IN, PGRES_COPY_OUT, PGRES_COPY_BOTH:
+      // Would go on for ever; the caller closes the connection.
+      throw StatementFailure(code: "0A000", message: "COPY has no rows to return")
     default:
       // 67 is the letter C: the field with the code.
       let code = PQresultErrorField(result, 67).map { String(cString: $0) } ?? ""
