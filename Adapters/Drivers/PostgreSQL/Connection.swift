@@ -76,15 +76,25 @@ final class Connection: Sendable {
     -> QueryResult
   {
     let isCancelled = Flag()
-    return try await withTaskCancellationHandler { () async throws(StatementFailure) -> QueryResult in
-      try await pool.run { () throws(StatementFailure) -> QueryResult in
-        try self.handle.withLock { (handle) throws(StatementFailure) -> QueryResult in
-          guard let pointer = handle.pointer else { throw StatementFailure(code: "", message: "the connection is closed") }
-          return try perform(statement, parameters, on: pointer, rowLimit: rowLimit, isCancelled: isCancelled)
-        }
-      }
+    return try await withTaskCancellationHandler {
+      await pool.run { self.result(of: statement, parameters, rowLimit, isCancelled) }
     } onCancel: {
       isCancelled.set()
+    }.get()
+  }
+
+  private func result(
+    of statement: String, _ parameters: [String], _ rowLimit: Int?, _ isCancelled: Flag
+  ) -> Result<QueryResult, StatementFailure> {
+    handle.withLock { handle in
+      guard let pointer = handle.pointer else {
+        return .failure(StatementFailure(code: "", message: "the connection is closed"))
+      }
+      do throws(StatementFailure) {
+        return .success(try perform(statement, parameters, on: pointer, rowLimit: rowLimit, isCancelled: isCancelled))
+      } catch {
+        return .failure(error)
+      }
     }
   }
 
