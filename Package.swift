@@ -90,7 +90,8 @@ let engine: [Target] = [
 let adapters: [Target] = [
   module("DriverFiles", at: "Adapters/Drivers/Files", ["Core", "IO", "DriverKit"]),
   module("DriverSQLite", at: "Adapters/Drivers/SQLite", ["Core", "IO", "DriverKit", .sqlite]),
-  module("DriverPostgreSQL", at: "Adapters/Drivers/PostgreSQL", ["Core", "IO", "DriverKit", "CPQ"]),
+  module(
+    "DriverPostgreSQL", at: "Adapters/Drivers/PostgreSQL", ["Core", "IO", "DriverKit", "CPQ", .subprocess], settings: hot),
   module("DriverRedis", at: "Adapters/Drivers/Redis", ["Core", "IO", "DriverKit", "CHiredis"]),
   module("ObjectStoreLocal", at: "Adapters/ObjectStores/Local", ["Core", "IO", "Vault"]),
   module("ObjectStoreMemory", at: "Adapters/ObjectStores/Memory", ["Core", "Vault"]),
