@@ -10,12 +10,12 @@ import Vault
 /// The order on disk is what makes a crash harmless: blobs, indexes, the stores' snapshots, and the point's own snapshot
 /// last. A point exists once that one does; before it there are only snapshots that no point names.
 package struct PointTaker: Sendable {
-  private let vault: Repository
+  private let vault: Vault.Repository
   private let time: any Timekeeper
   private let pool: BlockingPool
   private let host: String
 
-  package init(vault: Repository, time: any Timekeeper, pool: BlockingPool, host: String) {
+  package init(vault: Vault.Repository, time: any Timekeeper, pool: BlockingPool, host: String) {
     (self.vault, self.time, self.pool, self.host) = (vault, time, pool, host)
   }
 
@@ -101,7 +101,7 @@ package struct PointTaker: Sendable {
         tags: ["salvor", "store:\(name)", "driver:\(kind)", "group:\(request.group)", "point:\(id)"])
       let stored = try await vaulted { () async throws in try await vault.save(snapshot) }
       stores[name] = StorePoint(
-        driver: kind, cut: outside, snapshot: stored.id.hex, capture: capture.result, timings: timings,
+        driver: kind, cut: outside, snapshot: stored.hex, capture: capture.result, timings: timings,
         addedBytes: capture.tree.totals.addedBytes + capture.tree.totals.addedTreeBytes)
     }
     let point = RecoveryPoint(
