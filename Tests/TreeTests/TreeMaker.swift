@@ -65,6 +65,8 @@ struct TreeMaker {
     0xe000, 0xfdd0, 0xfeff, 0xfffc, 0xfffd, 0xffff, 0x10000, 0x1f600, 0x1f9ff, 0x1fae0, 0x20000, 0xe0001, 0x10ffff,
   ]
 
+  private static let marks = Array("\"\\<>&'\n\t\r ~*?[]{}$`!;|".utf8)
+
   mutating func name() -> [UInt8] {
     var bytes: [UInt8] = []
     let length = random.chance(0.04) ? 255 : 1 + random.below(14)
@@ -76,7 +78,7 @@ struct TreeMaker {
       case 3:
         let value = random.chance(0.5) ? Self.scalars[random.below(Self.scalars.count)] : UInt32(random.below(0x110000))
         if let scalar = Unicode.Scalar(value), value != 0 { bytes += Array(String(Character(scalar)).utf8) }
-      default: bytes.append(Array("\"\\<>&'\n\t\r ~*?[]{}$`!;|".utf8)[random.below(23)])
+      default: bytes.append(Self.marks[random.below(Self.marks.count)])
       }
     }
     bytes = bytes.prefix(255).map { $0 == 47 || $0 == 0 ? 95 : $0 }
@@ -102,12 +104,15 @@ struct TreeMaker {
       try write([UInt8](repeating: 0, count: 1 + random.below(20_000)), 0, file)
       try write(random.bytes(100), Int64(random.below(10_000)), file)
     case 18: try file.truncate(to: Int64(random.below(3 << 20)))
-    default: try write(random.bytes((512 << 10) + random.below(2 << 20)), 0, file)
+    default: try write(noise((512 << 10) + random.below(2 << 20)), 0, file)
     }
     files.append(path)
     try attributes(path, isLink: false, isDirectory: false)
     try finish(path)
   }
+
+  /// Incompressible, and quick to make.
+  private func noise(_ count: Int) -> [UInt8] { makeNoise(count, seed: random.next()) }
 
   private func write(_ bytes: [UInt8], _ offset: Int64, _ file: File) throws {
     try bytes.withRawBytes { (raw) throws(SystemFailure) -> Void in try file.write(raw, at: offset) }
@@ -184,4 +189,17 @@ func withPath<T>(_ bytes: [UInt8], _ body: (UnsafePointer<CChar>) -> T) -> T {
 
 func check(_ code: Int32, _ call: String) throws {
   if code < 0 { throw SystemFailure(call) }
+}
+
+func makeNoise(_ count: Int, seed: UInt64) -> [UInt8] {
+  [UInt8](unsafeUninitializedCapacity: count) { buffer, initialised in
+    var state = seed | 1
+    for index in 0..<count {
+      state ^= state << 13
+      state ^= state >> 7
+      state ^= state << 17
+      buffer[index] = UInt8(truncatingIfNeeded: state >> 32)
+    }
+    initialised = count
+  }
 }
