@@ -160,8 +160,8 @@ let testTargets: [Target] = [
   tests(
     "WorkflowTests",
     [
-      "Core", "IO", "StateKit", "Workflow", "JournalSQLite", "JournalMemory", "JournalContract", "ServiceExec",
-      "TestSupport",
+      "Core", "IO", "Telemetry", "StateKit", "Workflow", "JournalSQLite", "JournalMemory", "JournalContract",
+      "ServiceExec", "TestSupport",
     ]),
   tests("GovernanceTests", ["Core", "Governance", "TestSupport"]),
   tests(
