@@ -172,8 +172,8 @@ let testTargets: [Target] = [
   tests(
     "WorkflowTests",
     [
-      "Core", "IO", "StateKit", "Workflow", "JournalSQLite", "JournalMemory", "JournalContract", "ServiceExec",
-      "TestSupport",
+      "Core", "IO", "Telemetry", "StateKit", "Workflow", "JournalSQLite", "JournalMemory", "JournalContract",
+      "ServiceExec", "TestSupport",
     ]),
   tests("RecoveryTests", ["Core", "DriverKit", "Recovery"]),
   tests("BankTests", ["Core", "IO", "TestSupport", .sqlite, .subprocess, "salvor-bank"]),

@@ -193,3 +193,20 @@ package struct StepRecord: Sendable, Equatable, Codable, Identifiable {
     (state, failure, skipReason) = (mayHaveActed ? .intended : .pending, nil, nil)
   }
 }
+
+extension StepRecord {
+  package init(from decoder: any Decoder) throws {
+    let values = try decoder.container(keyedBy: CodingKeys.self)
+    id = try values.decode(StepID.self, forKey: .id)
+    state = try values.decode(StepState.self, forKey: .state)
+    attempt = try values.decode(Int.self, forKey: .attempt)
+    fence = try values.decode(Fence.self, forKey: .fence)
+    intendedSequence = try values.decodeIfPresent(Int64.self, forKey: .intendedSequence)
+    finishedSequence = try values.decodeIfPresent(Int64.self, forKey: .finishedSequence)
+    // An output of `null` is an output.
+    output = values.contains(.output) ? try values.decode(JSONValue.self, forKey: .output) : nil
+    measurement = try values.decodeIfPresent(Measurement.self, forKey: .measurement)
+    failure = try values.decodeIfPresent(Report.self, forKey: .failure)
+    skipReason = try values.decodeIfPresent(String.self, forKey: .skipReason)
+  }
+}

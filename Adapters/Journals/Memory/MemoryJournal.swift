@@ -22,6 +22,7 @@ package final class MemoryJournal: RunJournal {
     (self.time, self.isGone) = (time, isGone)
   }
 
+  @discardableResult
   package func create(_ spec: RunSpec) async throws(JournalError) -> RunRecord {
     let now = time.now()
     let fresh = try RunRecord(creating: spec, at: now)
@@ -95,6 +96,7 @@ package final class MemoryJournal: RunJournal {
     }
   }
 
+  @discardableResult
   package func append(_ draft: AuditDraft, under lease: Lease?) async throws(JournalError) -> AuditEntry {
     let now = time.now()
     return try transaction { (state) throws(JournalError) in

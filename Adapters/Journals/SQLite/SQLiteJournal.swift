@@ -50,6 +50,7 @@ package final class SQLiteJournal: RunJournal {
 
   // MARK: Runs
 
+  @discardableResult
   package func create(_ spec: RunSpec) async throws(JournalError) -> RunRecord {
     let now = time.now()
     let fresh = try RunRecord(creating: spec, at: now)
@@ -117,6 +118,7 @@ package final class SQLiteJournal: RunJournal {
     }
   }
 
+  @discardableResult
   package func append(_ draft: AuditDraft, under lease: Lease?) async throws(JournalError) -> AuditEntry {
     let now = time.now()
     return try await transaction { db in
