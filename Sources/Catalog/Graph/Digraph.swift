@@ -1,14 +1,14 @@
 /// A directed graph of numbered nodes; an edge leads to what must come first.
-struct Digraph: Sendable {
+package struct Digraph: Sendable {
   /// By node: what it waits for.
-  let needs: [[Int]]
+  package let needs: [[Int]]
 
-  init(_ needs: [[Int]]) { self.needs = needs }
+  package init(_ needs: [[Int]]) { self.needs = needs }
 
   /// Strongly connected components, each after the ones it needs, by Tarjan's algorithm without recursion.
   ///
   /// Source: R. Tarjan, "Depth-first search and linear graph algorithms", 1972. O(*n* + *m*).
-  func components() -> [[Int]] {
+  package func components() -> [[Int]] {
     var index = [Int](repeating: -1, count: needs.count)
     var low = index
     var isOnStack = [Bool](repeating: false, count: needs.count)
@@ -47,7 +47,7 @@ struct Digraph: Sendable {
   }
 
   /// For each component that is a circle, a shortest circle through its first node, in the direction of `needs`.
-  func circles() -> [[Int]] {
+  package func circles() -> [[Int]] {
     var result: [[Int]] = []
     for component in components() {
       let first = component[0]
@@ -82,7 +82,7 @@ struct Digraph: Sendable {
   /// The wave of each node: 0 for one that needs nothing, else one more than the latest it needs.
   ///
   /// - Returns: `nil` if there is a circle.
-  func waves() -> [Int]? {
+  package func waves() -> [Int]? {
     var wave = [Int](repeating: 0, count: needs.count)
     for component in components() {
       let node = component[0]
