@@ -161,8 +161,8 @@ extension DriverContract {
   /// A capture cancelled while held, or while it streams, leaves the store unlocked and a later one works.
   package func cancellationFrees() async throws {
     try await withStore { fixture in
-      for place in [Stall.whileHeld, .inTheSink] {
-        try await withWriters(to: fixture) { log in
+      for (series, place) in [Stall.whileHeld, .inTheSink].enumerated() {
+        try await withWriters(to: fixture, series: series) { log in
           try await cancelCapture(fixture, at: place)
           try await log.waitForWrites(6, "after a capture was cancelled \(place)")
         }

@@ -8,7 +8,7 @@ final class TreeWriter {
   private let root: String
   private var directories: [(path: [CChar], metadata: FileMetadata)] = []
   /// The first name of each file that has several.
-  private var linked: [UInt64: [CChar]] = [:]
+  private var linked: [[UInt64]: [CChar]] = [:]
 
   /// - Throws: Unless `root` is absent or an empty directory.
   init(_ root: String) throws {
@@ -27,7 +27,7 @@ final class TreeWriter {
       directories.append((path, metadata))
       return
     case .regular:
-      if metadata.links > 1, metadata.inode != 0, let first = linked[metadata.inode] {
+      if metadata.links > 1, metadata.inode != 0, let first = linked[[metadata.device, metadata.inode]] {
         guard link(first, path) == 0 else { throw SystemFailure("link", path: shown) }
         return
       }
@@ -36,7 +36,7 @@ final class TreeWriter {
       let file = File(adopting: descriptor, path: shown)
       try content.withUnsafeBytes { try file.write($0) }
       try file.synchronize()
-      if metadata.links > 1 { linked[metadata.inode] = path }
+      if metadata.links > 1 { linked[[metadata.device, metadata.inode]] = path }
     case .symbolicLink(let target):
       guard symlink(target.map { CChar(bitPattern: $0) } + [0], path) == 0 else {
         throw SystemFailure("symlink", path: shown)

@@ -61,14 +61,16 @@ package final class WriteLog: Sendable {
 }
 
 /// Runs `body` while several writers write one record after the other, and ends them.
+///
+/// - Parameter series: Another for each time that writers run on one store, so that no number comes twice.
 package func withWriters<Fixture: DriverFixture, T>(
-  to fixture: Fixture, count: Int = 3, _ body: (WriteLog) async throws -> T
+  to fixture: Fixture, count: Int = 3, series: Int = 0, _ body: (WriteLog) async throws -> T
 ) async throws -> T {
   let log = WriteLog()
   return try await withThrowingTaskGroup(of: Void.self) { group in
     for writer in 1...count {
       group.addTask {
-        var number = Int64(writer) * 1_000_000
+        var number = Int64(series * 100 + writer) * 1_000_000
         while !log.isStopped, log.failure == nil {
           number += 1
           await log.write(number, to: fixture)
