@@ -57,7 +57,8 @@ struct PostgreSQLFixture: DriverFixture {
     let connection = try await connect()
     let ran: Result<QueryResult, StatementFailure>
     do throws(StatementFailure) {
-      ran = .success(try await connection.run("INSERT INTO records VALUES ($1, $2)", [String(number), payload]))
+      ran = .success(try await connection.run(
+          "INSERT INTO records VALUES ($1, $2) ON CONFLICT (number) DO UPDATE SET payload = excluded.payload", [String(number), payload]))
     } catch { ran = .failure(error) }
     await connection.close()
     _ = try ran.get()

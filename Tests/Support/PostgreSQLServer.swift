@@ -1,6 +1,7 @@
 import Core
 import IO
 import Subprocess
+import Synchronization
 import SystemPackage
 
 #if canImport(Glibc)
@@ -114,7 +115,7 @@ package final class PostgreSQLServer: Sendable {
 
   @discardableResult
   package static func command(
-    _ executable: String, _ arguments: [String], asOwner: Bool, environment: [Environment.Key: String?] = [:]
+    _ executable: String, _ arguments: [String], asOwner: Bool, environment: [Environment.Key: String?] = [:], input: String = ""
   ) async throws -> String {
     var options = PlatformOptions()
     if asOwner, let owner {
@@ -124,7 +125,7 @@ package final class PostgreSQLServer: Sendable {
     let result = try await Subprocess.run(
       executable.contains("/") ? .path(FilePath(executable)) : .name(executable), arguments: Arguments(arguments),
       environment: .inherit.updating(environment), workingDirectory: "/", platformOptions: options,
-      output: .bytes(limit: 1 << 24), error: .combinedWithOutput)
+      input: .string(input), output: .bytes(limit: 1 << 24), error: .combinedWithOutput)
     let text = String(decoding: result.standardOutput, as: UTF8.self)
     guard result.terminationStatus.isSuccess else {
       throw CommandFailed(description: "\(executable) \(arguments): \(result.terminationStatus): \(text)")
@@ -132,11 +133,14 @@ package final class PostgreSQLServer: Sendable {
     return text.hasSuffix("\n") ? String(text.dropLast()) : text
   }
 
+  package typealias EnvironmentKey = Environment.Key
+
   package struct CommandFailed: Error, CustomStringConvertible { package let description: String }
 
   /// Made once, when the first server starts.
   private actor Template {
     static let shared = Template()
+    private static let directory = Mutex<TemporaryDirectory?>(nil)
     private var making: Task<TemporaryDirectory, any Error>?
 
     func path() async throws -> String {
@@ -147,6 +151,9 @@ package final class PostgreSQLServer: Sendable {
 
     private static func make() async throws -> TemporaryDirectory {
       let directory = try TemporaryDirectory("pg-template")
+      // What a static holds is never freed.
+      Self.directory.withLock { $0 = directory }
+      atexit { Template.directory.withLock { if let held = $0 { try? Files.removeTree(held.path) } } }
       if let owner { chown(directory.path, owner.userID, owner.groupID) }
       let secret = directory.file("initial-password")
       try Files.replace(secret, with: Array(PostgreSQLServer.password.utf8), mode: 0o644)
@@ -157,6 +164,10 @@ package final class PostgreSQLServer: Sendable {
           "-D", directory.file("data"), "-U", PostgreSQLServer.user, "--pwfile", secret, "--auth=scram-sha-256",
           "--encoding=UTF8", "--locale=C", "--wal-segsize=1", "--data-checksums", "--no-sync", "--no-instructions",
         ], asOwner: true)
+      // A third of the files, and nothing ever connects to it. What is created comes from template0.
+      try await command(
+        program("postgres"), ["--single", "-D", directory.file("data"), "postgres"], asOwner: true,
+        input: "ALTER DATABASE template1 IS_TEMPLATE false;\nDROP DATABASE template1;\n")
       return directory
     }
   }

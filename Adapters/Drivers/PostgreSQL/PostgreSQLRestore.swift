@@ -151,6 +151,20 @@ extension PostgreSQLDriver {
     } catch {
       throw explained(error, log: server.log)
     }
+    // pg_ctl is content once recovery has begun; connections are let in once it has ended.
+    let place = ServerAddress(host: socket, port: 5432, user: address.user, database: address.database)
+    let deadline = environment.time.monotonicNanoseconds() + startTimeout.wholeNanoseconds
+    while true {
+      do throws(DriverError) {
+        return await (try connect(place, password: nil)).close()
+      } catch {
+        if case .cancelled = error { throw error }
+        guard case .unreachable = error, isLive(server.data), environment.time.monotonicNanoseconds() < deadline else {
+          throw explained(.engineFailed("recovery did not come to its end", log: error.report.summary), log: server.log)
+        }
+      }
+      try await pause()
+    }
   }
 
   /// Where recovery ended, by what the server itself wrote: the history of its new timeline names the point at which it

@@ -93,7 +93,7 @@ extension PostgreSQLDriver {
     }
   }
 
-  private func pause() async throws(DriverError) {
+  func pause() async throws(DriverError) {
     do { try await environment.time.sleep(for: .milliseconds(50)) } catch { throw DriverError(error) }
   }
 
