@@ -2,10 +2,13 @@ import Core
 import DriverKit
 import Glibc
 import IO
+import Synchronization
 
 /// A child process, by its own pid; nothing is ever ended by name. Calls block.
 final class ChildProcess: Sendable {
   let pid: pid_t
+  /// How it ended, once it was waited for; from then on the pid may be someone else's.
+  private let result = Mutex<Int32?>(nil)
 
   private init(pid: pid_t) { self.pid = pid }
 
@@ -45,18 +48,25 @@ final class ChildProcess: Sendable {
   }
 
   /// - Returns: How it ended, or `nil` while it runs: 0 for success, 128 and more for a signal.
-  func ended() -> Int32? {
-    var status: Int32 = 0
-    return waitpid(pid, &status, WNOHANG) == pid ? Self.code(status) : nil
+  func ended() -> Int32? { collect(WNOHANG) }
+
+  func wait() -> Int32 { collect(0) ?? 127 }
+
+  func kill() {
+    result.withLock { result in
+      if result == nil { _ = Glibc.kill(pid, SIGKILL) }
+    }
   }
 
-  func wait() -> Int32 {
-    var status: Int32 = 0
-    while waitpid(pid, &status, 0) == -1 { if errno != EINTR { return 127 } }
-    return Self.code(status)
+  private func collect(_ options: Int32) -> Int32? {
+    result.withLock { result in
+      if let result { return result }
+      var status: Int32 = 0
+      let found = retryingInterrupts { waitpid(pid, &status, options) }
+      if found == pid { result = Self.code(status) } else if found < 0 { result = 127 }
+      return result
+    }
   }
-
-  func kill() { Glibc.kill(pid, SIGKILL) }
 
   private static func code(_ status: Int32) -> Int32 {
     let signal = status & 0x7f
@@ -65,10 +75,13 @@ final class ChildProcess: Sendable {
 
   /// Runs a command to its end.
   ///
-  /// What it prints goes to a file in memory, not a pipe: a daemon it leaves behind would hold the pipe open for good.
+  /// What it prints goes to an unlinked file, not a pipe: a daemon it leaves behind would hold the pipe open for good.
   static func run(_ words: [String]) throws(SystemFailure) -> (code: Int32, output: String) {
-    let descriptor = memfd_create("salvor-output", UInt32(MFD_CLOEXEC))
-    guard descriptor >= 0 else { throw SystemFailure("memfd_create") }
+    var template = Array("/tmp/salvor-output-XXXXXX".utf8CString)
+    let descriptor = mkstemp(&template)
+    guard descriptor >= 0 else { throw SystemFailure("mkstemp", path: "/tmp") }
+    unlink(template)
+    _ = fcntl(descriptor, F_SETFD, FD_CLOEXEC)
     let file = File(adopting: descriptor, path: "output")
     let code = try start(words, output: descriptor).wait()
     var text = [UInt8](repeating: 0, count: 16_384)
