@@ -47,9 +47,9 @@ package struct Restore: Sendable {
       for name in request.services where catalog.service(name) == nil { throw RecoveryError.noSuchService(name) }
       let services = request.services.isEmpty ? Set(catalog.services.map(\.name)) : request.services
       let stores = catalog.services.filter { services.contains($0.name) }.flatMap(\.stores).sorted()
-      let chosen = try await PointChoice(system: system).choose(
+      let chosen = try await PointSelection(system: system).choose(
         stores: stores, named: request.point, at: request.at, verifies: request.verifies, progress: progress)
-      let plan = planRestore(
+      let plan = RestorePlan.make(
         PlanInput(
           catalog: catalog, services: request.services, point: chosen.facts, history: try await history(),
           allowsBrokenLinks: request.allowsBrokenLinks))

@@ -7,7 +7,7 @@ import Vault
 
 /// Finds the point a restore is to bring back: the newest consistent one, at or before the time asked for, whose
 /// copies verify.
-struct PointChoice: Sendable {
+struct PointSelection: Sendable {
   let system: ManagedSystem
 
   /// A point, and what was found out about it.
@@ -62,41 +62,38 @@ struct PointChoice: Sendable {
     let vault = try await system.vault(of: part.repository)
     let points = PointCatalog(vault: vault, pool: system.host.pool)
     let listed = try await points.list()
-    var rejected = listed.unreadable.map {
+    let unreadable = listed.unreadable.map {
       RejectedPoint(id: "snapshot \($0.snapshot.prefix(8))", why: "can't be read: \($0.1.summary)")
     }
-    var candidates = listed.points.filter { $0.group == part.name }
     if let named {
       let point = try await points.find(named)
       guard point.group == part.name else {
         throw RecoveryError.noPoint(why: ["\(point.id) is of group \(point.group), not of \(part.name)"])
       }
-      candidates = [point]
-    }
-    for point in candidates.sorted(by: { $0.time > $1.time }) {
-      if named == nil {
-        if let at, point.time > at {
-          rejected.append(RejectedPoint(id: point.id.text, why: "is newer than \(at)"))
-          continue
-        }
-        if part.stores.count > 1, point.mode == .fuzzy {
-          rejected.append(
-            RejectedPoint(id: point.id.text, why: "is fuzzy: \(point.remarks.first ?? "its stores are of different moments")"))
-          continue
-        }
-      }
       let facts = try await facts(of: point, part.stores, in: points, verifies: verifies, progress: progress)
-      if let why = reason(against: facts, part.stores) {
-        if named != nil { throw RecoveryError.pointDamaged(point.id.text, why: why) }
-        rejected.append(RejectedPoint(id: point.id.text, why: why))
-        continue
-      }
-      return Chosen(point: point, facts: facts, rejected: rejected)
+      if let why = damage(in: facts, part.stores) { throw RecoveryError.pointDamaged(point.id.text, why: why) }
+      return Chosen(point: point, facts: facts, rejected: [])
     }
-    throw RecoveryError.noPoint(why: rejected.map { "\($0.id) \($0.why)" })
+    // Reading a point's copies takes long, so each is read only once it would be taken; what is found may change the choice.
+    let candidates = listed.points.filter { $0.group == part.name }
+    var known: [String: PointFacts] = [:]
+    for point in candidates {
+      known[point.id.text] = try await facts(of: point, part.stores, in: points, verifies: false, progress: progress)
+    }
+    var verified: Set<String> = []
+    while true {
+      let choice = choosePoint(known.values.sorted { $0.id < $1.id }, at: at, stores: part.stores)
+      let rejected = unreadable + choice.rejected.map { RejectedPoint(id: $0.point, why: $0.reasons.joined(separator: ", ")) }
+      guard let facts = choice.point, let point = candidates.first(where: { $0.id.text == facts.id }) else {
+        throw RecoveryError.noPoint(why: rejected.map { "\($0.id): \($0.why)" })
+      }
+      if !verifies || verified.contains(facts.id) { return Chosen(point: point, facts: facts, rejected: rejected) }
+      known[facts.id] = try await self.facts(of: point, part.stores, in: points, verifies: true, progress: progress)
+      verified.insert(facts.id)
+    }
   }
 
-  private func reason(against facts: PointFacts, _ stores: [StoreName]) -> String? {
+  private func damage(in facts: PointFacts, _ stores: [StoreName]) -> String? {
     for store in stores {
       switch facts.stores[store]?.state {
       case .held, .outside: continue
@@ -130,7 +127,7 @@ struct PointChoice: Sendable {
     }
     return PointFacts(
       id: point.id.text, time: point.time, mode: PointFacts.Mode(rawValue: point.mode.rawValue) ?? .fuzzy,
-      isVerified: verifies, stores: facts)
+      isVerified: true, stores: facts)
   }
 
   /// Two groups come back to two moments; the result says so and promises nothing between them.
