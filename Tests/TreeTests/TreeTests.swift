@@ -13,7 +13,7 @@ enum TreeSeeds {
 }
 
 /// Any irreducible one does where restic isn't asked.
-let somePolynomial = Polynomial(bits: 0x3DA3_358B_4DC1_73)
+let somePolynomial = 0x3D_A335_8B4D_C173 as UInt64
 
 @Suite("Trees in a vault in memory")
 struct TreeRoundTripTests {

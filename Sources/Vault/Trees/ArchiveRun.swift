@@ -13,7 +13,7 @@ final class ArchiveRun: Sendable {
   private let pool: BlockingPool
   private let state = Mutex(Shared())
   /// Held by the worker that walks.
-  private let turn = Permits(1)
+  private let turn = Gate(limit: 1)
   private let walk = Mutex(Walk())
 
   private struct Shared {
@@ -88,9 +88,13 @@ final class ArchiveRun: Sendable {
 
   // MARK: Walking
 
-  private func nextItems() async throws -> [Item] {
-    await turn.acquire()
-    defer { turn.release() }
+  private func nextItems() async throws(VaultError) -> [Item] {
+    try await turn.through { () throws(VaultError) in
+      do { return try await walkOn() } catch { throw error is CancellationError ? .cancelled : .outside(AnyFailure(error)) }
+    }
+  }
+
+  private func walkOn() async throws -> [Item] {
     var items: [Item] = []
     var bytes: Int64 = 0
     while items.count < Self.batchItems, bytes < Self.batchBytes {

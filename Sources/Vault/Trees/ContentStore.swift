@@ -14,7 +14,7 @@ struct ContentStore: Sendable {
   let chunker: RabinChunker
   let pool: BlockingPool
   /// Bounds the blobs in memory, over all files together.
-  let permits: Permits
+  let gate: Gate
   /// Blobs of one file that may be under way at once.
   let parallel: Int
 
@@ -23,7 +23,7 @@ struct ContentStore: Sendable {
     self.chunker = chunker
     self.pool = pool
     self.parallel = max(1, parallel)
-    permits = Permits(self.parallel * 2)
+    gate = Gate(limit: self.parallel * 2)
   }
 
   /// - Parameter progress: Told the bytes of every blob once it is stored.
@@ -78,8 +78,8 @@ struct ContentStore: Sendable {
   }
 
   func save(_ bytes: [UInt8]) async throws(TreeError) -> (id: BlobID, added: Int) {
-    await permits.acquire()
-    defer { permits.release() }
-    do throws(VaultError) { return try await writer.save(.data, bytes) } catch { throw .vault(error) }
+    do throws(VaultError) {
+      return try await gate.through { () throws(VaultError) in try await writer.save(.data, bytes) }
+    } catch { throw TreeError(error) }
   }
 }

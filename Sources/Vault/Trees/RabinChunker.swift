@@ -14,21 +14,23 @@ package struct RabinChunker: Sendable {
   /// What a byte leaving the window, and the byte above the degree, contribute.
   private let out: [UInt64]
   private let modulo: [UInt64]
-  private let shift: UInt64
 
-  /// - Parameter polynomial: Irreducible, of degree 53: see ``Polynomial/checked(_:)``.
-  package init(_ polynomial: Polynomial) {
-    precondition(polynomial.degree == Polynomial.chunkerDegree, "a chunker needs a polynomial of degree 53")
-    let degree = UInt64(polynomial.degree)
-    shift = degree - 8
+  /// - Parameter polynomial: Irreducible, of degree 53, as ``RepositoryConfig`` makes sure.
+  package init(_ polynomial: UInt64) {
+    precondition(polynomial >> 53 == 1, "restic's chunker needs a polynomial of degree 53")
+    func remainder(_ value: UInt64) -> UInt64 {
+      var value = value
+      while value >> 53 != 0 { value ^= polynomial << UInt64(10 - value.leadingZeroBitCount) }
+      return value
+    }
     out = (0..<256).map { byte in
-      var hash = polynomial.remainder(UInt64(byte))
-      for _ in 0..<Self.window - 1 { hash = polynomial.remainder(hash << 8) }
+      var hash = UInt64(byte)
+      for _ in 0..<Self.window - 1 { hash = remainder(hash << 8) }
       return hash
     }
     modulo = (0..<256).map { byte in
-      let high = UInt64(byte) << degree
-      return polynomial.remainder(high) | high
+      let high = UInt64(byte) << 53
+      return remainder(high) | high
     }
   }
 
@@ -46,7 +48,7 @@ package struct RabinChunker: Sendable {
         let (outTable, moduloTable) = (out.baseAddress!, modulo.baseAddress!)
         @inline(__always) func roll(in byte: UInt8, out gone: UInt8) {
           digest ^= outTable[Int(gone)]
-          let index = Int(truncatingIfNeeded: digest >> shift)
+          let index = Int(truncatingIfNeeded: digest >> 45)
           digest = (digest << 8 | UInt64(byte)) ^ moduloTable[index]
         }
         // The window before the first possible cut, begun as restic begins it: its zeros and its single 1 have left

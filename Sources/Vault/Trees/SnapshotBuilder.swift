@@ -52,12 +52,17 @@ package final class SnapshotBuilder: TreeSink {
   ///   - polynomial: The repository's own, so that cuts agree with restic's.
   ///   - parallel: Blobs of one file under way at a time; twice that over all.
   package init(
-    writer: any BlobWriter, polynomial: Polynomial, pool: BlockingPool = .shared, accounts: AccountNames = .shared,
+    writer: any BlobWriter, polynomial: UInt64, pool: BlockingPool = .shared, accounts: AccountNames = .shared,
     parallel: Int = 4
   ) {
     self.writer = writer
     self.accounts = accounts
     content = ContentStore(writer: writer, chunker: RabinChunker(polynomial), pool: pool, parallel: parallel)
+  }
+
+  package convenience init(_ repository: Repository, pool: BlockingPool = .shared, parallel: Int = 4) {
+    self.init(
+      writer: repository, polynomial: repository.config.chunkerPolynomial, pool: pool, parallel: parallel)
   }
 
   var store: ContentStore { content }

@@ -21,7 +21,6 @@ package enum TreeError: Failure {
   case targetNotEmpty(String)
   /// Everything else is in place; these entries, or parts of their metadata, are not.
   case partlyRestored([String])
-  case polynomialReducible(UInt64)
   case vault(VaultError)
   case system(SystemFailure)
   /// What the content's source threw.
@@ -32,7 +31,7 @@ package enum TreeError: Failure {
   package init(_ error: any Error) {
     switch error {
     case let error as TreeError: self = error
-    case let error as VaultError: self = .vault(error)
+    case let error as VaultError: self = error == .cancelled ? .cancelled : .vault(error)
     case let error as SystemFailure: self = .system(error)
     case is CancellationError: self = .cancelled
     default: self = .source(AnyFailure(error))
@@ -68,9 +67,6 @@ package enum TreeError: Failure {
     case .partlyRestored(let failures):
       Report("TREE-303", "\(failures.count) entries are not as in the snapshot: \(listed(failures))")
         .state("everything else is in place").remedy("mend the cause, then restore into an empty directory again")
-    case .polynomialReducible(let value):
-      Report("TREE-401", "the chunker polynomial \(String(value, radix: 16)) is reducible", retry: .never)
-        .remedy("the repository's config is damaged or forged: don't write to it")
     case .vault(let error): error.report
     case .system(let error): error.report
     case .source(let error): error.report
