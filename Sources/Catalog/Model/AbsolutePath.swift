@@ -16,4 +16,15 @@ package enum AbsolutePath {
   package static func contains(_ directory: String, _ path: String) -> Bool {
     directory == "/" || path == directory || path.hasPrefix(directory + "/")
   }
+
+  /// `path` itself and every directory above it, nearest first.
+  static func parents(of path: String) -> [String] {
+    var result = [path]
+    var rest = path[...]
+    while let slash = rest.lastIndex(of: "/"), rest != "/" {
+      rest = slash == rest.startIndex ? "/" : rest[..<slash]
+      result.append(String(rest))
+    }
+    return result
+  }
 }

@@ -14,6 +14,9 @@ package struct Catalog: Sendable, Equatable {
   package let groups: [ConsistencyGroup]
   package let invariants: [Invariant]
 
+  /// Names what the catalog means: the SHA-256 of its canonical JSON.
+  package private(set) var digest: Digest
+
   private let serviceIndex: [ServiceName: Int]
   private let storeIndex: [StoreName: Int]
 
@@ -30,6 +33,8 @@ package struct Catalog: Sendable, Equatable {
     self.invariants = invariants.sorted { $0.name < $1.name }
     serviceIndex = Dictionary(services.indices.map { (services[$0].name, $0) }, uniquingKeysWith: { a, _ in a })
     storeIndex = Dictionary(stores.indices.map { (stores[$0].name, $0) }, uniquingKeysWith: { a, _ in a })
+    digest = Digest.of("")
+    digest = canonicalBytes.withUnsafeBytes { Digest.of($0) }
   }
 
   package func service(_ name: ServiceName) -> Service? { serviceIndex[name].map { services[$0] } }
