@@ -149,7 +149,7 @@ let testTargets: [Target] = [
       "Core", "IO", "Vault", "ObjectStoreLocal", "ObjectStoreMemory", "ObjectStoreFaulty", "ObjectStoreContract",
       "TestSupport",
     ], settings: hot),
-  tests("TreeTests", ["Core", "IO", "Vault", "TestSupport"]),
+  tests("TreeTests", ["Core", "CShim", "IO", "Vault", "ObjectStoreLocal", "TestSupport"], settings: hot),
   tests("DriverFilesTests", ["Core", "IO", "DriverKit", "DriverFiles", "DriverContract", "TestSupport"]),
   tests("DriverSQLiteTests", ["Core", "IO", "DriverKit", "DriverSQLite", "DriverContract", "TestSupport", .sqlite]),
   tests(
