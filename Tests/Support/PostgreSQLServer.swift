@@ -115,8 +115,10 @@ package final class PostgreSQLServer: Sendable {
 
   @discardableResult
   package static func command(
-    _ executable: String, _ arguments: [String], asOwner: Bool, environment: [Environment.Key: String?] = [:], input: String = ""
+    _ executable: String, _ arguments: [String], asOwner: Bool, environment: [String: String] = [:], input: String = ""
   ) async throws -> String {
+    var changes: [Environment.Key: String?] = [:]
+    for (name, value) in environment { if let key = Environment.Key(rawValue: name) { changes[key] = value } }
     var options = PlatformOptions()
     if asOwner, let owner {
       (options.userID, options.groupID, options.supplementaryGroups) = (owner.userID, owner.groupID, [])
@@ -124,7 +126,7 @@ package final class PostgreSQLServer: Sendable {
     options.createSession = true
     let result = try await Subprocess.run(
       executable.contains("/") ? .path(FilePath(executable)) : .name(executable), arguments: Arguments(arguments),
-      environment: .inherit.updating(environment), workingDirectory: "/", platformOptions: options,
+      environment: .inherit.updating(changes), workingDirectory: "/", platformOptions: options,
       input: .string(input), output: .bytes(limit: 1 << 24), error: .combinedWithOutput)
     let text = String(decoding: result.standardOutput, as: UTF8.self)
     guard result.terminationStatus.isSuccess else {
@@ -132,8 +134,6 @@ package final class PostgreSQLServer: Sendable {
     }
     return text.hasSuffix("\n") ? String(text.dropLast()) : text
   }
-
-  package typealias EnvironmentKey = Environment.Key
 
   package struct CommandFailed: Error, CustomStringConvertible { package let description: String }
 
