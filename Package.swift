@@ -120,19 +120,19 @@ let doors: [Target] = [
     "Runtime", at: "Sources/Runtime",
     [
       "Core", "IO", "Telemetry", "Catalog", "Vault", "DriverKit", "StateKit", "Planning", "Workflow", "Validation",
-      "Recovery", "Governance", .logging,
+      "Recovery", "Governance", .crypto, .logging, .subprocess,
     ] + adapterNames),
   module(
     "Demo", at: "Sources/Demo",
     [
-      "Core", "IO", "Telemetry", "Console", "Catalog", "Vault", "StateKit", "Planning", "Validation", "Recovery",
-      "Governance", "Runtime",
+      "Core", "IO", "Telemetry", "Console", "Catalog", "Vault", "DriverKit", "StateKit", "Planning", "Validation",
+      "Recovery", "Governance", "Runtime", "Workflow", .subprocess,
     ]),
   module(
     "CLI", at: "Sources/CLI",
     [
-      "Core", "IO", "Telemetry", "Console", "Catalog", "Vault", "StateKit", "Planning", "Validation", "Recovery",
-      "Governance", "Runtime", "Demo",
+      "Core", "IO", "Telemetry", "Console", "Catalog", "Vault", "StateKit", "Planning", "Workflow", "Validation",
+      "Recovery", "Governance", "Runtime", "Demo",
       .arguments, .logging, .yams,
     ]),
   .executableTarget(name: "salvor", dependencies: ["CLI"], path: "Sources/salvor", swiftSettings: strict),
