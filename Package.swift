@@ -11,6 +11,7 @@ let packages: [Package.Dependency] = [
   .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
   .package(url: "https://github.com/apple/swift-crypto", from: "4.5.2"),
   .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
+  .package(url: "https://github.com/apple/swift-nio", from: "2.101.2"),
   .package(url: "https://github.com/groue/GRDB.swift", from: "7.10.0"),
   .package(url: "https://github.com/hummingbird-project/hummingbird", from: "2.28.1"),
   .package(url: "https://github.com/jpsim/Yams", from: "6.2.2"),
@@ -25,6 +26,8 @@ extension Target.Dependency {
   static let grdb = product(name: "GRDB", package: "GRDB.swift")
   static let hummingbird = product(name: "Hummingbird", package: "hummingbird")
   static let logging = product(name: "Logging", package: "swift-log")
+  static let nioCore = product(name: "NIOCore", package: "swift-nio")
+  static let nioHTTP1 = product(name: "NIOHTTP1", package: "swift-nio")
   static let sqlite = product(name: "GRDBSQLite", package: "GRDB.swift")
   static let subprocess = product(name: "Subprocess", package: "swift-subprocess")
   static let yams = product(name: "Yams", package: "Yams")
@@ -70,6 +73,7 @@ let ground: [Target] = [
   module("Core", at: "Sources/Core", [.crypto]),
   module("IO", at: "Sources/IO", ["Core", "CShim", .subprocess], settings: hot),
   module("Telemetry", at: "Sources/Telemetry", ["Core", .logging]),
+  module("Console", at: "Sources/Console", ["Core"]),
 ]
 
 // MARK: Engine: the values everything is about, and the ports adapters fill.
@@ -78,7 +82,7 @@ let engine: [Target] = [
   module("Catalog", at: "Sources/Catalog", ["Core", .yams]),
   module("Vault", at: "Sources/Vault", ["Core", "IO", "CZstd", "CLibcrypto"], settings: hot),
   module("DriverKit", at: "Sources/DriverKit", ["Core", "IO"]),
-  module("StateKit", at: "Sources/StateKit", ["Core"]),
+  module("StateKit", at: "Sources/StateKit", ["Core", "Telemetry"]),
 ]
 
 // MARK: Adapters: one folder each, one line here, one line in `Runtime/Registry.swift`.
@@ -86,7 +90,8 @@ let engine: [Target] = [
 let adapters: [Target] = [
   module("DriverFiles", at: "Adapters/Drivers/Files", ["Core", "IO", "DriverKit"]),
   module("DriverSQLite", at: "Adapters/Drivers/SQLite", ["Core", "IO", "DriverKit", .sqlite]),
-  module("DriverPostgreSQL", at: "Adapters/Drivers/PostgreSQL", ["Core", "IO", "DriverKit", "CPQ"]),
+  module(
+    "DriverPostgreSQL", at: "Adapters/Drivers/PostgreSQL", ["Core", "IO", "DriverKit", "CPQ", .subprocess], settings: hot),
   module("DriverRedis", at: "Adapters/Drivers/Redis", ["Core", "IO", "DriverKit", "CHiredis"]),
   module("ObjectStoreLocal", at: "Adapters/ObjectStores/Local", ["Core", "IO", "Vault"]),
   module("ObjectStoreMemory", at: "Adapters/ObjectStores/Memory", ["Core", "Vault"]),
@@ -119,17 +124,24 @@ let doors: [Target] = [
     ] + adapterNames),
   module(
     "Demo", at: "Sources/Demo",
-    ["Core", "IO", "Telemetry", "Catalog", "Vault", "StateKit", "Recovery", "Governance", "Runtime", .asyncHTTPClient]),
+    [
+      "Core", "IO", "Telemetry", "Console", "Catalog", "Vault", "StateKit", "Planning", "Validation", "Recovery",
+      "Governance", "Runtime",
+    ]),
   module(
     "CLI", at: "Sources/CLI",
     [
-      "Core", "IO", "Telemetry", "Catalog", "Vault", "StateKit", "Planning", "Validation", "Recovery", "Governance", "Runtime", "Demo",
+      "Core", "IO", "Telemetry", "Console", "Catalog", "Vault", "StateKit", "Planning", "Validation", "Recovery",
+      "Governance", "Runtime", "Demo",
       .arguments, .logging, .yams,
     ]),
   .executableTarget(name: "salvor", dependencies: ["CLI"], path: "Sources/salvor", swiftSettings: strict),
   .executableTarget(
     name: "salvor-bank",
-    dependencies: ["Core", "IO", "CPQ", "CHiredis", .grdb, .hummingbird, .asyncHTTPClient, .arguments, .logging],
+    dependencies: [
+      "Core", "IO", "CPQ", "CHiredis", .sqlite, .hummingbird, .asyncHTTPClient, .nioCore, .nioHTTP1, .arguments,
+      .logging,
+    ],
     path: "Sources/Bank", swiftSettings: strict),
 ]
 
@@ -160,9 +172,11 @@ let testTargets: [Target] = [
   tests(
     "WorkflowTests",
     [
-      "Core", "IO", "StateKit", "Workflow", "JournalSQLite", "JournalMemory", "JournalContract", "ServiceExec",
-      "TestSupport",
+      "Core", "IO", "Telemetry", "StateKit", "Workflow", "JournalSQLite", "JournalMemory", "JournalContract",
+      "ServiceExec", "TestSupport",
     ]),
+  tests("RecoveryTests", ["Core", "DriverKit", "Recovery"]),
+  tests("BankTests", ["Core", "IO", "TestSupport", .sqlite, .subprocess, "salvor-bank"]),
   tests("GovernanceTests", ["Core", "Governance", "TestSupport"]),
   tests(
     "SystemTests",

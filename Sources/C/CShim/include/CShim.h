@@ -8,7 +8,6 @@ int salvor_rename_exclusive(const char *from, const char *to);
 
 #include <stddef.h>
 #include <sys/types.h>
-#include <sys/stat.h>
 
 /// openat2(2): opens `path` below `root`; no component may be a symbolic link, none may lead above `root`.
 /// A descriptor, or -1 with errno (ENOSYS before Linux 5.6).

@@ -1,0 +1,40 @@
+import Core
+import IO
+
+/// How the bank's engines are reached and run; `engines.json`, written by `engines up`.
+struct EngineFacts: Codable, Sendable {
+  struct PostgreSQL: Codable, Sendable {
+    var host: String
+    var port: Int
+    /// Owns the database, may replicate; the server's superuser.
+    var user: String
+    var database: String
+    var passwordFile: String
+    var dataDirectory: String
+    /// Where the server's own programs are.
+    var binDirectory: String
+    /// The system user the server runs as.
+    var runAs: String
+  }
+
+  struct Redis: Codable, Sendable {
+    var host: String
+    var port: Int
+    /// Holds `redis.conf` and the data.
+    var dataDirectory: String
+    var configFile: String
+    var runAs: String
+  }
+
+  var postgresql: PostgreSQL
+  var redis: Redis
+
+  static func path(in directory: String) -> String { "\(directory)/engines.json" }
+
+  /// - Returns: `nil` if there is none.
+  static func read(in directory: String) throws -> EngineFacts? {
+    let path = path(in: directory)
+    guard Files.exists(path) else { return nil }
+    return try CanonicalJSON.decode(EngineFacts.self, from: Files.read(path, limitBytes: 1 << 20))
+  }
+}

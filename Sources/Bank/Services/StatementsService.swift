@@ -1,0 +1,59 @@
+import Core
+import Hummingbird
+import IO
+import Synchronization
+
+/// Writes one file per transfer, `<customer>/<id>.csv`, with the line `id,from,to,amount`.
+struct StatementsService {
+  let store: Lane<StatementDirectory>
+  /// Calls of `/ready` that still have to fail.
+  let refusals: Refusals
+
+  final class Refusals: Sendable {
+    private let left: Atomic<Int>
+    init(_ count: Int) { left = Atomic(count) }
+
+    func next() -> Bool { left.wrappingSubtract(1, ordering: .relaxed).oldValue > 0 }
+  }
+
+  init(_ settings: StoreSettings, failFirstReady: Int) throws(BankError) {
+    guard settings.kind == .files else { throw .configuration("store.kind must be files here, not \(settings.kind)") }
+    let path = try settings.requirePath()
+    store = Lane { () throws(BankError) in try StatementDirectory(path) }
+    refusals = Refusals(failFirstReady)
+  }
+
+  func routes() -> Routes {
+    let routes = Routes()
+    routes.post("/statements") { request, _ in
+      let statement = try await request.value(StatementRequest.self)
+      let transfer = statement.transfer
+      try transfer.validate()
+      try validateName(statement.customer, what: "customer")
+      try await store.submit { directory throws(BankError) in
+        try directory.write(
+          customer: statement.customer, name: "\(transfer.id).csv",
+          content: "\(transfer.id),\(transfer.from),\(transfer.to),\(transfer.amount)\n")
+      }
+      return nothing()
+    }
+    addHealth(to: routes, .statements, ping: { _ = try await count() }) {
+      // The directory is read first either way, so that the gate that fails is the same gate that passes later.
+      if refusals.next() { throw BankError.notReady("still reading the directory of statements") }
+    }
+    routes.get("/stats") { _, _ in try json(["files": try await count()]) }
+    return routes
+  }
+
+  private func count() async throws(BankError) -> Int {
+    try await store.submit { directory throws(BankError) in directory.fileCount }
+  }
+
+  static func create(in settings: StoreSettings) throws {
+    let path = try settings.requirePath()
+    try Files.createDirectory(path)
+    if !Files.exists("\(path)/\(StatementDirectory.lockName)") {
+      try Files.replace("\(path)/\(StatementDirectory.lockName)", with: [], mode: 0o644)
+    }
+  }
+}

@@ -1,0 +1,98 @@
+import Core
+import IO
+
+#if canImport(Glibc)
+  import Glibc
+#endif
+
+/// A directory of files that are written once and never change, under a lock that whoever copies them can take.
+///
+/// The writer holds `.salvor-hold` shared while files appear; who wants the directory to stand still takes it
+/// exclusively (flock(2)). A temporary file has a leading dot and exists only while the lock is held.
+final class StatementDirectory: StoreConnection {
+  static let lockName = ".salvor-hold"
+
+  let path: String
+  private(set) var fileCount: Int
+  private var lock: File?
+  /// Written under a temporary name since ``begin()``; named by their targets.
+  private var pending: [String: Pending] = [:]
+  private var touched: Set<String> = []
+
+  private struct Pending {
+    var file: File
+    var directory: String
+  }
+
+  /// Counts what is there: the service is ready only when it has been through its directory once.
+  init(_ path: String) throws(BankError) {
+    self.path = path
+    guard Files.isDirectory(path) else { throw .storeAway("\(path) is not a directory") }
+    var count = 0
+    do {
+      for customer in try Files.names(in: path) where customer.bytes.first != UInt8(ascii: ".") {
+        count += try Files.names(in: "\(path)/\(customer.lossyText)").count { $0.bytes.first != UInt8(ascii: ".") }
+      }
+    } catch {
+      throw .storeAway(error.report.summary)
+    }
+    fileCount = count
+  }
+
+  var isCurrent: Bool { Files.isDirectory(path) }
+
+  func begin() throws(BankError) {
+    do {
+      // A new description each time: flock belongs to the description, and the file may have been replaced.
+      let file = try File("\(path)/\(Self.lockName)", O_RDWR | O_CREAT, mode: 0o644)
+      guard retryingInterrupts({ flock(file.descriptor, LOCK_SH) }) == 0 else { throw SystemFailure("flock", path: path) }
+      lock = file
+    } catch {
+      throw .storeAway(AnyFailure(error).report.summary)
+    }
+  }
+
+  /// Writes `<customer>/<name>`, to appear with ``commit()``; an existing file of that name is taken to be the same one.
+  func write(customer: String, name: String, content: String) throws(BankError) {
+    do {
+      let directory = "\(path)/\(customer)"
+      let target = "\(directory)/\(name)"
+      if pending[target] != nil || Files.exists(target) { return }
+      if !Files.exists(directory) {
+        try Files.createDirectory(directory)
+        touched.insert(path)
+      }
+      let file = try File("\(path)/.tmp-\(name)", O_WRONLY | O_CREAT | O_TRUNC, mode: 0o644)
+      pending[target] = Pending(file: file, directory: directory)
+      try Array(content.utf8).withRawBytes { (raw) throws(SystemFailure) in try file.write(raw) }
+    } catch {
+      throw .storeAway(AnyFailure(error).report.summary)
+    }
+  }
+
+  /// Content first, then names, then directories: each kind together, so that most calls find their work done by the
+  /// file system's one journal commit.
+  func commit() throws(BankError) {
+    do {
+      for one in pending.values { try one.file.synchronize() }
+      for (target, one) in pending {
+        try Files.rename(one.file.path, to: target)
+        touched.insert(one.directory)
+        pending[target] = nil
+        fileCount += 1
+      }
+      for directory in touched { try Files.synchronizeDirectory(directory) }
+    } catch {
+      throw .storeAway(AnyFailure(error).report.summary)
+    }
+    touched.removeAll(keepingCapacity: true)
+    lock = nil
+  }
+
+  func rollback() {
+    for one in pending.values { unlink(one.file.path) }
+    pending.removeAll(keepingCapacity: true)
+    touched.removeAll(keepingCapacity: true)
+    lock = nil
+  }
+}
