@@ -162,7 +162,7 @@ let testTargets: [Target] = [
       "TestSupport",
     ], settings: hot),
   tests("TreeTests", ["Core", "CShim", "IO", "Vault", "ObjectStoreLocal", "TestSupport"], settings: hot),
-  tests("DriverFilesTests", ["Core", "IO", "DriverKit", "DriverFiles", "DriverContract", "TestSupport"]),
+  tests("DriverFilesTests", ["Core", "CShim", "IO", "DriverKit", "DriverFiles", "DriverContract", "TestSupport"]),
   tests("DriverSQLiteTests", ["Core", "IO", "DriverKit", "DriverSQLite", "DriverContract", "TestSupport", .sqlite]),
   tests(
     "DriverPostgreSQLTests", ["Core", "IO", "DriverKit", "DriverPostgreSQL", "DriverContract", "TestSupport", "CPQ"]),

@@ -66,7 +66,7 @@ final class TreeWriter {
     if case .symbolicLink = metadata.kind { isLink = true }
     if !isLink, chmod(path, mode_t(metadata.permissions)) != 0 { throw SystemFailure("chmod", path: shown) }
     for attribute in metadata.extendedAttributes {
-      guard lsetxattr(path, attribute.name, attribute.value, attribute.value.count, 0) == 0 else {
+      guard salvor_lsetxattr(path, attribute.name, attribute.value, attribute.value.count) == 0 else {
         throw SystemFailure("setxattr", path: shown)
       }
     }
