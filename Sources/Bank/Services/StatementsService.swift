@@ -26,10 +26,9 @@ struct StatementsService {
   func routes() -> Routes {
     let routes = Routes()
     routes.post("/statements") { request, _ in
-      let statement = try await request.value(StatementRequest.self)
+      let statement = try await request.value(CustomerTransfer.self)
       let transfer = statement.transfer
-      try transfer.validate()
-      try validateName(statement.customer, what: "customer")
+      try statement.validate()
       try await store.submit { directory throws(BankError) in
         try directory.write(
           customer: statement.customer, name: "\(transfer.id).csv",
