@@ -169,7 +169,7 @@ let testTargets: [Target] = [
       "Core", "IO", "StateKit", "Workflow", "JournalSQLite", "JournalMemory", "JournalContract", "ServiceExec",
       "TestSupport",
     ]),
-  tests("BankTests", ["Core", "IO", "TestSupport", .sqlite, .subprocess, "salvor-bank"]),
+  tests("BankTests", ["Core", "IO", "TestSupport", .sqlite, .asyncHTTPClient, .nioCore, .nioHTTP1, "salvor-bank"]),
   tests("GovernanceTests", ["Core", "Governance", "TestSupport"]),
   tests(
     "SystemTests",
