@@ -176,7 +176,7 @@ let testTargets: [Target] = [
       "ServiceExec", "TestSupport",
     ]),
   tests("RecoveryTests", ["Core", "DriverKit", "Recovery"]),
-  tests("BankTests", ["Core", "IO", "TestSupport", .sqlite, .subprocess, "salvor-bank"]),
+  tests("BankTests", ["Core", "IO", "TestSupport", .sqlite, .asyncHTTPClient, .nioCore, .nioHTTP1, "salvor-bank"]),
   tests("GovernanceTests", ["Core", "Governance", "TestSupport"]),
   tests(
     "SystemTests",

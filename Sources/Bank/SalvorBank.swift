@@ -6,5 +6,5 @@ struct SalvorBank: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "salvor-bank",
     abstract: "A small bank of five services, to back up, destroy and bring back.",
-    subcommands: [Configure.self, Initialize.self, Serve.self, Load.self])
+    subcommands: [Configure.self, Engines.self, Initialize.self, Serve.self, Load.self, CatalogCommand.self])
 }

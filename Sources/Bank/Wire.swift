@@ -26,6 +26,17 @@ struct Transfer: Codable, Sendable {
   }
 }
 
+/// A transfer, and whose it is: what the ledger books and a statement says.
+struct CustomerTransfer: Codable, Sendable {
+  var customer: String
+  var transfer: Transfer
+
+  func validate() throws(BankError) {
+    try transfer.validate()
+    try validateName(customer, what: "customer")
+  }
+}
+
 struct TransferReceipt: Codable, Sendable {
   var id: String
 }
@@ -34,11 +45,6 @@ struct SessionUpdate: Codable, Sendable {
   var lastTransfer: String
 
   enum CodingKeys: String, CodingKey { case lastTransfer = "last_transfer" }
-}
-
-struct StatementRequest: Codable, Sendable {
-  var customer: String
-  var transfer: Transfer
 }
 
 struct Health: Codable, Sendable {

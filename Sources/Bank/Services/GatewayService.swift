@@ -52,8 +52,9 @@ struct GatewayService {
   }
 
   private func carryOut(_ transfer: Transfer, customer: String, number: UInt64) async throws {
+    let entry = try CanonicalJSON.encode(CustomerTransfer(customer: customer, transfer: transfer))
+    try await call(.ledger, .POST, "/entries", entry, expecting: 204)
     let body = try CanonicalJSON.encode(transfer)
-    try await call(.ledger, .POST, "/entries", body, expecting: 204)
     let (status, _) = try await call(.accounts, .POST, "/transfers", body, expecting: 204, 404, 409)
     guard status == 204 else {
       try await call(.ledger, .POST, "/entries/\(transfer.id)/reject", expecting: 204)
@@ -63,8 +64,7 @@ struct GatewayService {
     let update = try CanonicalJSON.encode(SessionUpdate(lastTransfer: transfer.id))
     try await call(.sessions, .PUT, "/sessions/\(customer)", update, expecting: 204)
     if number.isMultiple(of: UInt64(statementEvery)) {
-      let statement = try CanonicalJSON.encode(StatementRequest(customer: customer, transfer: transfer))
-      try await call(.statements, .POST, "/statements", statement, expecting: 204)
+      try await call(.statements, .POST, "/statements", entry, expecting: 204)
     }
   }
 

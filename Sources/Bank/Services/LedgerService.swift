@@ -8,14 +8,16 @@ struct LedgerService {
   func routes() -> Routes {
     let routes = Routes()
     routes.post("/entries") { request, _ in
-      let entry = try await request.value(Transfer.self)
+      let entry = try await request.value(CustomerTransfer.self)
       try entry.validate()
+      let transfer = entry.transfer
       try await store.writes.submit { session throws(BankError) in
         _ = try session.sql.run(
           """
-          INSERT INTO entries(id, from_account, to_account, amount, state) VALUES ($1, $2, $3, $4, 'pending')
-            ON CONFLICT (id) DO NOTHING
-          """, .text(entry.id), .text(entry.from), .text(entry.to), .integer(entry.amount))
+          INSERT INTO entries(id, customer, from_account, to_account, amount, state)
+            VALUES ($1, $2, $3, $4, $5, 'pending') ON CONFLICT (id) DO NOTHING
+          """, .text(transfer.id), .text(entry.customer), .text(transfer.from), .text(transfer.to),
+          .integer(transfer.amount))
       }
       return nothing()
     }
@@ -56,8 +58,8 @@ struct LedgerService {
     try session.begin()
     try session.sql.run(
       """
-      CREATE TABLE IF NOT EXISTS entries(id TEXT PRIMARY KEY, from_account TEXT NOT NULL, to_account TEXT NOT NULL,
-        amount BIGINT NOT NULL CHECK (amount > 0),
+      CREATE TABLE IF NOT EXISTS entries(id TEXT PRIMARY KEY, customer TEXT NOT NULL,
+        from_account TEXT NOT NULL, to_account TEXT NOT NULL, amount BIGINT NOT NULL CHECK (amount > 0),
         state TEXT NOT NULL CHECK (state IN ('pending', 'posted', 'rejected')))
       """)
     try session.commit()

@@ -83,7 +83,7 @@ final class PostgreSQLConnection: SQLConnection {
     throw .storeRefused("postgresql: \(message) (\(state))")
   }
 
-  private static func password(_ path: String) throws(BankError) -> String {
+  static func password(_ path: String) throws(BankError) -> String {
     do {
       let text = String(decoding: try Files.read(path, limitBytes: 4096), as: UTF8.self)
       return String(text.prefix { $0 != "\n" })

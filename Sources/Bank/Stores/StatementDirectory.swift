@@ -13,7 +13,7 @@ final class StatementDirectory: StoreConnection {
   static let lockName = ".salvor-hold"
 
   let path: String
-  private(set) var fileCount: Int
+  private let writes: Bool
   private var lock: File?
   /// Written under a temporary name since ``begin()``; named by their targets.
   private var pending: [String: Pending] = [:]
@@ -24,24 +24,31 @@ final class StatementDirectory: StoreConnection {
     var directory: String
   }
 
-  /// Counts what is there: the service is ready only when it has been through its directory once.
-  init(_ path: String) throws(BankError) {
-    self.path = path
+  /// - Parameter writes: Whether transactions take the lock; who only looks does not wait for it.
+  init(_ path: String, writes: Bool) throws(BankError) {
+    (self.path, self.writes) = (path, writes)
     guard Files.isDirectory(path) else { throw .storeAway("\(path) is not a directory") }
-    var count = 0
+    // Read once before anything is written or promised.
+    if !writes { _ = try count() }
+  }
+
+  /// How many statements there are. O(*n*).
+  func count() throws(BankError) -> Int {
     do {
+      var count = 0
       for customer in try Files.names(in: path) where customer.bytes.first != UInt8(ascii: ".") {
         count += try Files.names(in: "\(path)/\(customer.lossyText)").count { $0.bytes.first != UInt8(ascii: ".") }
       }
+      return count
     } catch {
       throw .storeAway(error.report.summary)
     }
-    fileCount = count
   }
 
   var isCurrent: Bool { Files.isDirectory(path) }
 
   func begin() throws(BankError) {
+    guard writes else { return }
     do {
       // A new description each time: flock belongs to the description, and the file may have been replaced.
       let file = try File("\(path)/\(Self.lockName)", O_RDWR | O_CREAT, mode: 0o644)
@@ -79,7 +86,6 @@ final class StatementDirectory: StoreConnection {
         try Files.rename(one.file.path, to: target)
         touched.insert(one.directory)
         pending[target] = nil
-        fileCount += 1
       }
       for directory in touched { try Files.synchronizeDirectory(directory) }
     } catch {

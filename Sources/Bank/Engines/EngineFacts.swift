@@ -6,10 +6,13 @@ struct EngineFacts: Codable, Sendable {
   struct PostgreSQL: Codable, Sendable {
     var host: String
     var port: Int
-    /// Owns the database, may replicate; the server's superuser.
+    /// The bank's own role, and its database.
     var user: String
     var database: String
     var passwordFile: String
+    /// The superuser, which backups are taken as.
+    var adminUser: String
+    var adminPasswordFile: String
     var dataDirectory: String
     /// Where the server's own programs are.
     var binDirectory: String

@@ -1,0 +1,48 @@
+import ArgumentParser
+import Core
+import IO
+
+struct Engines: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    abstract: "Run a PostgreSQL and a Redis server of the bank's own, on loopback.",
+    subcommands: [Up.self, Down.self])
+
+  struct Up: ParsableCommand {
+    static let configuration = CommandConfiguration(
+      abstract: "Create what is missing, start what is stopped, and write engines.json.")
+
+    @Option(help: "The bank's directory; made if missing.") var directory: String
+    @Option(help: "PostgreSQL's port, for a new server.") var postgresqlPort: Int = 7110
+    @Option(help: "Redis's port, for a new server.") var redisPort: Int = 7111
+
+    func run() throws {
+      try Files.createDirectory(directory)
+      let root = try Layout.absolute(directory)
+      for name in ["data", "run", "log", "secrets"] {
+        try Files.createDirectory("\(root)/\(name)", mode: name == "secrets" ? 0o700 : 0o755)
+      }
+      let facts =
+        try EngineFacts.read(in: root)
+        ?? EngineFacts(
+          postgresql: PostgreSQLServer.facts(in: root, port: postgresqlPort),
+          redis: RedisServer.facts(in: root, port: redisPort))
+      // Noted before anything is started, so that `down` finds what a failed `up` left running.
+      try Files.replace(EngineFacts.path(in: root), with: CanonicalJSON.encode(facts, pretty: true), mode: 0o644)
+      try PostgreSQLServer(facts: facts.postgresql).up()
+      try RedisServer(facts: facts.redis).up()
+    }
+  }
+
+  struct Down: ParsableCommand {
+    static let configuration = CommandConfiguration(abstract: "Stop both servers; their data stays.")
+
+    @Option(help: "The bank's directory.") var directory: String
+
+    func run() throws {
+      let root = try Layout.absolute(directory)
+      guard let facts = try EngineFacts.read(in: root) else { return }
+      try PostgreSQLServer(facts: facts.postgresql).down()
+      try RedisServer(facts: facts.redis).down()
+    }
+  }
+}
