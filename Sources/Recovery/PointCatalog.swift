@@ -14,7 +14,7 @@ package struct PointCatalog: Sendable {
   package init(vault: Repository, pool: BlockingPool) { (self.vault, self.pool) = (vault, pool) }
 
   func record(_ point: RecoveryPoint, catalogFiles: [TreePath: [UInt8]]) async throws(RecoveryError) {
-    let polynomial = Polynomial(bits: vault.config.chunkerPolynomial)
+    let polynomial = vault.config.chunkerPolynomial
     try await vaulted {
       let builder = SnapshotBuilder(writer: vault, polynomial: polynomial, pool: pool)
       var files: [TreePath: [UInt8]] = ["point.json": try CanonicalJSON.encode(point, pretty: true)]

@@ -63,7 +63,7 @@ package struct PointTaker: Sendable {
   ///
   /// - Throws: ``RecoveryError``; nobody waits then, and no point was recorded.
   package func take(_ request: Request) async throws(RecoveryError) -> RecoveryPoint {
-    let polynomial = Polynomial(bits: vault.config.chunkerPolynomial)
+    let polynomial = vault.config.chunkerPolynomial
     var members: [StoreName: CaptureInProgress] = [:]
     for (name, member) in request.members {
       members[name] = CaptureInProgress(
