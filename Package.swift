@@ -73,6 +73,7 @@ let ground: [Target] = [
   module("Core", at: "Sources/Core", [.crypto]),
   module("IO", at: "Sources/IO", ["Core", "CShim", .subprocess], settings: hot),
   module("Telemetry", at: "Sources/Telemetry", ["Core", .logging]),
+  module("Console", at: "Sources/Console", ["Core"]),
 ]
 
 // MARK: Engine: the values everything is about, and the ports adapters fill.
@@ -81,7 +82,7 @@ let engine: [Target] = [
   module("Catalog", at: "Sources/Catalog", ["Core", .yams]),
   module("Vault", at: "Sources/Vault", ["Core", "IO", "CZstd", "CLibcrypto"], settings: hot),
   module("DriverKit", at: "Sources/DriverKit", ["Core", "IO"]),
-  module("StateKit", at: "Sources/StateKit", ["Core"]),
+  module("StateKit", at: "Sources/StateKit", ["Core", "Telemetry"]),
 ]
 
 // MARK: Adapters: one folder each, one line here, one line in `Runtime/Registry.swift`.
@@ -89,7 +90,8 @@ let engine: [Target] = [
 let adapters: [Target] = [
   module("DriverFiles", at: "Adapters/Drivers/Files", ["Core", "IO", "DriverKit"]),
   module("DriverSQLite", at: "Adapters/Drivers/SQLite", ["Core", "IO", "DriverKit", .sqlite]),
-  module("DriverPostgreSQL", at: "Adapters/Drivers/PostgreSQL", ["Core", "IO", "DriverKit", "CPQ"]),
+  module(
+    "DriverPostgreSQL", at: "Adapters/Drivers/PostgreSQL", ["Core", "IO", "DriverKit", "CPQ", .subprocess], settings: hot),
   module("DriverRedis", at: "Adapters/Drivers/Redis", ["Core", "IO", "DriverKit", "CHiredis"]),
   module("ObjectStoreLocal", at: "Adapters/ObjectStores/Local", ["Core", "IO", "Vault"]),
   module("ObjectStoreMemory", at: "Adapters/ObjectStores/Memory", ["Core", "Vault"]),
@@ -122,11 +124,15 @@ let doors: [Target] = [
     ] + adapterNames),
   module(
     "Demo", at: "Sources/Demo",
-    ["Core", "IO", "Telemetry", "Catalog", "Vault", "StateKit", "Recovery", "Governance", "Runtime", .asyncHTTPClient]),
+    [
+      "Core", "IO", "Telemetry", "Console", "Catalog", "Vault", "StateKit", "Planning", "Validation", "Recovery",
+      "Governance", "Runtime",
+    ]),
   module(
     "CLI", at: "Sources/CLI",
     [
-      "Core", "IO", "Telemetry", "Catalog", "Vault", "StateKit", "Planning", "Validation", "Recovery", "Governance", "Runtime", "Demo",
+      "Core", "IO", "Telemetry", "Console", "Catalog", "Vault", "StateKit", "Planning", "Validation", "Recovery",
+      "Governance", "Runtime", "Demo",
       .arguments, .logging, .yams,
     ]),
   .executableTarget(name: "salvor", dependencies: ["CLI"], path: "Sources/salvor", swiftSettings: strict),
@@ -144,7 +150,7 @@ let doors: [Target] = [
 let testTargets: [Target] = [
   // Support: temporary directories and live servers; and the contract every driver, store and journal must keep.
   module("TestSupport", at: "Tests/Support", ["Core", "IO", .subprocess]),
-  module("DriverContract", at: "Tests/Contracts/Driver", ["Core", "IO", "DriverKit", "TestSupport"]),
+  module("DriverContract", at: "Tests/Contracts/Driver", ["Core", "IO", "CShim", "DriverKit", "TestSupport"]),
   module("ObjectStoreContract", at: "Tests/Contracts/ObjectStore", ["Core", "IO", "Vault", "TestSupport"]),
   module("JournalContract", at: "Tests/Contracts/Journal", ["Core", "StateKit", "TestSupport"]),
   tests("CoreTests", ["Core", "IO"]),
@@ -155,8 +161,8 @@ let testTargets: [Target] = [
       "Core", "IO", "Vault", "ObjectStoreLocal", "ObjectStoreMemory", "ObjectStoreFaulty", "ObjectStoreContract",
       "TestSupport",
     ], settings: hot),
-  tests("TreeTests", ["Core", "IO", "Vault", "TestSupport"]),
-  tests("DriverFilesTests", ["Core", "IO", "DriverKit", "DriverFiles", "DriverContract", "TestSupport"]),
+  tests("TreeTests", ["Core", "CShim", "IO", "Vault", "ObjectStoreLocal", "TestSupport"], settings: hot),
+  tests("DriverFilesTests", ["Core", "CShim", "IO", "DriverKit", "DriverFiles", "DriverContract", "TestSupport"]),
   tests("DriverSQLiteTests", ["Core", "IO", "DriverKit", "DriverSQLite", "DriverContract", "TestSupport", .sqlite]),
   tests(
     "DriverPostgreSQLTests", ["Core", "IO", "DriverKit", "DriverPostgreSQL", "DriverContract", "TestSupport", "CPQ"]),
@@ -166,9 +172,10 @@ let testTargets: [Target] = [
   tests(
     "WorkflowTests",
     [
-      "Core", "IO", "StateKit", "Workflow", "JournalSQLite", "JournalMemory", "JournalContract", "ServiceExec",
-      "TestSupport",
+      "Core", "IO", "Telemetry", "StateKit", "Workflow", "JournalSQLite", "JournalMemory", "JournalContract",
+      "ServiceExec", "TestSupport",
     ]),
+  tests("RecoveryTests", ["Core", "DriverKit", "Recovery"]),
   tests("BankTests", ["Core", "IO", "TestSupport", .sqlite, .asyncHTTPClient, .nioCore, .nioHTTP1, "salvor-bank"]),
   tests("GovernanceTests", ["Core", "Governance", "TestSupport"]),
   tests(

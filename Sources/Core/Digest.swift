@@ -48,6 +48,9 @@ package struct Digest: Hashable, Comparable, Sendable {
 
   package var hex: String { Hex.encode(bytes) }
 
+  /// The first eight bytes, big-endian: as good as a hash for tables of digests.
+  package var leadingWord: UInt64 { words.0 }
+
   /// The first eight digits, as people quote them.
   package var short: String { String(hex.prefix(8)) }
 

@@ -49,6 +49,13 @@ package struct Report: Sendable, Equatable, Codable, CustomStringConvertible {
     return copy
   }
 
+  /// The same report, its summary beginning with `prefix`.
+  package func prefixed(_ prefix: String) -> Report {
+    var copy = self
+    copy.summary = prefix + summary
+    return copy
+  }
+
   package var description: String {
     var text = "\(code): \(summary)"
     if let state { text += "; \(state)" }

@@ -1,3 +1,4 @@
+import CShim
 import Core
 
 #if canImport(Glibc)
@@ -191,6 +192,22 @@ package enum Files {
 
   package static func rename(_ from: String, to: String) throws(SystemFailure) {
     guard Glibc.rename(from, to) == 0 else { throw SystemFailure("rename", path: from) }
+  }
+
+  /// Both names swap what they stand for, atomically.
+  ///
+  /// - Throws: EINVAL or ENOSYS where the file system can't.
+  package static func exchange(_ a: String, _ b: String) throws(SystemFailure) {
+    guard salvor_rename_exchange(a, b) == 0 else { throw SystemFailure("exchange", path: a) }
+  }
+
+  /// A rename that never replaces anything: EEXIST if `to` is there.
+  package static func renameExclusive(_ from: String, to: String) throws(SystemFailure) {
+    if salvor_rename_exclusive(from, to) == 0 { return }
+    // Some file systems don't know the flag; the check is not atomic there.
+    guard errno == EINVAL || errno == ENOSYS else { throw SystemFailure("rename", path: from) }
+    guard !exists(to) else { throw SystemFailure("rename", path: to, number: EEXIST) }
+    try rename(from, to: to)
   }
 
   /// Free bytes for an unprivileged writer on the file system that holds `path`.

@@ -1,1 +1,4 @@
-print("salvor")
+import CLI
+import Foundation
+
+exit(await SalvorCommand.main(arguments: Array(CommandLine.arguments.dropFirst())))

@@ -11,3 +11,41 @@ int salvor_rename_exchange(const char *a, const char *b) {
 int salvor_rename_exclusive(const char *from, const char *to) {
   return renameat2(AT_FDCWD, from, AT_FDCWD, to, RENAME_NOREPLACE);
 }
+
+#include <linux/openat2.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+
+const int salvor_o_noatime = O_NOATIME;
+const int salvor_o_path = O_PATH;
+
+int salvor_open_beneath(int root, const char *path, int flags, mode_t mode) {
+  struct open_how how;
+  memset(&how, 0, sizeof how);
+  how.flags = (unsigned)flags | O_CLOEXEC;
+  how.mode = (flags & O_CREAT) ? mode : 0;
+  how.resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS;
+  return (int)syscall(SYS_openat2, root, path, &how, sizeof how);
+}
+
+ssize_t salvor_llistxattr(const char *path, char *list, size_t size) { return llistxattr(path, list, size); }
+
+ssize_t salvor_lgetxattr(const char *path, const char *name, void *value, size_t size) {
+  return lgetxattr(path, name, value, size);
+}
+
+int salvor_lsetxattr(const char *path, const char *name, const void *value, size_t size) {
+  return lsetxattr(path, name, value, size, 0);
+}
+
+int salvor_fsetxattr(int descriptor, const char *name, const void *value, size_t size) {
+  return fsetxattr(descriptor, name, value, size, 0);
+}
+
+int salvor_syncfs(int descriptor) { return syncfs(descriptor); }
+
+int salvor_chown_descriptor(int descriptor, uid_t user, gid_t group) {
+  return fchownat(descriptor, "", user, group, AT_EMPTY_PATH);
+}

@@ -1,0 +1,101 @@
+import Core
+import DriverKit
+import IO
+
+#if canImport(Glibc)
+  import Glibc
+#endif
+
+/// A server on a restored data directory that nobody but us can reach, and that does nothing of its own accord.
+struct BesideServer: Sendable {
+  /// The restored data directory.
+  var data: String
+  /// Where our own files go: a configuration, access rules, the socket, the log.
+  var control: String
+  var preloaded: String
+
+  var log: String { control + "/server.log" }
+
+  /// A socket's path has room for 107 bytes, so a deep workspace needs another place for it.
+  func socketDirectory(fallback: String) -> String {
+    (control + "/socket").utf8.count <= 80 ? control + "/socket" : fallback
+  }
+
+  /// Overrides of what the captured configuration says. On the command line, since `postgresql.auto.conf` is read after
+  /// every file.
+  func settings(socket: String) -> [(String, String)] {
+    var result = [
+      // Reach: no network, a socket in a private directory, everyone there is us.
+      ("data_directory", data), ("listen_addresses", ""), ("unix_socket_directories", socket), ("port", "5432"),
+      ("unix_socket_permissions", "0700"), ("hba_file", control + "/pg_hba.conf"), ("ident_file", control + "/pg_ident.conf"),
+      ("external_pid_file", ""), ("ssl", "off"),
+      // Recovery: to the end of the captured log, which is the mark, and onto a timeline of its own.
+      ("restore_command", "false"), ("recovery_target", ""), ("recovery_target_lsn", ""), ("recovery_target_name", ""),
+      ("recovery_target_time", ""), ("recovery_target_xid", ""), ("recovery_target_timeline", "current"),
+      ("archive_cleanup_command", ""), ("recovery_end_command", ""), ("primary_conninfo", ""), ("primary_slot_name", ""),
+      ("hot_standby", "off"),
+      // No effect on the world: no archive, no subscriptions, no jobs, nobody to wait for.
+      ("archive_mode", "off"), ("synchronous_standby_names", ""), ("max_logical_replication_workers", "0"),
+      ("cron.launch_active_jobs", "off"), ("autovacuum", "off"),
+      // Beside a live server: little memory. And what it writes must last.
+      ("shared_buffers", "128MB"), ("huge_pages", "off"), ("fsync", "on"), ("logging_collector", "off"),
+      ("log_destination", "stderr"), ("lc_messages", "C"),
+    ]
+    if !Files.exists(data + "/postgresql.conf") { result.append(("config_file", control + "/postgresql.conf")) }
+    return result
+  }
+
+  /// pg_ctl hands its options to a shell.
+  func commandLine(socket: String) -> String {
+    settings(socket: socket).map { "-c " + Self.quoted("\($0.0)=\($0.1)") }.joined(separator: " ")
+  }
+
+  static func quoted(_ text: String) -> String { "'" + text.split(separator: "'", omittingEmptySubsequences: false).joined(separator: "'\\''") + "'" }
+
+  /// Writes what the server needs to start. Blocks.
+  func writeFiles(socket: String, owner: SystemUser?) throws(SystemFailure) {
+    try makeOwnDirectory(control, owner)
+    try makeOwnDirectory(socket, owner)
+    let libraries = "'" + preloaded.split(separator: "'", omittingEmptySubsequences: false).joined(separator: "''") + "'"
+    for (name, text) in [
+      ("pg_hba.conf", "local all all trust\n"), ("pg_ident.conf", ""),
+      ("postgresql.conf", "shared_preload_libraries = \(libraries)\n"),
+    ] {
+      try Files.replace(control + "/" + name, with: Array(text.utf8))
+      if let owner, chown(control + "/" + name, owner.userID, owner.groupID) != 0 {
+        throw SystemFailure("chown", path: control + "/" + name)
+      }
+    }
+  }
+}
+
+/// A directory for us, or for the server's user, alone. What is there already must be such a one. Blocks.
+func makeOwnDirectory(_ path: String, _ owner: SystemUser?) throws(SystemFailure) {
+  if mkdir(path, 0o700) != 0, errno != EEXIST { throw SystemFailure("mkdir", path: path) }
+  let directory = try File(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW)
+  let status = try directory.status()
+  guard status.st_uid == geteuid() || status.st_uid == owner?.userID else {
+    throw SystemFailure("mkdir", path: path, number: EEXIST)
+  }
+  guard fchmod(directory.descriptor, 0o700) == 0 else { throw SystemFailure("chmod", path: path) }
+  if let owner, fchown(directory.descriptor, owner.userID, owner.groupID) != 0 { throw SystemFailure("chown", path: path) }
+}
+
+/// Gives a tree to `owner`, links themselves and not what they lead to; a no-op where it is theirs. Blocks.
+///
+/// - Returns: Bytes in regular files.
+func settleTree(_ path: String, owner: SystemUser?) throws(SystemFailure) -> Int64 {
+  var status = stat()
+  guard lstat(path, &status) == 0 else { throw SystemFailure("stat", path: path) }
+  if let owner, status.st_uid != owner.userID || status.st_gid != owner.groupID,
+    lchown(path, owner.userID, owner.groupID) != 0
+  { throw SystemFailure("chown", path: path) }
+  switch status.st_mode & S_IFMT {
+  case S_IFREG: return Int64(status.st_size)
+  case S_IFDIR:
+    var total: Int64 = 0
+    for name in try Files.names(in: path) { total += try settleTree(path + "/" + name.lossyText, owner: owner) }
+    return total
+  default: return 0
+  }
+}

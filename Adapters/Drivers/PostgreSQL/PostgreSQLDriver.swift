@@ -1,0 +1,150 @@
+import Core
+import DriverKit
+import IO
+
+#if canImport(Glibc)
+  import Glibc
+#endif
+
+/// Makes drivers for PostgreSQL clusters on this machine.
+package enum PostgreSQLDriverFactory: DriverFactory {
+  package static let name: DriverName = "postgresql"
+
+  package static let summary =
+    "A whole PostgreSQL cluster (15 or later): an online physical copy with its log, held by table locks."
+
+  package static let options: [OptionSchema] = [
+    OptionSchema("dataDirectory", .path, required: true, help: "The cluster's data directory on this machine."),
+    OptionSchema("host", .string, default: "127.0.0.1", help: "Name, address, or the directory of a Unix socket."),
+    OptionSchema("port", .integer, default: "5432", help: "TCP port, or the socket's number."),
+    OptionSchema("user", .string, default: "postgres", help: "A superuser, or a role with the grants listed below."),
+    OptionSchema("database", .string, default: "postgres", help: "Where to connect first, and where queries run."),
+    OptionSchema("password", .secret, help: "The user's password, if the server asks for one."),
+    OptionSchema(
+      "binDirectory", .path, help: "Where postgres and pg_ctl are; else /usr/lib/postgresql/<major>/bin, then PATH."),
+    OptionSchema(
+      "runAs", .string, help: "System user for server processes when Salvor runs as root; else the data directory's owner."),
+    OptionSchema("start", .string, help: "Command that starts the server, without a shell; else pg_ctl. 'none': nobody does."),
+    OptionSchema("stop", .string, help: "Command that stops the server, without a shell; else pg_ctl. 'none': nobody does."),
+    OptionSchema("serverOptions", .string, help: "Options for the server when pg_ctl starts it, such as '-p 5433'."),
+    OptionSchema("startTimeout", .duration, default: "1h", help: "How long a start may take, recovery included."),
+  ]
+
+  package static func make(_ configuration: StoreConfiguration, in environment: DriverEnvironment) throws(DriverError)
+    -> any DataStoreDriver
+  {
+    let store = configuration.name
+    var directory = try configuration.required("dataDirectory")
+    while directory.count > 1, directory.hasSuffix("/") { directory.removeLast() }
+    guard directory.hasPrefix("/"), directory != "/" else {
+      throw .badOption(store: store, option: "dataDirectory", why: "must be an absolute path below /")
+    }
+    guard let port = UInt16(exactly: configuration.integer("port") ?? 5432), port > 0 else {
+      throw .badOption(store: store, option: "port", why: "must be from 1 to 65535")
+    }
+    if configuration.string("password") != nil, configuration.secret("password") == nil {
+      throw .badOption(store: store, option: "password", why: "must be a reference: file:…, env:… or command:…")
+    }
+    if configuration.string("startTimeout") != nil, configuration.duration("startTimeout") == nil {
+      throw .badOption(store: store, option: "startTimeout", why: "must be a duration, such as 10m")
+    }
+    let address = ServerAddress(
+      host: configuration.string("host") ?? "127.0.0.1", port: port, user: configuration.string("user") ?? "postgres",
+      database: configuration.string("database") ?? "postgres")
+    return PostgreSQLDriver(
+      store: store, address: address, password: configuration.secret("password"), dataDirectory: directory,
+      binDirectory: configuration.string("binDirectory"), runAs: configuration.string("runAs"),
+      startCommand: configuration.string("start"), stopCommand: configuration.string("stop"),
+      serverOptions: configuration.string("serverOptions"),
+      startTimeout: configuration.duration("startTimeout") ?? .seconds(3600), environment: environment)
+  }
+}
+
+/// One PostgreSQL cluster: its server is asked over libpq, its files are copied and put in place on this machine.
+struct PostgreSQLDriver: DataStoreDriver {
+  var store: StoreName
+  var address: ServerAddress
+  var password: SecretReference?
+  var dataDirectory: String
+  var binDirectory: String?
+  var runAs: String?
+  var startCommand: String?
+  var stopCommand: String?
+  var serverOptions: String?
+  var startTimeout: Duration
+  var environment: DriverEnvironment
+
+  // MARK: Asking
+
+  func traits() async throws(DriverError) -> DriverTraits {
+    let connection = try await connect()
+    let facts: ClusterFacts
+    do throws(DriverError) {
+      facts = try await ClusterFacts.read(connection)
+      try facts.requireCapturable()
+      await connection.close()
+    } catch {
+      await connection.close()
+      throw error
+    }
+    return DriverTraits(
+      version: facts.version, hold: .held(how: "SHARE lock on every table, in every database"), sizeBytes: facts.sizeBytes,
+      notes: facts.notes)
+  }
+
+  func capture(_ context: CaptureContext) async throws(DriverError) -> any CaptureSession { PostgreSQLCapture(self, context) }
+
+  func query(_ text: String, limit: QueryLimit) async throws(DriverError) -> QueryResult {
+    let connection = try await connect()
+    let outcome: Result<QueryResult, DriverError>
+    do throws(StatementFailure) {
+      let milliseconds = max(1, min(limit.timeout.wholeNanoseconds / 1_000_000, Int64(Int32.max)))
+      _ = try await connection.run(
+        "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY; SET LOCAL statement_timeout = \(milliseconds)")
+      // Row by row means one statement: nothing can come after it, and the transaction stays read-only.
+      outcome = .success(try await connection.run(text, rowLimit: limit.rows))
+    } catch {
+      outcome = .failure(error.code == StatementFailure.cancelled.code ? .cancelled : .queryFailed(error.message))
+    }
+    await connection.close()
+    return try outcome.get()
+  }
+
+  /// A connection with none of the server's own time limits.
+  func connect(_ database: String? = nil) async throws(DriverError) -> Connection {
+    let address = address.database(database ?? address.database)
+    var secret: Secret?
+    if let password {
+      do throws(AnyFailure) { secret = try await environment.resolve(password) } catch { throw DriverError(error) }
+    }
+    return try await connect(address, password: secret)
+  }
+
+  func connect(_ address: ServerAddress, password: Secret?) async throws(DriverError) -> Connection {
+    let connection = try await Connection.open(address, password: password, pool: environment.pool)
+    do throws(StatementFailure) {
+      _ = try await connection.run(
+        """
+        SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0;
+        SET idle_session_timeout = 0
+        """)
+    } catch {
+      await connection.close()
+      throw error.driverError("connecting to \(address)")
+    }
+    return connection
+  }
+
+  /// - Throws: ``DriverError/unsupported(_:)`` if the server that answers isn't the one the directory belongs to.
+  func requireOwnDirectory(_ facts: ClusterFacts) async throws(DriverError) {
+    let file = dataDirectory + "/global/pg_control"
+    let bytes = try await environment.pool.run { () throws(DriverError) -> [UInt8] in
+      do throws(SystemFailure) { return try Files.read(file, limitBytes: 1 << 16) } catch { throw DriverError(error) }
+    }
+    // The first field of pg_control is the system identifier.
+    let identifier = bytes.count >= 8 ? bytes.withUnsafeBytes { $0.loadUnaligned(as: UInt64.self) } : 0
+    guard String(identifier) == facts.systemIdentifier, isLive(dataDirectory) else {
+      throw .unsupported("the server at \(address) does not run on \(dataDirectory): correct dataDirectory, host or port")
+    }
+  }
+}

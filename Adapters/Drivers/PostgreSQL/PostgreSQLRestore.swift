@@ -1,0 +1,262 @@
+import Core
+import DriverKit
+import IO
+
+#if canImport(Glibc)
+  import Glibc
+#endif
+
+extension PostgreSQLDriver {
+  func restoreBeside(_ request: RestoreRequest) async throws(DriverError) -> RestoredState {
+    let facts = try RestoreFacts(request.capture.facts)
+    let layout = RestoreLayout(request, facts, dataDirectory: dataDirectory)
+    if let done = try await outcome(layout) { return done.state }
+    try await clear(layout)
+    let sizeBytes = try await materialise(request, layout)
+    let done = try await prove(request, facts, layout, sizeBytes: sizeBytes)
+    try await blocking { () throws(DriverError) in
+      do {
+        try Files.replace(layout.outcome, with: try CanonicalJSON.encode(done))
+      } catch { throw DriverError(error) }
+    }
+    return done.state
+  }
+
+  func digestBeside(_ request: RestoreRequest) async throws(DriverError) -> ContentDigest? {
+    let layout = RestoreLayout(request, try RestoreFacts(request.capture.facts), dataDirectory: dataDirectory)
+    guard let done = try await outcome(layout) else {
+      throw .unsupported("nothing is restored beside \(dataDirectory) under this id")
+    }
+    return done.digest
+  }
+
+  func outcome(_ layout: RestoreLayout) async throws(DriverError) -> RestoreOutcome? {
+    try await blocking { () throws(DriverError) in
+      guard Files.exists(layout.outcome) else { return nil }
+      do {
+        return try CanonicalJSON.decode(RestoreOutcome.self, from: try Files.read(layout.outcome, limitBytes: 1 << 28))
+      } catch { throw DriverError(error) }
+    }
+  }
+
+  func blocking<T: Sendable>(_ body: @escaping @Sendable () throws(DriverError) -> T) async throws(DriverError) -> T {
+    try await environment.pool.run(body)
+  }
+
+  /// Takes away what an earlier try left, its server too.
+  private func clear(_ layout: RestoreLayout) async throws(DriverError) {
+    if isLive(layout.data.beside) { try await stopServer(layout.data.beside, mode: "immediate") }
+    try await blocking { () throws(DriverError) in
+      for swap in [layout.data] + layout.spaces.map(\.swap) {
+        guard try !swap.isSwapped() else {
+          throw .unsupported("\(swap.workspace) holds a state that was kept: give it up, or swap it out, first")
+        }
+        do throws(SystemFailure) { try Files.removeTree(swap.workspace) } catch { throw DriverError(error) }
+      }
+    }
+  }
+
+  /// Writes the captured files into the workspaces, and readies them for a recovery beside.
+  private func materialise(_ request: RestoreRequest, _ layout: RestoreLayout) async throws(DriverError) -> Int64 {
+    try await blocking { () throws(DriverError) in
+      do throws(SystemFailure) {
+        for swap in [layout.data] + layout.spaces.map(\.swap) { try Files.createDirectory(swap.workspace, mode: 0o700) }
+      } catch { throw DriverError(error) }
+    }
+    do throws(AnyFailure) {
+      try await request.source.materialise("data", at: layout.data.beside, progress: request.progress)
+      for space in layout.spaces {
+        let root = TreePath("tablespaces/\(space.oid)/\(layout.version)")
+        try await request.source.materialise(root, at: space.swap.beside, progress: { _ in })
+      }
+    } catch {
+      if let inner = error.underlying as? DriverError { throw inner }
+      throw error.isCancellation ? .cancelled : DriverError(error)
+    }
+    let owner = try serverUser(layout.data.beside)
+    return try await blocking { () throws(DriverError) in
+      do throws(SystemFailure) { return try ready(layout, owner) } catch { throw DriverError(error) }
+    }
+  }
+
+  /// Blocks.
+  private func ready(_ layout: RestoreLayout, _ owner: SystemUser?) throws(SystemFailure) -> Int64 {
+    let data = layout.data.beside
+    guard chmod(data, 0o700) == 0 else { throw SystemFailure("chmod", path: data) }
+    try makeOwnDirectory(layout.data.workspace, owner)
+    for space in layout.spaces {
+      // The server wants to own a tablespace's location, and after a loss it is us who made it.
+      if let owner, chown(space.location, owner.userID, owner.groupID) != 0 {
+        throw SystemFailure("chown", path: space.location)
+      }
+      try makeOwnDirectory(space.swap.workspace, owner)
+      try makeOwnDirectory(space.linkTarget, owner)
+      let link = space.linkTarget + "/" + layout.version
+      guard symlink("../beside", link) == 0 || errno == EEXIST else { throw SystemFailure("symlink", path: link) }
+    }
+    if !layout.spaces.isEmpty { try Files.replace(data + "/tablespace_map", with: Array(layout.tablespaceMap.utf8)) }
+    try Files.replace(data + "/recovery.signal", with: [])
+    var total = try settleTree(data, owner: owner)
+    for space in layout.spaces { total += try settleTree(space.swap.workspace, owner: owner) }
+    return total
+  }
+
+  /// Recovers to the mark, has the engine check itself, and counts the content.
+  private func prove(
+    _ request: RestoreRequest, _ facts: RestoreFacts, _ layout: RestoreLayout, sizeBytes: Int64
+  ) async throws(DriverError) -> RestoreOutcome {
+    let data = layout.data.beside
+    let owner = try serverUser(data)
+    let server = BesideServer(data: data, control: layout.control, preloaded: facts.preloaded)
+    let socket = server.socketDirectory(fallback: "/tmp/.salvor-" + Digest.of(layout.control).short)
+    try await blocking { () throws(DriverError) in
+      do throws(SystemFailure) { try server.writeFiles(socket: socket, owner: owner) } catch { throw DriverError(error) }
+    }
+    var proofs: [String] = []
+    var digest: ContentDigest?
+    do throws(DriverError) {
+      try await startBeside(server, socket: socket, owner: owner, facts)
+      let reached = try await blocking { () throws(DriverError) in try endOfRecovery(data, facts) }
+      proofs.append("recovered to \(reached)")
+      digest = try await examine(request, facts, socket: socket, owner: owner, proofs: &proofs)
+      try await stopServer(data, mode: "fast")
+      if facts.hasChecksums { proofs.append(try await checkPages(data, facts, owner)) }
+    } catch {
+      if isLive(data) { try? await stopServer(data, mode: "immediate") }
+      throw error
+    }
+    try await blocking { () throws(DriverError) in
+      for name in ["backup_label.old", "tablespace_map.old"] { unlink(data + "/" + name) }
+      do throws(SystemFailure) {
+        if socket != layout.control + "/socket" { try Files.removeTree(socket) }
+        try Files.synchronizeDirectory(data)
+      } catch { throw DriverError(error) }
+    }
+    return RestoreOutcome(
+      state: RestoredState(position: request.capture.position, sizeBytes: sizeBytes, proofs: proofs), digest: digest)
+  }
+
+  private func startBeside(
+    _ server: BesideServer, socket: String, owner: SystemUser?, _ facts: RestoreFacts
+  ) async throws(DriverError) {
+    let control = try await program("pg_ctl", major: facts.major)
+    let limit = max(1, startTimeout.components.seconds)
+    do throws(DriverError) {
+      try await ServerCommand(
+        executable: control,
+        arguments: [
+          "-D", server.data, "-l", server.log, "-w", "-t", String(limit), "-o", server.commandLine(socket: socket), "start",
+        ], user: owner
+      ).run()
+    } catch {
+      throw explained(error, log: server.log)
+    }
+    // pg_ctl is content once recovery has begun; connections are let in once it has ended.
+    let place = ServerAddress(host: socket, port: 5432, user: address.user, database: address.database)
+    let deadline = environment.time.monotonicNanoseconds() + startTimeout.wholeNanoseconds
+    while true {
+      do throws(DriverError) {
+        return await (try connect(place, password: nil)).close()
+      } catch {
+        if case .cancelled = error { throw error }
+        guard case .unreachable = error, isLive(server.data), environment.time.monotonicNanoseconds() < deadline else {
+          throw explained(.engineFailed("recovery did not come to its end", log: error.report.summary), log: server.log)
+        }
+      }
+      try await pause()
+    }
+  }
+
+  /// Where recovery ended, by what the server itself wrote: the history of its new timeline names the point at which it
+  /// left the old one.
+  ///
+  /// - Throws: ``DriverError/logGap(_:)`` unless that is the mark. Blocks.
+  private func endOfRecovery(_ data: String, _ facts: RestoreFacts) throws(DriverError) -> LogSequenceNumber {
+    guard let mark = LogSequenceNumber(facts.mark), let geometry = LogGeometry(segmentBytes: facts.segmentBytes) else {
+      throw .corrupt("the snapshot's facts make no sense")
+    }
+    let lines: [Substring]
+    do throws(SystemFailure) {
+      let histories = try Files.names(in: data + "/pg_wal").map(\.lossyText)
+        .filter { $0.hasSuffix(".history") && (UInt32($0.dropLast(8), radix: 16) ?? 0) > facts.timeline }
+      guard let newest = histories.max() else { throw SystemFailure("open", path: data + "/pg_wal/*.history", number: ENOENT) }
+      let bytes = try Files.read(data + "/pg_wal/" + newest, limitBytes: 1 << 20)
+      lines = String(decoding: bytes, as: UTF8.self).split(separator: "\n").filter { $0.first?.isNumber == true }
+    } catch { throw DriverError(error) }
+    let fields = lines.last?.split(whereSeparator: \.isWhitespace) ?? []
+    guard fields.count >= 2, UInt32(fields[0]) == facts.timeline, let reached = LogSequenceNumber(fields[1]) else {
+      throw .engineFailed("the server did not say where recovery ended", log: lines.last.map(String.init) ?? "")
+    }
+    let (a, b) = (geometry.normalised(reached), geometry.normalised(mark))
+    guard a == b else {
+      throw .logGap("recovery ended at \(reached), \(a < b ? "before" : "after") the mark \(mark)")
+    }
+    return mark
+  }
+
+  /// Runs pg_amcheck where the extension is, and computes the digest.
+  private func examine(
+    _ request: RestoreRequest, _ facts: RestoreFacts, socket: String, owner: SystemUser?, proofs: inout [String]
+  ) async throws(DriverError) -> ContentDigest? {
+    let place = ServerAddress(host: socket, port: 5432, user: address.user, database: address.database)
+    let first = try await connect(place, password: nil)
+    var parts: [String: ContentDigest.Part] = [:]
+    do throws(StatementFailure) {
+      let identifier = try await first.value("SELECT system_identifier::text FROM pg_control_system()")
+      guard identifier == facts.systemIdentifier else {
+        throw StatementFailure(code: "XX001", message: "another cluster: \(identifier ?? "")")
+      }
+      let databases = try await first.run(
+        "SELECT datname FROM pg_database WHERE datallowconn AND NOT datistemplate ORDER BY oid"
+      ).rows.compactMap { $0.first ?? nil }
+      for database in databases {
+        let connection: Connection
+        do throws(DriverError) {
+          connection = try await connect(place.database(database), password: nil)
+        } catch { throw StatementFailure(code: "08006", message: error.report.summary) }
+        if try await connection.value("SELECT 1 FROM pg_extension WHERE extname = 'amcheck'") != nil {
+          do throws(DriverError) {
+            try await checkIndexes(place.database(database), facts, owner)
+          } catch { throw StatementFailure(code: "XX002", message: error.report.summary) }
+          proofs.append("pg_amcheck of \(database)")
+        }
+        if request.capture.contentDigest != nil {
+          try await RowDigest.settle(connection)
+          _ = try await connection.run("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+          parts.merge(try await RowDigest.parts(connection, database: database)) { first, _ in first }
+        }
+        await connection.close()
+      }
+      await first.close()
+    } catch {
+      await first.close()
+      switch error.code {
+      case "XX001", "XX002": throw .corrupt(error.message)
+      case StatementFailure.cancelled.code: throw .cancelled
+      default: throw .engineFailed("reading what was restored", log: error.message)
+      }
+    }
+    if request.capture.contentDigest == nil { return nil }
+    proofs.append("read every row of \(parts.count) tables")
+    return ContentDigest(scheme: RowDigest.scheme, parts: parts)
+  }
+
+  private func checkIndexes(_ place: ServerAddress, _ facts: RestoreFacts, _ owner: SystemUser?) async throws(DriverError) {
+    let program = try await program("pg_amcheck", major: facts.major)
+    try await ServerCommand(
+      executable: program,
+      arguments: ["-h", place.host, "-p", String(place.port), "-U", place.user, "-w", "-d", place.database], user: owner
+    ).run()
+  }
+
+  private func checkPages(_ data: String, _ facts: RestoreFacts, _ owner: SystemUser?) async throws(DriverError) -> String {
+    let program = try await program("pg_checksums", major: facts.major)
+    do throws(DriverError) {
+      try await ServerCommand(executable: program, arguments: ["--check", "-D", data], user: owner).run()
+    } catch {
+      guard case .engineFailed(_, let log) = error else { throw error }
+      throw .corrupt("pg_checksums: \(log)")
+    }
+    return "pg_checksums of every page"
+  }
+}

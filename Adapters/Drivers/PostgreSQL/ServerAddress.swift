@@ -1,0 +1,59 @@
+import CPQ
+import Core
+
+#if canImport(Glibc)
+  import Glibc
+#endif
+
+/// Where a server is and as whom to talk to it; no secret in it.
+struct ServerAddress: Sendable, Equatable, CustomStringConvertible {
+  /// A name, an address, or a directory with a Unix socket in it.
+  var host: String
+  var port: UInt16
+  var user: String
+  var database: String
+  var connectSeconds = 10
+
+  func database(_ name: String) -> ServerAddress {
+    var copy = self
+    copy.database = name
+    return copy
+  }
+
+  var description: String { "\(host):\(port)/\(database) as \(user)" }
+
+  /// Blocks. The caller frees what it gets with PQfinish, also when the connection failed.
+  func connect(password: Secret?) -> OpaquePointer? {
+    var pairs: [(String, UnsafeMutablePointer<CChar>?)] = [
+      ("host", strdup(host)), ("port", strdup(String(port))), ("user", strdup(user)), ("dbname", strdup(database)),
+      ("connect_timeout", strdup(String(connectSeconds))), ("application_name", strdup("salvor")),
+      ("client_encoding", strdup("UTF8")),
+      // A peer that vanished without a word is noticed in about half a minute.
+      ("keepalives_idle", strdup("10")), ("keepalives_interval", strdup("5")), ("keepalives_count", strdup("4")),
+    ]
+    if let password {
+      let copy = UnsafeMutablePointer<CChar>.allocate(capacity: password.count + 1)
+      password.withBytes { bytes in
+        for (index, byte) in bytes.enumerated() { copy[index] = CChar(bitPattern: byte) }
+      }
+      copy[password.count] = 0
+      defer {
+        explicit_bzero(copy, password.count)
+        copy.deallocate()
+      }
+      pairs.append(("password", copy))
+      defer { for pair in pairs.dropLast() { free(pair.1) } }
+      return open(pairs)
+    }
+    defer { for pair in pairs { free(pair.1) } }
+    return open(pairs)
+  }
+
+  private func open(_ pairs: [(String, UnsafeMutablePointer<CChar>?)]) -> OpaquePointer? {
+    let names = pairs.map { strdup($0.0) }
+    defer { for name in names { free(name) } }
+    let keywords = names.map { UnsafePointer<CChar>($0) } + [nil]
+    let values = pairs.map { UnsafePointer<CChar>($0.1) } + [nil]
+    return PQconnectdbParams(keywords, values, 0)
+  }
+}

@@ -1,0 +1,101 @@
+import Core
+import DriverKit
+import Subprocess
+import SystemPackage
+
+#if canImport(Glibc)
+  import Glibc
+#endif
+
+/// A user of this machine, as server processes run.
+struct SystemUser: Equatable, Sendable {
+  var name: String
+  var userID: UInt32
+  var groupID: UInt32
+
+  init?(name: String) {
+    guard let entry = getpwnam(name) else { return nil }
+    self.init(entry.pointee)
+  }
+
+  init?(userID: UInt32) {
+    guard let entry = getpwuid(userID) else { return nil }
+    self.init(entry.pointee)
+  }
+
+  private init(_ entry: passwd) {
+    (name, userID, groupID) = (String(cString: entry.pw_name), entry.pw_uid, entry.pw_gid)
+  }
+
+  static var isRoot: Bool { geteuid() == 0 }
+}
+
+/// Runs PostgreSQL's own programs, and the operator's start and stop commands.
+struct ServerCommand: Sendable {
+  var executable: String
+  var arguments: [String]
+  /// `nil` runs as whoever we are; only root can be someone else.
+  var user: SystemUser?
+
+  /// - Returns: What it printed, both channels together, at most the first 64 KiB.
+  /// - Throws: ``DriverError/engineFailed(_:log:)`` for any end but exit status 0.
+  @discardableResult
+  func run() async throws(DriverError) -> String {
+    var options = PlatformOptions()
+    if let user, SystemUser.isRoot {
+      options.userID = user.userID
+      options.groupID = user.groupID
+      options.supplementaryGroups = []
+    }
+    // A server must not die with the terminal that started it.
+    options.createSession = true
+    options.teardownSequence = [.gracefulShutDown(allowedDurationToNextStep: .seconds(5))]
+    let program = executable.split(separator: "/").last.map(String.init) ?? executable
+    do {
+      let result = try await Subprocess.run(
+        executable.contains("/") ? .path(FilePath(executable)) : .name(executable), arguments: Arguments(arguments),
+        // The server's messages are read by people who read English, and some by us.
+        environment: .inherit.updating(["LC_ALL": "C.UTF-8", "LC_MESSAGES": "C"]),
+        // Ours may be out of the user's reach.
+        workingDirectory: "/", platformOptions: options, output: .bytes(limit: 1 << 20), error: .combinedWithOutput)
+      let text = String(decoding: result.standardOutput.prefix(1 << 16), as: UTF8.self)
+      guard result.terminationStatus.isSuccess else {
+        throw DriverError.engineFailed("\(program) failed (\(result.terminationStatus))", log: lastLines(text))
+      }
+      return text
+    } catch let error as DriverError {
+      throw error
+    } catch is CancellationError {
+      throw .cancelled
+    } catch {
+      throw .engineFailed("\(program) could not be run", log: "\(error)")
+    }
+  }
+}
+
+/// The end of a log, where servers say why.
+func lastLines(_ text: String, count: Int = 8) -> String {
+  text.split(whereSeparator: \.isNewline).suffix(count).joined(separator: "; ")
+}
+
+/// Splits a command line at blanks; single and double quotes keep blanks together. No shell is involved.
+func splitCommand(_ line: String) -> [String] {
+  var words: [String] = []
+  var word: String?
+  var quote: Character?
+  for character in line {
+    if let open = quote {
+      if character == open { quote = nil } else { word = (word ?? "") + String(character) }
+    } else if character == "'" || character == "\"" {
+      quote = character
+      word = word ?? ""
+    } else if character.isWhitespace {
+      if let done = word { words.append(done) }
+      word = nil
+    } else {
+      word = (word ?? "") + String(character)
+    }
+  }
+  if let word { words.append(word) }
+  return words
+}

@@ -1,0 +1,164 @@
+import Core
+import DriverKit
+
+#if canImport(Glibc)
+  import Glibc
+#endif
+
+/// Makes a cluster's writers wait: a `SHARE` lock on every table, in every database, for one transaction each.
+///
+/// A table's writers hold `ROW EXCLUSIVE` until they have committed, so once all locks are granted every acknowledged
+/// write is in the log and no other can begin; readers go on. The locks go with the connection, and the server ends the
+/// transaction by itself when the limit has passed (`idle_in_transaction_session_timeout`).
+/// Source: PostgreSQL 15, "Explicit Locking", table 13.2.
+struct TableHold: Sendable {
+  struct Member: Sendable {
+    var database: String
+    /// Holds the locks.
+    var locks: Connection
+    /// Takes its snapshot under the locks, and keeps it for the digest.
+    var reader: Connection
+  }
+
+  var members: [Member]
+  /// Asks and signals, in the driver's own database.
+  var control: Connection
+  var time: any Timekeeper
+  /// The server's `deadlock_timeout`.
+  var deadlockTimeout: Duration
+
+  /// - Throws: ``DriverError/holdTimeout(_:)`` with nothing locked.
+  func take(limit: Duration) async throws(DriverError) {
+    let began = time.monotonicNanoseconds()
+    func remaining() -> Duration { limit - .nanoseconds(time.monotonicNanoseconds() - began) }
+    // Whoever waits longer than `deadlock_timeout` looks for deadlocks and may end the application's transaction instead
+    // of ours. So we never wait that long at a stretch, and an application never loses to us.
+    let longest = max(.milliseconds(20), deadlockTimeout * 7 / 10)
+    // The first round is short, to meet what stands in the way early: maintenance is asked to step aside after it.
+    var round = min(longest, max(.milliseconds(20), limit / 4))
+    while true {
+      let budget = min(round, remaining())
+      guard budget >= .milliseconds(1) else { throw .holdTimeout(limit) }
+      if try await lockAll(budget) {
+        let left = remaining()
+        if left >= .milliseconds(1), try await setDeadline(left) { return }
+        await rollBack()
+        throw .holdTimeout(limit)
+      }
+      await rollBack()
+      try throwIfCancelled()
+      if remaining() >= .milliseconds(1) { await cancelMaintenance() }
+      round = longest
+    }
+  }
+
+  /// - Returns: Whether every lock was still held.
+  func release() async -> Bool {
+    await withTaskGroup(of: Bool.self) { group in
+      for member in members {
+        group.addTask {
+          guard await member.locks.isInTransaction() else { return false }
+          // What a session that was ended answers is an error, and a transaction that failed says so here.
+          return await member.locks.runToEnd("SELECT 1; ROLLBACK")
+        }
+      }
+      return await group.reduce(true) { $0 && $1 }
+    }
+  }
+
+  /// Pins what the readers see; to be called under the locks.
+  func pinSnapshots() async throws(StatementFailure) {
+    try await onAll { (member) throws(StatementFailure) in
+      _ = try await member.reader.run("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY; SELECT 1")
+      return true
+    }
+  }
+
+  private func lockAll(_ budget: Duration) async throws(DriverError) -> Bool {
+    do throws(StatementFailure) {
+      return try await onAll { (member) throws(StatementFailure) in try await lock(member, budget) }
+    } catch {
+      await rollBack()
+      switch error.code {
+      case StatementFailure.cancelled.code: throw .cancelled
+      case "42501":
+        throw .permissionDenied("locking tables: \(error.message)", needs: "UPDATE on every table, or pg_write_all_data")
+      case "53200":
+        throw .holdImpossible("the server's lock table is full: raise max_locks_per_transaction and restart it")
+      default: throw .holdImpossible(error.message)
+      }
+    }
+  }
+
+  private func lock(_ member: Member, _ budget: Duration) async throws(StatementFailure) -> Bool {
+    let deadline = time.monotonicNanoseconds() + budget.wholeNanoseconds
+    func left() -> Int64 { max(1, (deadline - time.monotonicNanoseconds()) / 1_000_000) }
+    do throws(StatementFailure) {
+      _ = try await member.locks.run("BEGIN; SET LOCAL lock_timeout = \(left()); SET LOCAL statement_timeout = \(left())")
+      var locked: Set<String> = []
+      // A table made while we waited is found by the second look, or the third.
+      while true {
+        let tables = try await member.locks.run(RowDigest.tables).rows.compactMap { $0.first ?? nil }
+        let missing = tables.filter { !locked.contains($0) }
+        if missing.isEmpty { return true }
+        guard time.monotonicNanoseconds() < deadline else { return false }
+        let list = missing.map { "ONLY " + $0 }.joined(separator: ", ")
+        _ = try await member.locks.run("SET LOCAL statement_timeout = \(left()); LOCK TABLE \(list) IN SHARE MODE")
+        locked.formUnion(missing)
+      }
+    } catch {
+      // lock_timeout, statement_timeout, a deadlock, a table or schema dropped in between: try again.
+      if ["55P03", "57014", "40P01", "42P01", "3F000"].contains(error.code) { return false }
+      throw error
+    }
+  }
+
+  private func setDeadline(_ left: Duration) async throws(DriverError) -> Bool {
+    let milliseconds = max(1, left.wholeNanoseconds / 1_000_000)
+    do throws(StatementFailure) {
+      return try await onAll { (member) throws(StatementFailure) in
+        _ = try await member.locks.run(
+          "SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = \(milliseconds)")
+        return true
+      }
+    } catch {
+      await rollBack()
+      if error.code == StatementFailure.cancelled.code { throw .cancelled }
+      throw .holdImpossible(error.message)
+    }
+  }
+
+  private func rollBack() async {
+    // Also when cancelled: a child task of a cancelled one could not run a statement.
+    await withTaskGroup(of: Void.self) { group in
+      for member in members { group.addTask { await member.locks.runToEnd("ROLLBACK") } }
+    }
+  }
+
+  /// Autovacuum yields to a lock only after `deadlock_timeout`, which we never wait; so it is asked. Not when it
+  /// prevents wraparound. Needs a superuser; without, it is waited for.
+  private func cancelMaintenance() async {
+    _ = try? await control.run(
+      """
+      SELECT pg_cancel_backend(pid) FROM pg_stat_activity
+      WHERE backend_type = 'autovacuum worker' AND query NOT LIKE '%to prevent wraparound%'
+      """)
+  }
+
+  @discardableResult
+  private func onAll(
+    _ body: @escaping @Sendable (Member) async throws(StatementFailure) -> Bool
+  ) async throws(StatementFailure) -> Bool {
+    let results = await withTaskGroup(of: Result<Bool, StatementFailure>.self) { group in
+      for member in members {
+        group.addTask {
+          do throws(StatementFailure) { return .success(try await body(member)) } catch { return .failure(error) }
+        }
+      }
+      return await group.reduce(into: [Result<Bool, StatementFailure>]()) { $0.append($1) }
+    }
+    var all = true
+    for result in results { all = try result.get() && all }
+    return all
+  }
+}

@@ -1,0 +1,181 @@
+import ArgumentParser
+import Console
+import Core
+import Recovery
+import Runtime
+
+struct BackupCommand: AsyncParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "backup", abstract: "Take a recovery point of every consistency group.",
+    discussion: """
+      Each store of a group is held, marked and released together; the pause is measured and kept with the point. A point \
+      that can't be taken within its budget is not taken, and writers are released at once.
+
+      EXAMPLES
+        salvor backup
+        salvor backup bank --hold-budget 200ms
+        salvor backup --dry-run
+      """)
+
+  @Argument(help: "Groups to take; all if none is named.") var groups: [String] = []
+  @Option(help: "How long writers may wait, such as 200ms; instead of the groups' own budget.") var holdBudget: String?
+  @Flag(help: "Hold nobody: the point is fuzzy, and nothing is promised between stores.") var noHold = false
+  @Flag(help: "Record no digest of the content at the mark.") var noDigest = false
+  @Flag(name: [.customShort("n"), .long], help: "Show what would be taken.") var dryRun = false
+  @OptionGroup var system: SystemOptions
+  @OptionGroup var output: OutputOptions
+
+  func run() async throws {
+    let managed = try await system.load()
+    var options = Backup.Options()
+    options.holds = !noHold
+    options.wantsContentDigests = !noDigest
+    if let holdBudget {
+      guard let budget = Duration(text: holdBudget), budget > .zero else {
+        throw ValidationError("'\(holdBudget)' is not a duration, such as 200ms")
+      }
+      options.holdBudget = budget
+    }
+    options.groups = Set(
+      try groups.map { text in
+        guard let name = GroupName(text) else { throw ValidationError("'\(text)' can't be a group's name") }
+        return name
+      })
+    let backup = Backup(managed)
+    let targets = try backup.targets(options)
+    if dryRun {
+      try output.show(targets) { style in
+        var table = Table("group", "stores", "repository", "hold budget")
+        for target in targets {
+          table.add(
+            target.group.text, target.stores.map(\.text).joined(separator: " "), target.repository.text,
+            target.holdBudget.brief)
+        }
+        return table.lines(style)
+      }
+      return
+    }
+    let display = ProgressDisplay(output, managed.host)
+    var points: [RecoveryPoint] = []
+    for target in targets {
+      let point = try await backup.take(target, options) { store, progress in
+        display.line.show(
+          "backup \(target.group)", "\(store): \(progress.phase) \(formatBytes(progress.doneBytes ?? 0))")
+      }
+      display.line.clear()
+      points.append(point)
+      if output.output == .table {
+        try output.show(point) { style in PointText.lines(point, style) }
+      }
+    }
+    if output.output != .table { try output.show(points) { _ in [] } }
+    // A point that is less than was asked for is not a success.
+    if !noHold, points.contains(where: { $0.mode == .fuzzy && $0.stores.count > 1 }) { throw ExitStatus.incomplete }
+  }
+}
+
+struct PointsCommand: AsyncParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "points", abstract: "List recovery points, oldest first.",
+    discussion: "EXAMPLES\n  salvor points\n  salvor points 20261121T0809 -o yaml")
+
+  @Argument(help: "A point's id, or its beginning, to show in full.") var id: String?
+  @OptionGroup var system: SystemOptions
+  @OptionGroup var output: OutputOptions
+
+  func run() async throws {
+    let managed = try await system.load()
+    let listing = try await Points(managed).list()
+    for (snapshot, report) in listing.unreadable {
+      standardError("warning: snapshot \(snapshot.prefix(8)) is tagged as a point and can't be read: \(report)\n")
+    }
+    if let id {
+      let matches = listing.points.filter { $0.id.text.hasPrefix(id) }
+      guard let point = matches.first else { throw RecoveryError.noSuchPoint(id) }
+      guard matches.count == 1 else { throw RecoveryError.ambiguousPoint(id, matches.map(\.id.text)) }
+      try output.show(point) { style in PointText.lines(point, style) }
+      return
+    }
+    try output.show(listing.points) { style in
+      var table = Table([
+        .init("id"), .init("group"), .init("time"), .init("mode"), .init("stores", .right), .init("pause", .right),
+        .init("size", .right), .init("remarks"),
+      ])
+      for point in listing.points {
+        let size = point.stores.values.reduce(0) { $0 + $1.capture.sizeBytes }
+        table.add(
+          point.id.text, point.group.text, point.time.format(fractionDigits: 3),
+          style.paint(point.mode.rawValue, point.mode == .fuzzy ? .warning : .good), "\(point.stores.count)",
+          point.pause.brief, formatBytes(size), point.remarks.joined(separator: "; ").harmless)
+      }
+      return table.lines(style)
+    }
+    if !listing.unreadable.isEmpty { throw ExitStatus.incomplete }
+  }
+}
+
+struct VerifyCommand: AsyncParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "verify", abstract: "Read every byte of recovery points and check it.",
+    discussion: """
+      Exit status 4 if any copy is damaged.
+
+      EXAMPLES
+        salvor verify                 the newest point of each group
+        salvor verify --all
+        salvor verify 20261121T0809
+      """)
+
+  @Argument(help: "A point's id, or its beginning.") var id: String?
+  @Flag(help: "Every point, not only the newest of each group.") var all = false
+  @OptionGroup var system: SystemOptions
+  @OptionGroup var output: OutputOptions
+
+  func run() async throws {
+    let managed = try await system.load()
+    let display = ProgressDisplay(output, managed.host)
+    let verdicts = try await Points(managed).verify(id, all: all) { display.line.show("verify", $0) }
+    display.line.clear()
+    try output.show(verdicts) { style in
+      var table = Table("point", "store", "verdict")
+      for verdict in verdicts {
+        table.add(
+          verdict.point.text, verdict.store.text,
+          verdict.damage.map { style.paint("damaged: \($0.harmless)", .bad) } ?? style.paint("whole", .good))
+      }
+      return table.lines(style)
+    }
+    guard !verdicts.isEmpty else { throw RecoveryError.noPoint(why: []) }
+    if verdicts.contains(where: { $0.damage != nil }) { throw ExitStatus.validationFailed }
+  }
+}
+
+/// A point, for people.
+enum PointText {
+  static func lines(_ point: RecoveryPoint, _ style: Style) -> [String] {
+    let pause = point.pause == .zero ? "nobody waited" : "writers waited \(point.pause.brief)"
+    var lines = [
+      "point \(style.paint(point.id.text, .strong))  \(point.group)  "
+        + style.paint(point.mode.rawValue, point.mode == .fuzzy ? .warning : .good)
+        + "  \(pause) (budget \(Duration.nanoseconds(point.holdBudgetNanoseconds).brief))"
+    ]
+    var table = Table([
+      .init("store"), .init("driver"), .init("position"), .init("hold", .right), .init("size", .right),
+      .init("added", .right), .init("snapshot"), .init("cut"),
+    ])
+    for (name, store) in point.stores.sorted(by: { $0.key < $1.key }) {
+      let cut: String =
+        switch store.cut {
+        case .held: style.paint("held", .good)
+        case .outside(let why): style.paint("outside: \(why.harmless)", .warning)
+        }
+      table.add(
+        name.text, "\(store.driver) \(store.capture.version)", store.capture.position.description,
+        Duration.nanoseconds(store.timings.hold).brief, formatBytes(store.capture.sizeBytes),
+        formatBytes(store.addedBytes), String(store.snapshot.prefix(8)), cut)
+    }
+    lines += table.lines(style).map { "  " + $0 }
+    lines += point.remarks.map { "  " + style.paint("note: \($0.harmless)", .warning) }
+    return lines
+  }
+}

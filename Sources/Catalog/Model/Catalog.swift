@@ -1,0 +1,79 @@
+import Core
+
+/// A system as it was declared, checked and resolved: every default filled in, every name known to exist.
+///
+/// Made by ``resolve(_:drivers:)`` alone, so whoever holds one need not check again: names are unique, references lead
+/// somewhere, service and store dependencies have no cycle, and every store has a repository.
+/// All lists are sorted by name; two catalogs that mean the same have the same ``digest``, whatever files, order and
+/// comments they were written in.
+package struct Catalog: Sendable, Equatable {
+  package let services: [Service]
+  package let stores: [DataStore]
+  package let repositories: [Repository]
+  package let policies: [BackupPolicy]
+  package let groups: [ConsistencyGroup]
+  package let invariants: [Invariant]
+
+  /// Names what the catalog means: the SHA-256 of its canonical JSON.
+  package private(set) var digest: Digest
+
+  private let serviceIndex: [ServiceName: Int]
+  private let storeIndex: [StoreName: Int]
+
+  init(
+    services: [Service], stores: [DataStore], repositories: [Repository], policies: [BackupPolicy],
+    groups: [ConsistencyGroup], invariants: [Invariant]
+  ) {
+    let services = services.sorted { $0.name < $1.name }
+    let stores = stores.sorted { $0.name < $1.name }
+    (self.services, self.stores) = (services, stores)
+    self.repositories = repositories.sorted { $0.name < $1.name }
+    self.policies = policies.sorted { $0.name < $1.name }
+    self.groups = groups.sorted { $0.name < $1.name }
+    self.invariants = invariants.sorted { $0.name < $1.name }
+    serviceIndex = Dictionary(services.indices.map { (services[$0].name, $0) }, uniquingKeysWith: { a, _ in a })
+    storeIndex = Dictionary(stores.indices.map { (stores[$0].name, $0) }, uniquingKeysWith: { a, _ in a })
+    digest = Digest.of("")
+    digest = canonicalBytes.withUnsafeBytes { Digest.of($0) }
+  }
+
+  package func service(_ name: ServiceName) -> Service? { serviceIndex[name].map { services[$0] } }
+
+  package func store(_ name: StoreName) -> DataStore? { storeIndex[name].map { stores[$0] } }
+
+  package func repository(_ name: RepositoryName) -> Repository? { repositories.first { $0.name == name } }
+
+  package func policy(_ name: PolicyName) -> BackupPolicy? { policies.first { $0.name == name } }
+
+  package func group(_ name: GroupName) -> ConsistencyGroup? { groups.first { $0.name == name } }
+
+  /// The group `store` is marked with; `nil` for a store that is captured on its own.
+  package func group(of store: StoreName) -> ConsistencyGroup? { groups.first { $0.stores.contains(store) } }
+
+  package func invariant(_ name: CheckName) -> Invariant? { invariants.first { $0.name == name } }
+}
+
+extension Catalog: Codable {
+  private enum CodingKeys: String, CodingKey { case services, stores, repositories, policies, groups, invariants }
+
+  package init(from decoder: any Decoder) throws {
+    let container = try decoder.container(keyedBy: CodingKeys.self)
+    self.init(
+      services: try container.decode([Service].self, forKey: .services),
+      stores: try container.decode([DataStore].self, forKey: .stores),
+      repositories: try container.decode([Repository].self, forKey: .repositories),
+      policies: try container.decode([BackupPolicy].self, forKey: .policies),
+      groups: try container.decode([ConsistencyGroup].self, forKey: .groups),
+      invariants: try container.decode([Invariant].self, forKey: .invariants))
+  }
+
+  package func encode(to encoder: any Encoder) throws {
+    var container = encoder.container(keyedBy: CodingKeys.self)
+    try container.encode(services, forKey: .services)
+    try container.encode(stores, forKey: .stores)
+    try container.encode(repositories, forKey: .repositories)
+    try container.encode(policies, forKey: .policies)
+    try container.encode(groups, forKey: .groups)
+    try container.encode(invariants, forKey: .invariants)
+  }
+}

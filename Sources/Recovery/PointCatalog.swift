@@ -1,0 +1,121 @@
+import Core
+import DriverKit
+import IO
+import Vault
+
+/// The recovery points of a repository: recorded, listed, read, verified.
+package struct PointCatalog: Sendable {
+  /// Tag of the snapshots that are points.
+  package static let tag = "salvor-point"
+
+  private let vault: Repository
+  private let pool: BlockingPool
+
+  package init(vault: Repository, pool: BlockingPool) { (self.vault, self.pool) = (vault, pool) }
+
+  func record(_ point: RecoveryPoint, catalogFiles: [TreePath: [UInt8]]) async throws(RecoveryError) {
+    let polynomial = Polynomial(bits: vault.config.chunkerPolynomial)
+    try await vaulted {
+      let builder = SnapshotBuilder(writer: vault, polynomial: polynomial, pool: pool)
+      var files: [TreePath: [UInt8]] = ["point.json": try CanonicalJSON.encode(point, pretty: true)]
+      for (path, bytes) in catalogFiles { files[TreePath("catalog").appending(path)] = bytes }
+      for (path, bytes) in files.sorted(by: { $0.key < $1.key }) {
+        let metadata = FileMetadata(kind: .regular, permissions: 0o600, size: Int64(bytes.count), modified: point.time)
+        _ = try await builder.add(path, metadata, cutting: .content) { MemorySource(bytes) }
+      }
+      let tree = try await builder.finish()
+      try await vault.flush()
+      _ = try await vault.save(
+        Snapshot(
+          time: point.time, tree: tree.root, paths: ["/salvor-point"], hostname: point.host,
+          tags: [Self.tag, "group:\(point.group)", "point:\(point.id)"]))
+    }
+  }
+
+  /// Every point, oldest first; those that can't be read are told apart, never dropped in silence.
+  package func list() async throws(RecoveryError) -> (points: [RecoveryPoint], unreadable: [(snapshot: String, Report)]) {
+    let snapshots = try await vaulted { try await vault.snapshots() }
+    var points: [RecoveryPoint] = []
+    var unreadable: [(String, Report)] = []
+    for stored in snapshots where stored.snapshot.tags.contains(Self.tag) {
+      do throws(RecoveryError) { points.append(try await read(stored)) } catch {
+        if case .cancelled = error { throw error }
+        unreadable.append((stored.id.hex, error.report))
+      }
+    }
+    return (points.sorted { $0.id < $1.id }, unreadable)
+  }
+
+  /// - Parameter text: An id, or the beginning of one that fits no other.
+  package func find(_ text: String) async throws(RecoveryError) -> RecoveryPoint {
+    let matches = try await list().points.filter { $0.id.text == text || $0.id.text.hasPrefix(text) }
+    if let exact = matches.first(where: { $0.id.text == text }) { return exact }
+    guard let match = matches.first else { throw .noSuchPoint(text) }
+    guard matches.count == 1 else { throw .ambiguousPoint(text, matches.map(\.id.text)) }
+    return match
+  }
+
+  private func read(_ stored: StoredSnapshot) async throws(RecoveryError) -> RecoveryPoint {
+    let tree = SnapshotTree(reader: vault, root: stored.snapshot.tree, pool: pool)
+    return try await vaulted {
+      let bytes = try await tree.contents(of: "point.json", limitBytes: 16 << 20)
+      let point = try CanonicalJSON.decode(RecoveryPoint.self, from: bytes)
+      guard point.format == RecoveryPoint.format, stored.snapshot.tags.contains("point:\(point.id)") else {
+        throw RecoveryError.pointDamaged(point.id.text, why: "its snapshot is tagged as another")
+      }
+      return point
+    }
+  }
+
+  /// The catalog a point was taken under, as it was written.
+  package func catalogFiles(of point: PointID) async throws(RecoveryError) -> [TreePath: [UInt8]] {
+    let snapshots = try await vaulted { try await vault.snapshots() }
+    guard
+      let stored = snapshots.first(where: {
+        $0.snapshot.tags.contains(Self.tag) && $0.snapshot.tags.contains("point:\(point)")
+      })
+    else { throw .noSuchPoint(point.text) }
+    let tree = SnapshotTree(reader: vault, root: stored.snapshot.tree, pool: pool)
+    return try await vaulted {
+      var files: [TreePath: [UInt8]] = [:]
+      for entry in try await tree.entries(below: "catalog") where entry.metadata.kind == .regular {
+        let relative = TreePath(Array(entry.path.components.dropFirst()))
+        files[relative] = try await tree.contents(of: entry.path, limitBytes: 64 << 20)
+      }
+      return files
+    }
+  }
+
+  /// A store's copy in a point, as its driver wrote it.
+  package func copy(of store: StoreName, in point: RecoveryPoint) async throws(RecoveryError) -> StoreCopy {
+    guard let part = point.stores[store] else {
+      throw .pointDamaged(point.id.text, why: "it has no copy of \(store)")
+    }
+    guard let id = Digest(hex: part.snapshot) else {
+      throw .pointDamaged(point.id.text, why: "the snapshot of \(store) has no proper id")
+    }
+    let snapshot = try await vaulted { try await vault.loadSnapshot(id) }
+    let tree = SnapshotTree(reader: vault, root: snapshot.tree, pool: pool)
+    return StoreCopy(
+      source: PrefixedSource(below: TreePath([FileName(store.text)]), in: tree), capture: part.capture)
+  }
+
+  /// Reads and checks every blob a store's copy consists of.
+  ///
+  /// - Returns: What is wrong, in words; `nil` if every byte is as it was written.
+  package func damage(of store: StoreName, in point: RecoveryPoint) async throws(RecoveryError) -> String? {
+    guard let part = point.stores[store], let id = Digest(hex: part.snapshot) else {
+      return "point \(point.id) has no copy of \(store)"
+    }
+    do {
+      let snapshot = try await vault.loadSnapshot(id)
+      try await SnapshotTree(reader: vault, root: snapshot.tree, pool: pool).verify()
+      return nil
+    } catch {
+      let failure = AnyFailure(error)
+      if failure.isCancellation || failure.report.code == "CORE-001" { throw .cancelled }
+      // What can't be read for want of an answer is not damage, but it isn't a verdict either.
+      return failure.report.summary
+    }
+  }
+}

@@ -1,0 +1,88 @@
+import Core
+import DriverKit
+import IO
+import StateKit
+import Telemetry
+
+/// What the steps of a restore need from the wiring; one per run, the same again after a crash.
+package protocol RestoreEnvironment: Sendable {
+  func driver(of store: StoreName) throws(RecoveryError) -> any DataStoreDriver
+
+  /// The store's copy in the chosen point.
+  func copy(of store: StoreName) async throws(RecoveryError) -> StoreCopy
+
+  var runner: any ServiceRunner { get }
+
+  /// - Returns: `nil` for a service that somebody else starts.
+  func unit(of service: ServiceName) throws(RecoveryError) -> ServiceUnit?
+
+  /// Ready checks of a service, its own unit or not.
+  func readiness(of service: ServiceName) async throws(RecoveryError) -> [ReadyEvidence]
+
+  /// Runs the service's validators against what is live.
+  func validate(_ service: ServiceName) async -> [CheckOutcome]
+
+  /// Runs every invariant that can be asked now, against what is live.
+  func invariants() async -> [CheckOutcome]
+}
+
+/// A store's copy, ready to be read.
+package struct StoreCopy: Sendable {
+  package var source: any TreeSource
+  package var capture: CaptureResult
+
+  package init(source: any TreeSource, capture: CaptureResult) { (self.source, self.capture) = (source, capture) }
+}
+
+/// What became of one check, whatever kind it was.
+package struct CheckOutcome: Sendable, Equatable, Codable {
+  package enum Verdict: String, Sendable, Codable {
+    case passed, failed, warned
+    /// Never counts as passed.
+    case couldNotCheck = "could-not-check"
+  }
+
+  package var name: String
+  package var verdict: Verdict
+  /// One line: what held, or what didn't.
+  package var summary: String
+  /// Counts and examples.
+  package var detail: JSONValue
+
+  package init(name: String, verdict: Verdict, summary: String, detail: JSONValue = .null) {
+    (self.name, self.verdict, self.summary, self.detail) = (name, verdict, summary, detail)
+  }
+}
+
+extension [CheckOutcome] {
+  /// - Throws: ``RecoveryError/validationFailed(_:findings:)`` unless every check passed, or failed as a mere warning.
+  func requirePassed(_ what: String) throws(RecoveryError) {
+    let bad = filter { $0.verdict == .failed || $0.verdict == .couldNotCheck }
+    guard bad.isEmpty else {
+      throw .validationFailed(what, findings: bad.map { "\($0.name): \($0.summary)" })
+    }
+  }
+}
+
+extension RestoreEnvironment {
+  /// - Parameter run: Names the workspace beside the live state, so that a second try finds it.
+  func request(_ store: StoreName, in context: StepContext) async throws(RecoveryError) -> RestoreRequest {
+    let copy = try await copy(of: store)
+    let progress = context.progress
+    let total = copy.capture.sizeBytes
+    return RestoreRequest(id: context.run.text, source: copy.source, capture: copy.capture) { done in
+      progress(.init("restore", doneBytes: done, totalBytes: total))
+    }
+  }
+
+  /// Calls a driver, and says which store it was when that fails.
+  func with<T: Sendable>(
+    _ store: StoreName, _ body: (any DataStoreDriver) async throws(DriverError) -> T
+  ) async throws(RecoveryError) -> T {
+    let driver = try driver(of: store)
+    do throws(DriverError) { return try await body(driver) } catch {
+      if case .cancelled = error { throw .cancelled }
+      throw .store(store, error.report)
+    }
+  }
+}

@@ -1,0 +1,103 @@
+import Catalog
+import Core
+import DriverKit
+import IO
+import Recovery
+import Telemetry
+import Vault
+
+/// Takes recovery points of a managed system.
+package struct Backup: Sendable {
+  package struct Options: Sendable {
+    /// Groups to take; empty means all, and every store that is in none.
+    package var groups: Set<GroupName> = []
+    /// `false` marks without holding anyone: a fuzzy point, for what must not wait at all.
+    package var holds = true
+    /// Takes the place of the groups' own budget.
+    package var holdBudget: Duration?
+    package var wantsContentDigests = true
+
+    package init() {}
+  }
+
+  private let system: ManagedSystem
+
+  package init(_ system: ManagedSystem) { self.system = system }
+
+  /// What one point would be of.
+  package struct Target: Sendable, Equatable {
+    package var group: GroupName
+    package var stores: [StoreName]
+    package var repository: RepositoryName
+    package var holdBudget: Duration
+    package var onOverBudget: ConsistencyGroup.OverBudget
+  }
+
+  /// The points a backup would take, in order: declared groups first, then stores on their own.
+  package func targets(_ options: Options = Options()) throws(RecoveryError) -> [Target] {
+    var targets: [Target] = []
+    for group in system.catalog.groups {
+      targets += try target(group.name, group.stores, group.holdBudget, group.onOverBudget)
+    }
+    for store in system.catalog.stores where system.catalog.group(of: store.name) == nil {
+      targets += try target(GroupName(unchecked: store.name.text), [store.name], .milliseconds(500), .fail)
+    }
+    guard !options.groups.isEmpty else { return targets }
+    for name in options.groups where !targets.contains(where: { $0.group == name }) { throw .noSuchGroup(name) }
+    return targets.filter { options.groups.contains($0.group) }
+  }
+
+  private func target(
+    _ name: GroupName, _ stores: [StoreName], _ budget: Duration, _ onOverBudget: ConsistencyGroup.OverBudget
+  ) throws(RecoveryError) -> [Target] {
+    let repositories = Set(stores.compactMap { system.catalog.store($0)?.repository })
+    guard repositories.count == 1, let repository = repositories.first else {
+      throw .groupAcrossRepositories(name, repositories.sorted())
+    }
+    return [
+      Target(
+        group: name, stores: stores, repository: repository, holdBudget: budget, onOverBudget: onOverBudget)
+    ]
+  }
+
+  /// Takes one point, under the repository's lock.
+  package func take(
+    _ target: Target, _ options: Options = Options(),
+    progress: @escaping @Sendable (StoreName, Progress) -> Void = { _, _ in }
+  ) async throws(AnyFailure) -> RecoveryPoint {
+    let vault = try await system.vault(of: target.repository)
+    do {
+      var members: [StoreName: PointTaker.Member] = [:]
+      for name in target.stores {
+        guard let store = system.catalog.store(name) else { throw RecoveryError.noSuchStore(name) }
+        members[name] = PointTaker.Member(driver: try system.driver(of: name), kind: store.driver)
+      }
+      let host = system.host
+      let scratch = host.path("scratch/\(target.group)-\(host.monotonicSuffix)")
+      try await host.pool.run { () throws(SystemFailure) in try Files.createDirectory(scratch, mode: 0o711) }
+      let budget = options.holdBudget ?? target.holdBudget
+      let request = PointTaker.Request(
+        group: target.group, members: members, policy: options.holds ? .hold(budget: budget) : .none,
+        onOverBudget: target.onOverBudget, catalogDigest: system.catalog.digest,
+        catalogFiles: system.loaded.travelling, scratch: scratch, wantsContentDigests: options.wantsContentDigests,
+        progress: progress)
+      let taker = PointTaker(vault: vault, time: host.time, pool: host.pool, host: host.name)
+      let outcome: Result<RecoveryPoint, any Error>
+      do {
+        outcome = .success(
+          try await vault.withLock(exclusive: false) { try await taker.take(request) })
+      } catch {
+        outcome = .failure(error)
+      }
+      await host.pool.run { try? Files.removeTree(scratch) }
+      return try outcome.get()
+    } catch {
+      throw AnyFailure(error)
+    }
+  }
+}
+
+extension Host {
+  /// Keeps two backups of one process apart on disk.
+  var monotonicSuffix: String { "\(ProcessID.current)-\(time.monotonicNanoseconds())" }
+}

@@ -1,0 +1,68 @@
+import Core
+import Recovery
+
+/// The recovery points of a system's repositories.
+package struct Points: Sendable {
+  package struct Listing: Sendable {
+    /// Oldest first.
+    package var points: [RecoveryPoint]
+    package var unreadable: [(snapshot: String, Report)]
+  }
+
+  /// What was found when a store's copy was read.
+  package struct Verdict: Sendable, Codable {
+    package var point: PointID
+    package var store: StoreName
+    /// `nil`: every byte is as it was written.
+    package var damage: String?
+  }
+
+  private let system: ManagedSystem
+
+  package init(_ system: ManagedSystem) { self.system = system }
+
+  package func list() async throws(AnyFailure) -> Listing {
+    do {
+      var listing = Listing(points: [], unreadable: [])
+      for repository in system.repositories {
+        let points = PointCatalog(vault: try await system.vault(of: repository.name), pool: system.host.pool)
+        let found = try await points.list()
+        listing.points += found.points
+        listing.unreadable += found.unreadable
+      }
+      listing.points.sort { $0.id < $1.id }
+      return listing
+    } catch {
+      throw AnyFailure(error)
+    }
+  }
+
+  /// Reads every byte of the named point, of all, or of the newest of each group.
+  package func verify(
+    _ id: String?, all: Bool, progress: @escaping @Sendable (String) -> Void
+  ) async throws(AnyFailure) -> [Verdict] {
+    do {
+      var verdicts: [Verdict] = []
+      for repository in system.repositories {
+        let points = PointCatalog(vault: try await system.vault(of: repository.name), pool: system.host.pool)
+        var wanted = try await points.list().points
+        if let id {
+          wanted = wanted.filter { $0.id.text.hasPrefix(id) }
+        } else if !all {
+          wanted = Dictionary(wanted.map { ($0.group, $0) }, uniquingKeysWith: { max($0.id, $1.id) == $0.id ? $0 : $1 })
+            .values.sorted { $0.id < $1.id }
+        }
+        for point in wanted {
+          for store in point.stores.keys.sorted() {
+            progress("\(store) in \(point.id)")
+            verdicts.append(Verdict(point: point.id, store: store, damage: try await points.damage(of: store, in: point)))
+          }
+        }
+      }
+      if let id, verdicts.isEmpty { throw RecoveryError.noSuchPoint(id) }
+      return verdicts
+    } catch {
+      throw AnyFailure(error)
+    }
+  }
+}

@@ -1,0 +1,71 @@
+import Core
+import DriverFiles
+import DriverKit
+import DriverPostgreSQL
+import DriverRedis
+import DriverSQLite
+import IO
+import JournalMemory
+import JournalSQLite
+import ObjectStoreFaulty
+import ObjectStoreLocal
+import ObjectStoreMemory
+import ServiceExec
+import StateKit
+import Vault
+
+/// Every adapter there is: the one list a newcomer adds a line to.
+package enum Registry {
+  package static let drivers: [any DriverFactory.Type] = [
+    FilesDriverFactory.self, PostgreSQLDriverFactory.self, RedisDriverFactory.self, SQLiteDriverFactory.self,
+  ]
+
+  static func objectStores(_ host: Host) -> [any ObjectStoreFactory] { [LocalObjectStoreFactory(pool: host.pool)] }
+
+  /// What each driver's options may be, for the catalog.
+  package static var schemas: [DriverName: [OptionSchema]] {
+    Dictionary(uniqueKeysWithValues: drivers.map { ($0.name, $0.options) })
+  }
+
+  package static func driver(_ name: DriverName) -> (any DriverFactory.Type)? { drivers.first { $0.name == name } }
+
+  /// - Parameter location: Such as `local:/srv/backup`; a bare path is local.
+  package static func store(at location: String, host: Host) throws -> any ObjectStore {
+    let factories = objectStores(host)
+    if let colon = location.firstIndex(of: ":"), !location.hasPrefix("/"), !location.hasPrefix(".") {
+      let scheme = location[..<colon]
+      if let factory = factories.first(where: { type(of: $0).scheme == scheme }) {
+        return try factory.open(String(location[location.index(after: colon)...]))
+      }
+      throw RegistryError.unknownScheme(String(scheme), known: factories.map { type(of: $0).scheme })
+    }
+    guard let local = factories.first(where: { type(of: $0).scheme == "local" }) else {
+      throw RegistryError.unknownScheme("local", known: [])
+    }
+    return try local.open(location)
+  }
+
+  /// The journal of a state directory.
+  package static func journal(_ host: Host) async throws -> any RunJournal {
+    try await host.pool.run { () throws(SystemFailure) in
+      try Files.createDirectory(host.stateDirectory, mode: 0o700)
+    }
+    return try await SQLiteJournal.open(host.path("journal.sqlite"), time: host.time)
+  }
+
+  package static func runner(_ host: Host) -> any ServiceRunner { fatalError() }
+}
+
+package enum RegistryError: Failure {
+  case unknownScheme(String, known: [String])
+  case unknownDriver(DriverName)
+
+  package var report: Report {
+    switch self {
+    case .unknownScheme(let scheme, let known):
+      Report("USAGE-101", "no storage is called '\(scheme)'").remedy("use one of: \(known.joined(separator: ", "))")
+    case .unknownDriver(let name):
+      Report("USAGE-102", "no driver is called '\(name)'").remedy("`salvor validate` lists what the catalog may name")
+    }
+  }
+}

@@ -1,0 +1,210 @@
+import Catalog
+import Core
+import Governance
+import Planning
+import Recovery
+import StateKit
+import Telemetry
+import Workflow
+
+/// Brings services back: chooses the point, plans, runs, measures, and signs what happened.
+package struct Restore: Sendable {
+  package struct Request: Sendable {
+    /// Empty means all.
+    package var services: Set<ServiceName> = []
+    package var point: String?
+    package var at: Timestamp?
+    package var allowsBrokenLinks = false
+    /// Read every byte of the chosen point's copies before anything else.
+    package var verifies = true
+    /// When the loss happened; RPO is measured from there. `nil` is now.
+    package var failedAt: Timestamp?
+
+    package init() {}
+  }
+
+  /// A plan, and why it is about this point.
+  package struct Prepared: Sendable {
+    package var plan: RestorePlan
+    package var point: RecoveryPoint
+    package var rejected: [RejectedPoint]
+    package var input: RestoreInput
+  }
+
+  let system: ManagedSystem
+  let journal: any RunJournal
+
+  package init(_ system: ManagedSystem, journal: any RunJournal) { (self.system, self.journal) = (system, journal) }
+
+  // MARK: Planning
+
+  /// Chooses and plans; touches nothing.
+  package func prepare(
+    _ request: Request, progress: @escaping @Sendable (_ phase: String) -> Void = { _ in }
+  ) async throws(AnyFailure) -> Prepared {
+    do {
+      let catalog = system.catalog
+      for name in request.services where catalog.service(name) == nil { throw RecoveryError.noSuchService(name) }
+      let services = request.services.isEmpty ? Set(catalog.services.map(\.name)) : request.services
+      let stores = catalog.services.filter { services.contains($0.name) }.flatMap(\.stores).sorted()
+      let chosen = try await PointSelection(system: system).choose(
+        stores: stores, named: request.point, at: request.at, verifies: request.verifies, progress: progress)
+      let plan = RestorePlan.make(
+        PlanInput(
+          catalog: catalog, services: request.services, point: chosen.facts, history: try await history(),
+          allowsBrokenLinks: request.allowsBrokenLinks))
+      var files: [String: String] = [:]
+      for (path, bytes) in system.loaded.travelling { files[path.description] = String(decoding: bytes, as: UTF8.self) }
+      let repository = catalog.store(stores.first ?? StoreName(unchecked: ""))?.repository ?? catalog.repositories[0].name
+      let now = system.host.time.now()
+      let input = RestoreInput(
+        plan: plan, point: chosen.point, repository: repository, catalogFiles: files, rejected: chosen.rejected,
+        failedAt: request.failedAt, requestedAt: now)
+      return Prepared(plan: plan, point: chosen.point, rejected: chosen.rejected, input: input)
+    } catch {
+      throw AnyFailure(error)
+    }
+  }
+
+  /// What earlier restores took, step by step.
+  private func history() async throws(JournalError) -> [Planning.Measurement] {
+    try await journal.history(HistoryFilter(limit: 5000)).compactMap { entry in
+      guard let action = RestoreAction(kind: entry.kind) else { return nil }
+      return Planning.Measurement(
+        action, store: entry.store, service: entry.service, bytes: entry.measurement.bytes,
+        seconds: entry.measurement.duration.seconds, at: entry.measurement.startedAt)
+    }
+  }
+
+  // MARK: Running
+
+  /// Carries a plan out.
+  ///
+  /// - Throws: ``PlanError`` if the plan refuses; ``RunError`` if it was interrupted and can be resumed.
+  package func run(_ prepared: Prepared, observer: @escaping RunObserver) async throws(AnyFailure) -> RestoreOutcome {
+    do {
+      guard prepared.plan.isRunnable else { throw PlanError.refused(prepared.plan.refusals) }
+      let spec = try prepared.plan.run(prepared.input, at: prepared.input.requestedAt)
+      let record = try await engine(for: prepared.input, observer: observer).start(spec)
+      return try await finish(record, prepared.input)
+    } catch {
+      throw AnyFailure(error)
+    }
+  }
+
+  func engine(for input: RestoreInput, observer: @escaping RunObserver) -> RunEngine {
+    let environment = LiveRestore(
+      system: system, point: input.point, invariantNames: Set(input.plan.invariants))
+    let host = system.host
+    var options = RunEngine.Options(holder: Holder.thisProcess(host))
+    options.limits = ["copy": 4]
+    options.parallelism = 8
+    let precheck = input.plan.steps.first { $0.action == .precheck }.flatMap { StepID($0.id) } ?? "precheck"
+    return RunEngine(
+      journal: journal, handlers: restoreSteps(environment, precheck: precheck), time: host.time,
+      randomness: host.randomness, options: options, observer: observer)
+  }
+
+  /// Measures a settled run against its objectives, and writes its evidence.
+  func finish(_ record: RunRecord, _ input: RestoreInput) async throws(AnyFailure) -> RestoreOutcome {
+    let measured = measure(record, input)
+    let evidence = try await EvidenceArchive(host: system.host).record(record, input, measured, in: system)
+    return RestoreOutcome(
+      run: record.spec.id, state: record.state, failure: record.head.failure, point: input.point.id,
+      pointTime: input.point.time, mode: input.point.mode, services: measured, rejected: input.rejected,
+      checks: record.checks, gatesRetried: record.gatesRetried, evidence: evidence)
+  }
+
+  private func measure(_ record: RunRecord, _ input: RestoreInput) -> [ServiceMeasurement] {
+    let start = record.steps.values.compactMap { $0.measurement?.startedAt }.min() ?? record.head.createdAt
+    let lostAt = input.failedAt ?? input.requestedAt
+    return input.plan.services.compactMap { name in
+      guard let service = system.catalog.service(name) else { return nil }
+      let steps = record.spec.steps.filter { $0.service == name && $0.store == nil }
+      let ends = steps.compactMap { record.steps[$0.id]?.measurement?.finishedAt }
+      let isBack = record.state == .succeeded && ends.count == steps.count
+      let phases = record.spec.steps.filter { step in
+        step.service == name || step.store.map { service.stores.contains($0) } ?? false
+      }.compactMap { step -> PhaseMeasurement? in
+        guard let measurement = record.steps[step.id]?.measurement else { return nil }
+        return PhaseMeasurement(step: step.id, seconds: measurement.duration.seconds, bytes: measurement.bytes)
+      }
+      return ServiceMeasurement(
+        service: name, rpoSeconds: service.stores.isEmpty ? nil : max(0, (lostAt - input.point.time).seconds),
+        rpoObjectiveSeconds: service.objectives.rpo?.seconds,
+        rtoSeconds: isBack ? ends.max().map { max(0, ($0 - start).seconds) } : nil,
+        rtoObjectiveSeconds: service.objectives.rto?.seconds, phases: phases)
+    }
+  }
+}
+
+extension Holder {
+  static func thisProcess(_ host: Host) -> Holder { Holder("\(host.name):\(ProcessID.current)") }
+}
+
+/// What a restore came to.
+package struct RestoreOutcome: Sendable, Codable {
+  package var run: RunID
+  package var state: RunState
+  package var failure: Report?
+  package var point: PointID
+  package var pointTime: Timestamp
+  package var mode: RecoveryPoint.Mode
+  package var services: [ServiceMeasurement]
+  package var rejected: [RejectedPoint]
+  package var checks: [CheckOutcome]
+  /// Gates that said no at first, and at which try they opened.
+  package var gatesRetried: [String]
+  /// The file with the signed record.
+  package var evidence: String
+
+  package var missesObjective: Bool { services.contains { $0.rpoVerdict == .missed || $0.rtoVerdict == .missed } }
+}
+
+/// Objective and measure of one service.
+package struct ServiceMeasurement: Sendable, Codable, Equatable {
+  package enum Verdict: String, Sendable, Codable { case met, missed, unknown, none }
+
+  package var service: ServiceName
+  /// `nil` for a service without stores of its own.
+  package var rpoSeconds: Double?
+  package var rpoObjectiveSeconds: Double?
+  /// From the run's start until the service's validators had passed; `nil` if they never did.
+  package var rtoSeconds: Double?
+  package var rtoObjectiveSeconds: Double?
+  package var phases: [PhaseMeasurement]
+
+  package var rpoVerdict: Verdict { verdict(rpoSeconds, rpoObjectiveSeconds) }
+  package var rtoVerdict: Verdict { verdict(rtoSeconds, rtoObjectiveSeconds) }
+
+  private func verdict(_ measured: Double?, _ objective: Double?) -> Verdict {
+    guard let objective else { return .none }
+    guard let measured else { return .unknown }
+    return measured <= objective ? .met : .missed
+  }
+}
+
+package struct PhaseMeasurement: Sendable, Codable, Equatable {
+  package var step: StepID
+  package var seconds: Double
+  package var bytes: Int64?
+}
+
+extension RunRecord {
+  /// Every check that any step made.
+  package var checks: [CheckOutcome] {
+    spec.steps.flatMap { step -> [CheckOutcome] in
+      guard let output = output(of: step.id) else { return [] }
+      return (try? output.decoded(as: ValidateService.Output.self).checks) ?? []
+    }
+  }
+
+  package var gatesRetried: [String] {
+    spec.steps.filter { $0.kind == AwaitReady.kind }.flatMap { step -> [String] in
+      guard let output = try? self.output(of: step.id)?.decoded(as: AwaitReady.Output.self) else { return [] }
+      return output.evidence.filter { $0.attempt > 1 }.map { gate in
+        "\(step.service?.text ?? step.id.text): \(gate.check) opened at try \(gate.attempt)"
+      }
+    }
+  }
+}

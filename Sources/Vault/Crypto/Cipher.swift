@@ -1,0 +1,125 @@
+import CLibcrypto
+import Core
+
+/// Seals and opens with one master key: AES-256-CTR, then Poly1305-AES over the ciphertext.
+///
+/// Layout: 16 bytes IV, ciphertext, 16 bytes tag. Contexts are set up once and used again. Not thread-safe; a
+/// ``CodecPool`` hands each to one caller at a time.
+///
+/// Source: restic, design document, "Keys, Encryption and MAC"; D. J. Bernstein, "The Poly1305-AES
+/// message-authentication code", 2005.
+final class Cipher {
+  static let overheadBytes = 32
+
+  private let counter: OpaquePointer
+  private let block: OpaquePointer
+  private let mac: OpaquePointer
+  /// Poly1305's one-time key: r, then AES-128_k(IV).
+  private var oneTimeKey: [UInt8]
+
+  init(_ key: MasterKey) throws(VaultError) {
+    guard let counter = EVP_CIPHER_CTX_new() else { throw .cryptography("EVP_CIPHER_CTX_new") }
+    guard let block = EVP_CIPHER_CTX_new() else {
+      EVP_CIPHER_CTX_free(counter)
+      throw .cryptography("EVP_CIPHER_CTX_new")
+    }
+    let algorithm = EVP_MAC_fetch(nil, "POLY1305", nil)
+    defer { EVP_MAC_free(algorithm) }
+    guard let algorithm, let mac = EVP_MAC_CTX_new(algorithm) else {
+      EVP_CIPHER_CTX_free(counter)
+      EVP_CIPHER_CTX_free(block)
+      throw .cryptography("EVP_MAC_fetch POLY1305")
+    }
+    (self.counter, self.block, self.mac) = (counter, block, mac)
+    oneTimeKey = key.macR.withBytes { Array($0) } + [UInt8](repeating: 0, count: 16)
+    let ready = key.encryption.withBytes { e in
+      EVP_EncryptInit_ex2(counter, EVP_aes_256_ctr(), e.bindMemory(to: UInt8.self).baseAddress, nil, nil) == 1
+    } && key.macK.withBytes { k in
+      EVP_EncryptInit_ex2(block, EVP_aes_128_ecb(), k.bindMemory(to: UInt8.self).baseAddress, nil, nil) == 1
+    }
+    EVP_CIPHER_CTX_set_padding(block, 0)
+    guard ready else { throw .cryptography("EVP_EncryptInit_ex2") }
+  }
+
+  deinit {
+    oneTimeKey.withUnsafeMutableBytes { OPENSSL_cleanse($0.baseAddress, $0.count) }
+    EVP_CIPHER_CTX_free(counter)
+    EVP_CIPHER_CTX_free(block)
+    EVP_MAC_CTX_free(mac)
+  }
+
+  /// - Parameter iv: 16 bytes that were never used with this key.
+  func seal(_ plaintext: UnsafeRawBufferPointer, iv: [UInt8]) throws(VaultError) -> [UInt8] {
+    precondition(iv.count == 16, "AES-CTR takes 16 bytes of IV")
+    let total = plaintext.count + Self.overheadBytes
+    var sealed = true
+    let result = [UInt8](unsafeUninitializedCapacity: total) { buffer, count in
+      let raw = UnsafeMutableRawBufferPointer(buffer)
+      raw.copyBytes(from: iv)
+      let body = UnsafeMutableRawBufferPointer(rebasing: raw[16..<total - 16])
+      let tag = UnsafeMutableRawBufferPointer(rebasing: raw[(total - 16)...])
+      sealed = crypt(plaintext, into: body, iv: UnsafeRawBufferPointer(rebasing: UnsafeRawBufferPointer(raw)[..<16]))
+        && authenticate(UnsafeRawBufferPointer(body), iv: UnsafeRawBufferPointer(rebasing: UnsafeRawBufferPointer(raw)[..<16]), tag: tag)
+      count = sealed ? total : 0
+    }
+    guard sealed else { throw .cryptography("seal") }
+    return result
+  }
+
+  /// Verifies, then decrypts.
+  ///
+  /// - Returns: `nil` if the bytes are not what was sealed with this key.
+  func open(_ sealed: UnsafeRawBufferPointer) throws(VaultError) -> [UInt8]? {
+    guard sealed.count >= Self.overheadBytes else { return nil }
+    let iv = UnsafeRawBufferPointer(rebasing: sealed[..<16])
+    let body = UnsafeRawBufferPointer(rebasing: sealed[16..<sealed.count - 16])
+    var tag = [UInt8](repeating: 0, count: 16)
+    let computed = tag.withUnsafeMutableBytes { authenticate(body, iv: iv, tag: $0) }
+    guard computed else { throw .cryptography("EVP_MAC") }
+    let genuine = tag.withUnsafeBytes { CRYPTO_memcmp($0.baseAddress, sealed.baseAddress! + sealed.count - 16, 16) == 0 }
+    guard genuine else { return nil }
+    var opened = true
+    let result = [UInt8](unsafeUninitializedCapacity: body.count) { buffer, count in
+      opened = crypt(body, into: UnsafeMutableRawBufferPointer(buffer), iv: iv)
+      count = opened ? body.count : 0
+    }
+    guard opened else { throw .cryptography("EVP_EncryptUpdate") }
+    return result
+  }
+
+  /// CTR mode is its own inverse.
+  private func crypt(
+    _ input: UnsafeRawBufferPointer, into output: UnsafeMutableRawBufferPointer, iv: UnsafeRawBufferPointer
+  ) -> Bool {
+    guard EVP_EncryptInit_ex2(counter, nil, nil, iv.bindMemory(to: UInt8.self).baseAddress, nil) == 1 else { return false }
+    var offset = 0
+    while offset < input.count {
+      let size = min(input.count - offset, 1 << 30)
+      var written: Int32 = 0
+      guard
+        EVP_EncryptUpdate(
+          counter, (output.baseAddress! + offset).assumingMemoryBound(to: UInt8.self), &written,
+          (input.baseAddress! + offset).assumingMemoryBound(to: UInt8.self), Int32(size)) == 1, Int(written) == size
+      else { return false }
+      offset += size
+    }
+    return true
+  }
+
+  private func authenticate(
+    _ ciphertext: UnsafeRawBufferPointer, iv: UnsafeRawBufferPointer, tag: UnsafeMutableRawBufferPointer
+  ) -> Bool {
+    oneTimeKey.withUnsafeMutableBytes { key in
+      var written: Int32 = 0
+      guard
+        EVP_EncryptUpdate(
+          block, (key.baseAddress! + 16).assumingMemoryBound(to: UInt8.self), &written,
+          iv.baseAddress!.assumingMemoryBound(to: UInt8.self), 16) == 1, written == 16
+      else { return false }
+      var length = 0
+      return EVP_MAC_init(mac, key.baseAddress!.assumingMemoryBound(to: UInt8.self), 32, nil) == 1
+        && EVP_MAC_update(mac, ciphertext.baseAddress?.assumingMemoryBound(to: UInt8.self), ciphertext.count) == 1
+        && EVP_MAC_final(mac, tag.baseAddress!.assumingMemoryBound(to: UInt8.self), &length, 16) == 1 && length == 16
+    }
+  }
+}

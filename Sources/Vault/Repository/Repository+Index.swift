@@ -1,0 +1,47 @@
+import Core
+import IO
+import Synchronization
+
+extension Repository {
+  /// Learns of index files that came since, and forgets everything if one has gone.
+  package func refreshIndex() async throws(VaultError) {
+    let listed = Set(
+      try await access { store throws(StoreError) in try await store.list(.index) }.compactMap(\.name.id))
+    let seed = settings.randomness.next()
+    let missing = index.withLock { state -> [Digest] in
+      // Someone pruned or repaired: what the vanished file said may not hold any more.
+      if !state.files.isSubset(of: listed) { state = IndexState(blobs: BlobIndex(seed: seed)) }
+      return listed.subtracting(state.files).sorted()
+    }
+    try await inParallel(missing, limit: settings.downloads) { [self] (id) throws(VaultError) in
+      let json = try await readFile(.index, id) { VaultError.indexDamaged($0, $1) }
+      try await settings.pool.run { [self] () throws(VaultError) in try absorb(json, of: id) }
+    }
+  }
+
+  private func absorb(_ json: [UInt8], of id: Digest) throws(VaultError) {
+    // Parsed whole before anything is taken over: a damaged index leaves nothing behind, and nobody waits for parsing.
+    var packs: [(id: Digest, end: Int)] = []
+    var blobs: [PackedBlob] = []
+    do throws(JSONFault) {
+      try IndexFile.decode(json) { (pack, listed) throws(JSONFault) in
+        blobs.append(contentsOf: listed)
+        packs.append((pack, blobs.count))
+      }
+    } catch { throw .indexDamaged(id, error.reason) }
+    index.withLock { state in
+      guard state.files.insert(id).inserted else { return }
+      var start = 0
+      for pack in packs {
+        state.blobs.add(pack: pack.id, blobs[start..<pack.end])
+        start = pack.end
+      }
+    }
+  }
+
+  /// How many different blobs are stored, those on their way not counted.
+  package func blobCount(_ kind: BlobKind) -> Int { index.withLock { $0.blobs.count(kind) } }
+
+  /// Every blob in the index, in no order.
+  package func blobIDs(_ kind: BlobKind) -> [BlobID] { index.withLock { $0.blobs.ids(kind) } }
+}

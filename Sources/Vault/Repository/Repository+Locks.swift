@@ -1,0 +1,186 @@
+import Core
+
+/// A lock file and its name.
+package struct StoredLock: Hashable, Sendable {
+  package let id: Digest
+  package let file: LockFile
+}
+
+extension Repository {
+  /// Runs `body` under a lock of the repository, as restic takes it, with the indexes as they are then.
+  ///
+  /// The lock is renewed every five minutes and removed at the end. If it can't be renewed for 25 minutes, `body` is
+  /// cancelled: others may take the lock for stale.
+  ///
+  /// - Parameters:
+  ///   - exclusive: For what removes anything; shared locks let others read and write.
+  ///   - wait: How long to try while someone else holds the repository.
+  /// - Throws: ``VaultError/lockHeld(by:)``; ``VaultError/lockLost(_:)``; whatever `body` throws.
+  package func withLock<T: Sendable>(
+    exclusive: Bool = false, wait: Duration = .zero, _ body: @escaping @Sendable () async throws -> T
+  ) async throws -> T {
+    let held = HeldLock(try await acquire(exclusive: exclusive, wait: wait))
+    do {
+      try await refreshIndex()
+      let result = try await keeping(held, exclusive: exclusive, body)
+      try await release(held)
+      return result
+    } catch {
+      // The first failure is the one to tell of; a lock that stays is stale as soon as this process is gone.
+      try? await release(held)
+      throw error
+    }
+  }
+
+  /// Locks there are.
+  package func locks() async throws(VaultError) -> [StoredLock] {
+    var result: [StoredLock] = []
+    for info in try await access({ store throws(StoreError) in try await store.list(.lock) }) {
+      guard let id = info.name.id else { continue }
+      if let file = try await loadLock(id) { result.append(StoredLock(id: id, file: file)) }
+    }
+    return result
+  }
+
+  /// Removes stale locks.
+  ///
+  /// - Parameter all: Removes every lock, unreadable ones included; only when nobody else works on the repository.
+  /// - Returns: How many were removed.
+  package func unlock(all: Bool = false) async throws(VaultError) -> Int {
+    var count = 0
+    for info in try await access({ store throws(StoreError) in try await store.list(.lock) }) {
+      guard let id = info.name.id else { continue }
+      if !all {
+        guard let file = try await loadLock(id), file.isStale(at: settings.time.now(), seenBy: settings.owner) else {
+          continue
+        }
+      }
+      if try await removeLock(id) { count += 1 }
+    }
+    return count
+  }
+
+  // MARK: Acquiring
+
+  private func acquire(exclusive: Bool, wait: Duration) async throws(VaultError) -> Digest {
+    let start = settings.time.monotonicNanoseconds()
+    while true {
+      do throws(VaultError) { return try await tryAcquire(exclusive: exclusive) } catch {
+        guard case .lockHeld = error else { throw error }
+        let waited = Duration.nanoseconds(settings.time.monotonicNanoseconds() - start)
+        guard waited < wait else { throw error }
+        try await pause(min(.seconds(5), wait - waited))
+      }
+    }
+  }
+
+  /// Looks, writes, waits, and looks again: of two that write at the same moment, both see the other and retreat.
+  private func tryAcquire(exclusive: Bool) async throws(VaultError) -> Digest {
+    try await refuseConflicts(exclusive: exclusive, own: nil)
+    let id = try await writeLock(exclusive: exclusive)
+    do throws(VaultError) {
+      try await pause(LockTiming.settle)
+      try await refuseConflicts(exclusive: exclusive, own: id)
+    } catch {
+      _ = try? await removeLock(id)
+      throw error
+    }
+    return id
+  }
+
+  private func refuseConflicts(exclusive: Bool, own: Digest?) async throws(VaultError) {
+    for lock in try await locks() where lock.id != own {
+      // Stale ones too: whether their work is over is for `unlock` to say.
+      if exclusive || lock.file.isExclusive { throw .lockHeld(by: lock.file.owner) }
+    }
+  }
+
+  private func writeLock(exclusive: Bool) async throws(VaultError) -> Digest {
+    let owner = settings.owner
+    let file = LockFile(
+      time: settings.time.now(), isExclusive: exclusive, hostname: owner.hostname, username: owner.username,
+      processID: owner.processID, userID: Int(owner.userID), groupID: Int(owner.groupID))
+    return try await writeFile(.lock, file.json())
+  }
+
+  // MARK: Keeping
+
+  /// The name of a lock that changes as it is renewed.
+  private actor HeldLock {
+    var id: Digest
+    init(_ id: Digest) { self.id = id }
+    func moved(to id: Digest) { self.id = id }
+  }
+
+  private func keeping<T: Sendable>(
+    _ held: HeldLock, exclusive: Bool, _ body: @escaping @Sendable () async throws -> T
+  ) async throws -> T {
+    try await withThrowingTaskGroup(of: T?.self) { group in
+      group.addTask { try await body() }
+      group.addTask { [self] in
+        try await renew(held, exclusive: exclusive)
+        return nil
+      }
+      defer { group.cancelAll() }
+      guard let first = try await group.next(), let value = first else {
+        throw VaultError.lockLost("it could not be renewed")
+      }
+      return value
+    }
+  }
+
+  /// Renews until it is cancelled or can't.
+  private func renew(_ held: HeldLock, exclusive: Bool) async throws {
+    var renewed = settings.time.monotonicNanoseconds()
+    while true {
+      let age = Duration.nanoseconds(settings.time.monotonicNanoseconds() - renewed)
+      try await settings.time.sleep(for: age < LockTiming.refresh ? LockTiming.refresh - age : .seconds(10))
+      do throws(VaultError) {
+        let old = await held.id
+        guard try await access({ store throws(StoreError) in try await store.contains(ObjectName(.lock, old)) }) else {
+          throw .lockLost("someone removed it")
+        }
+        // The new one first: there is never a moment without.
+        let new = try await writeLock(exclusive: exclusive)
+        await held.moved(to: new)
+        renewed = settings.time.monotonicNanoseconds()
+        _ = try await removeLock(old)
+      } catch {
+        if case .lockLost = error { throw error }
+        if case .cancelled = error { throw error }
+        let age = Duration.nanoseconds(settings.time.monotonicNanoseconds() - renewed)
+        if age >= LockTiming.giveUp { throw VaultError.lockLost(error.report.summary) }
+      }
+    }
+  }
+
+  private func release(_ held: HeldLock) async throws(VaultError) { _ = try await removeLock(await held.id) }
+
+  // MARK: Files
+
+  /// - Returns: `nil` if it has gone.
+  private func loadLock(_ id: Digest) async throws(VaultError) -> LockFile? {
+    do throws(VaultError) {
+      let json = try await readFile(.lock, id) { VaultError.lockDamaged($0, $1) }
+      return try LockFile(json: json, id: id)
+    } catch {
+      if case .store(.notFound) = error { return nil }
+      throw error
+    }
+  }
+
+  /// - Returns: `false` if it had gone.
+  private func removeLock(_ id: Digest) async throws(VaultError) -> Bool {
+    do throws(StoreError) {
+      try await store.delete(ObjectName(.lock, id))
+      return true
+    } catch {
+      if case .notFound = error { return false }
+      throw VaultError(error)
+    }
+  }
+
+  private func pause(_ duration: Duration) async throws(VaultError) {
+    do { try await settings.time.sleep(for: duration) } catch { throw .cancelled }
+  }
+}

@@ -1,0 +1,51 @@
+import Core
+
+extension Repository {
+  /// Records a snapshot, after making everything it may refer to durable.
+  package func save(_ snapshot: Snapshot) async throws(VaultError) -> Digest {
+    guard contains(.tree, snapshot.tree) else { throw .blobMissing(.tree, snapshot.tree) }
+    try await flush()
+    return try await writeFile(.snapshot, snapshot.json())
+  }
+
+  package func loadSnapshot(_ id: Digest) async throws(VaultError) -> Snapshot {
+    do throws(VaultError) {
+      let json = try await readFile(.snapshot, id) { VaultError.snapshotDamaged($0, $1) }
+      return try Snapshot(json: json, id: id)
+    } catch {
+      if case .store(.notFound) = error { throw .snapshotNotFound(id.hex) }
+      throw error
+    }
+  }
+
+  /// Every snapshot, ascending by time; one that can't be read makes this fail.
+  package func snapshots() async throws(VaultError) -> [StoredSnapshot] {
+    var result: [StoredSnapshot] = []
+    for info in try await access({ store throws(StoreError) in try await store.list(.snapshot) }) {
+      guard let id = info.name.id else { continue }
+      result.append(StoredSnapshot(id: id, snapshot: try await loadSnapshot(id)))
+    }
+    return result.sorted { ($0.snapshot.time, $0.id) < ($1.snapshot.time, $1.id) }
+  }
+
+  /// Finds a snapshot by the first digits of its id, or the newest as `latest`.
+  package func findSnapshot(_ name: String) async throws(VaultError) -> StoredSnapshot {
+    if name == "latest" {
+      guard let newest = try await snapshots().last else { throw .snapshotNotFound(name) }
+      return newest
+    }
+    let listed = try await access { store throws(StoreError) in try await store.list(.snapshot) }.compactMap(\.name.id)
+    let matches = name.isEmpty ? [] : listed.filter { $0.hex.hasPrefix(name.lowercased()) }
+    guard let id = matches.first else { throw .snapshotNotFound(name) }
+    guard matches.count == 1 else { throw .snapshotAmbiguous(name, matches: matches.count) }
+    return StoredSnapshot(id: id, snapshot: try await loadSnapshot(id))
+  }
+
+  /// Forgets a snapshot; its data stays until the repository is pruned.
+  package func deleteSnapshot(_ id: Digest) async throws(VaultError) {
+    do throws(StoreError) { try await store.delete(ObjectName(.snapshot, id)) } catch {
+      if case .notFound = error { throw .snapshotNotFound(id.hex) }
+      throw VaultError(error)
+    }
+  }
+}

@@ -1,0 +1,25 @@
+import Core
+import IO
+
+/// What a repository works with: time, chance, threads, and how it packs.
+package struct VaultSettings: Sendable {
+  package var time: any Timekeeper = SystemTime()
+  /// Must be fit for keys outside tests.
+  package var randomness: any Randomness = SystemRandomness()
+  package var pool = BlockingPool.shared
+  package var owner = Owner.current
+  package var compression = CompressionLevel.standard
+  /// What new keys cost to derive.
+  package var scrypt = ScryptParameters.standard
+  /// A pack is closed when it has this many bytes.
+  package var packTargetBytes = 16 << 20
+  /// An index is written when it has this many blobs, or its oldest pack this age: what a crash can't take back.
+  package var indexBlobs = 50_000
+  package var indexInterval = Duration.seconds(600)
+  /// Packs on their way at the same time; each holds its bytes in memory.
+  package var uploads = 4
+  /// Index files and packs read at the same time.
+  package var downloads = 4
+
+  package init() {}
+}

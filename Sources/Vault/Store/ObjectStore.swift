@@ -1,0 +1,95 @@
+import Core
+
+/// What an object is; the directory it lies in.
+package enum ObjectKind: String, Sendable, CaseIterable {
+  case config
+  case key = "keys"
+  case snapshot = "snapshots"
+  case index
+  case lock = "locks"
+  case data
+}
+
+/// The name of one object: a kind, and the SHA-256 of its content unless it is the config.
+package struct ObjectName: Hashable, Sendable, Comparable, CustomStringConvertible {
+  package let kind: ObjectKind
+  /// `nil` for the config only.
+  package let id: Digest?
+
+  private init(kind: ObjectKind, id: Digest?) { (self.kind, self.id) = (kind, id) }
+
+  package static let config = ObjectName(kind: .config, id: nil)
+
+  /// - Parameter kind: Anything but `.config`, which has no id: there the id is dropped.
+  package init(_ kind: ObjectKind, _ id: Digest) { self.init(kind: kind, id: kind == .config ? nil : id) }
+
+  /// The object's place, relative to the store's root: `config`, `index/<64 hex>`, `data/<2 hex>/<64 hex>`.
+  package var path: String {
+    guard let id else { return kind.rawValue }
+    let hex = id.hex
+    return kind == .data ? "data/\(hex.prefix(2))/\(hex)" : "\(kind.rawValue)/\(hex)"
+  }
+
+  package static func < (a: ObjectName, b: ObjectName) -> Bool { a.path < b.path }
+
+  package var description: String { path }
+}
+
+/// An object as a listing shows it.
+package struct ObjectInfo: Hashable, Sendable {
+  package let name: ObjectName
+  package let sizeBytes: Int
+
+  package init(_ name: ObjectName, sizeBytes: Int) { (self.name, self.sizeBytes) = (name, sizeBytes) }
+}
+
+/// Where a vault's files lie: a directory, a bucket, a server.
+///
+/// Objects are written once and never changed. A decorator (retry, limit, fault) is an object store too.
+package protocol ObjectStore: Sendable {
+  /// For people and logs; without secrets.
+  var location: String { get }
+
+  /// Makes an empty place ready for a repository: directories, a bucket's prefix. Fine if it is ready already.
+  func prepare() async throws(StoreError)
+
+  /// Stores an object; atomic, and durable when it returns.
+  ///
+  /// After a failure the object is there as a whole or not at all. Repeating a call with the same content is fine.
+  ///
+  /// - Throws: `.exists` if the name is taken by other content.
+  func put(_ name: ObjectName, _ bytes: [UInt8]) async throws(StoreError)
+
+  /// The whole object.
+  func get(_ name: ObjectName) async throws(StoreError) -> [UInt8]
+
+  /// Bytes of an object; an empty range gives none.
+  ///
+  /// - Throws: `.pastEnd` if the object is shorter than the range's end.
+  func get(_ name: ObjectName, range: Range<Int>) async throws(StoreError) -> [UInt8]
+
+  /// Every object of a kind, ascending by name; leftovers of interrupted writes and foreign files are left out.
+  func list(_ kind: ObjectKind) async throws(StoreError) -> [ObjectInfo]
+
+  /// - Returns: `nil` if there is no such object.
+  func size(of name: ObjectName) async throws(StoreError) -> Int?
+
+  /// Removes an object; durable when it returns.
+  ///
+  /// - Throws: `.notFound` if it isn't there.
+  func delete(_ name: ObjectName) async throws(StoreError)
+}
+
+extension ObjectStore {
+  package func contains(_ name: ObjectName) async throws(StoreError) -> Bool { try await size(of: name) != nil }
+}
+
+/// Opens one kind of object store; what the registry lists.
+package protocol ObjectStoreFactory: Sendable {
+  /// What stands before the colon in a location, such as `local` or `s3`.
+  static var scheme: String { get }
+
+  /// - Parameter location: Without scheme and colon.
+  /// - Throws: `.location` if the text can't be understood. Whether anything is there shows at the first use.
+  func open(_ location: String) throws(StoreError) -> any ObjectStore
+}

@@ -1,0 +1,393 @@
+import Core
+import IO
+import Synchronization
+
+#if canImport(Glibc)
+  import Glibc
+#endif
+
+/// An archive under way: one worker at a time walks on, all of them read, cut and save what the walk found.
+final class ArchiveRun: Sendable {
+  private let builder: SnapshotBuilder
+  private let options: ArchiveOptions
+  private let pool: BlockingPool
+  private let state = Mutex(Shared())
+  /// Held by the worker that walks.
+  private let turn = Gate(limit: 1)
+  private let walk = Mutex(Walk())
+
+  private struct Shared {
+    var report = ArchiveReport()
+    var progress = ArchiveProgress()
+  }
+
+  private struct Walk {
+    var stack: [Frame] = []
+    var targets: [(target: TreePath, parentTree: [TreeNode])] = []
+  }
+
+  /// A directory being walked.
+  private struct Frame: Sendable {
+    var directory: OpenDirectory
+    var entries: [(name: FileName, metadata: FileMetadata)]
+    var next = 0
+  }
+
+  /// One entry for a worker.
+  private enum Item: Sendable {
+    /// A file to read.
+    case read(OpenDirectory, FileName, FileMetadata)
+    /// A node that needs no reading.
+    case done(OpenDirectory, TreeNode)
+    /// The walk has left this directory.
+    case left(OpenDirectory)
+  }
+
+  init(_ builder: SnapshotBuilder, _ options: ArchiveOptions, _ pool: BlockingPool) {
+    (self.builder, self.options, self.pool) = (builder, options, pool)
+  }
+
+  var report: ArchiveReport {
+    state.withLock { state in
+      var report = state.report
+      report.problems.sort()
+      report.notes.sort()
+      return report
+    }
+  }
+
+  func begin(_ targets: [TreePath]) async throws {
+    var found: [(target: TreePath, parentTree: [TreeNode])] = []
+    var described: Set<TreePath> = []
+    for target in targets {
+      // The directories on the way, with their own metadata.
+      for count in 1..<max(1, target.components.count) {
+        let path = TreePath(Array(target.components.prefix(count)))
+        guard described.insert(path).inserted else { continue }
+        do {
+          let metadata = try await pool.run { () throws(SystemFailure) in
+            try DirectoryReader.at(path).metadata()
+          }
+          try builder.put(TreeNode(name: path.last ?? "", metadata: metadata), at: path, added: 0)
+        } catch let error as SystemFailure { note("/\(path): \(error.report.summary)") }
+      }
+      found.append((target, await parentNodes(of: target)))
+    }
+    walk.withLock { $0.targets = found.reversed() }
+  }
+
+  /// One worker, until nothing is left.
+  func work() async throws {
+    while true {
+      try Task.checkCancellation()
+      let items = try await nextItems()
+      if items.isEmpty { return }
+      try await handle(items)
+    }
+  }
+
+  // MARK: Walking
+
+  private func nextItems() async throws(VaultError) -> [Item] {
+    try await turn.through { () throws(VaultError) in
+      do { return try await walkOn() } catch { throw error is CancellationError ? .cancelled : .outside(AnyFailure(error)) }
+    }
+  }
+
+  private func walkOn() async throws -> [Item] {
+    var items: [Item] = []
+    var bytes: Int64 = 0
+    while items.count < Self.batchItems, bytes < Self.batchBytes {
+      if Task.isCancelled { throw CancellationError() }
+      let step = walk.withLock { walk -> Step in
+        guard let top = walk.stack.indices.last else {
+          return walk.targets.popLast().map { .target($0.target, $0.parentTree) } ?? .end
+        }
+        guard walk.stack[top].next < walk.stack[top].entries.count else {
+          return .leave(walk.stack.removeLast().directory)
+        }
+        let frame = walk.stack[top]
+        walk.stack[top].next += 1
+        return .entry(frame.directory, frame.entries[frame.next].name, frame.entries[frame.next].metadata)
+      }
+      switch step {
+      case .end: return items
+      case .target(let path, let nodes):
+        if let item = try await enterTarget(path, nodes) { items.append(item) }
+      case .leave(let directory): items.append(.left(directory))
+      case .entry(let directory, let name, let metadata):
+        let path = directory.path.appending(name)
+        if options.excludes.contains(where: { $0.matches(path) }) { continue }
+        directory.expect()
+        if metadata.kind.isDirectory {
+          if let item = try await enter(directory, name, metadata) { items.append(item) }
+        } else if metadata.kind.isRegular {
+          if let content = unchanged(directory.parentNode(name), metadata) {
+            count(metadata.size, isUnchanged: true)
+            items.append(.done(directory, TreeNode(name: name, metadata: metadata, content: content)))
+          } else {
+            bytes += metadata.size
+            items.append(.read(directory, name, metadata))
+          }
+        } else {
+          items.append(.done(directory, TreeNode(name: name, metadata: metadata)))
+        }
+      }
+    }
+    return items
+  }
+
+  private enum Step {
+    case target(TreePath, [TreeNode])
+    case entry(OpenDirectory, FileName, FileMetadata)
+    case leave(OpenDirectory)
+    case end
+  }
+
+  /// Lists a directory and walks into it next.
+  ///
+  /// - Returns: `nil`, unless the directory can't be read and its parent must hear of it.
+  private func enter(_ parent: OpenDirectory, _ name: FileName, _ metadata: FileMetadata) async throws -> Item? {
+    let path = parent.path.appending(name)
+    do {
+      let reader = try await pool.run { () throws(SystemFailure) in try parent.reader.directory(name) }
+      var nodes: [TreeNode] = []
+      if let subtree = parent.parentNode(name)?.subtree { nodes = await loadParent(subtree) }
+      let isForeign = options.staysOnFileSystem && metadata.device != parent.device
+      let directory = OpenDirectory(
+        reader, path: path, metadata: metadata, parent: parent, parentNodes: nodes, device: metadata.device)
+      let entries = isForeign ? [] : try await list(directory)
+      walk.withLock { $0.stack.append(Frame(directory: directory, entries: entries)) }
+      return nil
+    } catch let error as SystemFailure {
+      problem(error)
+      return .left(parent)
+    }
+  }
+
+  private func enterTarget(_ path: TreePath, _ nodes: [TreeNode]) async throws -> Item? {
+    do {
+      guard let name = path.last else {
+        let (reader, metadata) = try await pool.run { () throws(SystemFailure) in
+          let reader = try DirectoryReader("/")
+          return (reader, try reader.metadata())
+        }
+        let root = OpenDirectory(
+          reader, path: path, metadata: metadata, parent: nil, parentNodes: nodes, device: metadata.device)
+        let entries = try await list(root)
+        walk.withLock { $0.stack.append(Frame(directory: root, entries: entries)) }
+        return nil
+      }
+      let (parentReader, metadata) = try await pool.run { () throws(SystemFailure) in
+        let reader = try DirectoryReader.at(path.parent)
+        return (reader, try reader.metadata(of: name))
+      }
+      // A stand-in for the directory above, whose only entry is the target.
+      let above = OpenDirectory(
+        parentReader, path: path.parent, metadata: nil, parent: nil, parentNodes: nodes, device: metadata.device)
+      walk.withLock { $0.stack.append(Frame(directory: above, entries: [(name, metadata)])) }
+      return nil
+    } catch let error as SystemFailure {
+      problem(error)
+      return nil
+    }
+  }
+
+  private func list(_ directory: OpenDirectory) async throws -> [(name: FileName, metadata: FileMetadata)] {
+    let (entries, problems) = try await pool.run { () throws(SystemFailure) in
+      var entries: [(name: FileName, metadata: FileMetadata)] = []
+      var problems: [SystemFailure] = []
+      for name in try directory.reader.names() {
+        do throws(SystemFailure) {
+          entries.append((name, try directory.reader.metadata(of: name)))
+        } catch { problems.append(error) }
+      }
+      return (entries, problems)
+    }
+    for failure in problems { problem(failure) }
+    return entries
+  }
+
+  // MARK: The parent snapshot
+
+  private func parentNodes(of target: TreePath) async -> [TreeNode] {
+    guard let parent = options.parent else { return [] }
+    do throws(TreeError) {
+      return try await parent.nodes(of: try await parent.tree(at: target.parent))
+    } catch { return [] }
+  }
+
+  private func loadParent(_ tree: BlobID) async -> [TreeNode] {
+    guard let parent = options.parent else { return [] }
+    do throws(TreeError) { return try await parent.nodes(of: tree) } catch {
+      note("the parent's tree \(tree.short) can't be used: \(error.report.summary)")
+      return []
+    }
+  }
+
+  /// - Returns: The parent's content, if size, modification and change times and inode are the same and every blob
+  ///   is still there.
+  private func unchanged(_ old: TreeNode?, _ metadata: FileMetadata) -> [BlobID]? {
+    guard let old, let parent = options.parent, old.metadata.kind.isRegular, old.metadata.size == metadata.size,
+      old.metadata.modified == metadata.modified, old.metadata.changed == metadata.changed,
+      old.metadata.inode == metadata.inode
+    else { return nil }
+    var size: Int64 = 0
+    for id in old.content {
+      guard parent.reader.contains(.data, id), let length = parent.reader.length(.data, id) else { return nil }
+      size += Int64(length)
+    }
+    return size == metadata.size ? old.content : nil
+  }
+
+  // MARK: Reading and saving
+
+  private func handle(_ items: [Item]) async throws {
+    let contents = try await readSmall(items)
+    for (item, content) in zip(items, contents) {
+      if Task.isCancelled { throw CancellationError() }
+      switch item {
+      case .left(let directory): try await settle(directory)
+      case .done(let directory, let node): try await deliver(node, to: directory, StoredContent(size: node.metadata.size))
+      case .read(let directory, let name, var metadata):
+        switch content {
+        case .none: break
+        case .small(let bytes, let now):
+          metadata = now
+          var stored = StoredContent(size: Int64(bytes.count))
+          if !bytes.isEmpty {
+            let saved = try await builder.store.save(bytes)
+            stored.ids = [saved.id]
+            stored.added = Int64(saved.added)
+          }
+          count(stored.size, isUnchanged: false)
+          try await deliver(TreeNode(name: name, metadata: metadata, content: stored.ids), to: directory, stored)
+        case .large(let file, let now):
+          metadata = now
+          let stored: StoredContent
+          do throws(TreeError) {
+            stored = try await builder.store.store(
+              { file }, cutting: .content, sizeHint: metadata.size
+            ) { bytes in self.count(Int64(bytes), isUnchanged: nil) }
+          } catch {
+            guard case .system(let failure) = error else { throw error }
+            problem(failure)
+            try await settle(directory)
+            continue
+          }
+          count(0, isUnchanged: false)
+          checkChanged(file, metadata)
+          try await deliver(TreeNode(name: name, metadata: metadata, content: stored.ids), to: directory, stored)
+        case .failed(let failure):
+          problem(failure)
+          try await settle(directory)
+        }
+      }
+    }
+  }
+
+  private enum Content: Sendable {
+    case none
+    case small([UInt8], FileMetadata)
+    case large(File, FileMetadata)
+    case failed(SystemFailure)
+  }
+
+  /// Opens every file of the batch, and reads those that fit one blob.
+  private func readSmall(_ items: [Item]) async throws -> [Content] {
+    guard items.contains(where: { if case .read = $0 { true } else { false } }) else {
+      return items.map { _ in .none }
+    }
+    return await pool.run {
+      items.map { item in
+        guard case .read(let directory, let name, let metadata) = item else { return .none }
+        do throws(SystemFailure) {
+          let (file, status) = try directory.reader.open(name)
+          var now = metadata
+          if UInt64(status.st_ino) != metadata.inode || UInt64(status.st_dev) != metadata.device {
+            // Another file has taken the name since: take that one's metadata.
+            now = try directory.reader.metadata(of: name)
+          }
+          guard status.st_size <= RabinChunker.minimum else { return .large(file, now) }
+          var bytes = [UInt8](repeating: 0, count: Int(status.st_size) + 1)
+          let count = try bytes.withMutableRawBytes { (raw) throws(SystemFailure) in try file.read(at: 0, into: raw) }
+          if count == bytes.count, count > 1 { return .large(file, now) }
+          bytes.removeLast(bytes.count - count)
+          self.checkChanged(file, now)
+          return .small(bytes, now)
+        } catch { return .failed(error) }
+      }
+    }
+  }
+
+  /// Notes a file that moved under the reader; its content may never have existed as a whole.
+  private func checkChanged(_ file: File, _ before: FileMetadata) {
+    guard let after = try? file.status() else { return }
+    if Timestamp(after.st_mtim) != before.modified || Int64(after.st_size) != before.size {
+      note("\(file.path) changed while it was read")
+    }
+  }
+
+  private func deliver(_ node: TreeNode, to directory: OpenDirectory, _ stored: StoredContent) async throws {
+    var node = node
+    if node.metadata.kind.isRegular { node.metadata.size = stored.size }
+    builder.count { totals in
+      totals.addedBytes += stored.added
+      guard directory.metadata != nil || directory.isRoot else { return }
+      totals.count(node.metadata.kind)
+      totals.bytes += node.metadata.size
+    }
+    if directory.metadata == nil {
+      try builder.put(node, at: directory.path.appending(node.name), added: 0)
+    } else {
+      directory.add(node)
+    }
+    try await settle(directory)
+  }
+
+  /// One entry less to wait for; the last one saves the tree and settles the directory above.
+  private func settle(_ directory: OpenDirectory) async throws {
+    var directory = directory
+    while directory.settle() {
+      guard let metadata = directory.metadata else { return }
+      let nodes = directory.takeNodes()
+      if directory.isRoot {
+        for node in nodes { try builder.put(node, at: TreePath([node.name]), added: 0, counted: true) }
+        return
+      }
+      let saved = try await builder.saveTree(nodes.map { TreeEncoder.encode(SnapshotBuilder.normalised($0)) })
+      builder.count { $0.addedTreeBytes += Int64(saved.added) }
+      guard let parent = directory.parent, let name = directory.path.last else { return }
+      let node = TreeNode(name: name, metadata: metadata, subtree: saved.id)
+      if parent.metadata == nil {
+        try builder.put(node, at: directory.path, added: 0)
+      } else {
+        builder.count { $0.count(.directory) }
+        parent.add(node)
+      }
+      directory = parent
+    }
+  }
+
+  // MARK: Reporting
+
+  private func problem(_ failure: SystemFailure) { state.withLock { $0.report.problems.append(failure.report.summary) } }
+
+  private func note(_ text: String) { state.withLock { $0.report.notes.append(text) } }
+
+  /// - Parameter isUnchanged: `nil` while a file is still being read.
+  private func count(_ bytes: Int64, isUnchanged: Bool?) {
+    let progress = state.withLock { state in
+      state.progress.bytes += bytes
+      if let isUnchanged {
+        state.progress.files += 1
+        if isUnchanged { state.report.unchangedFiles += 1 }
+      }
+      return state.progress
+    }
+    options.progress(progress)
+  }
+
+  private static let batchItems = 64
+  private static let batchBytes: Int64 = 4 << 20
+}

@@ -1,0 +1,168 @@
+import Core
+import IO
+
+/// How a tree is brought back.
+package struct RestoreOptions: Sendable {
+  /// What may stand in the target already.
+  package enum Overwrite: Sendable, Equatable {
+    /// Nothing: the target must be empty or absent.
+    case never
+    /// Other entries may stand beside; a name that is taken is a failure of that entry.
+    case besides
+  }
+
+  package var overwrite: Overwrite
+  /// Only these entries, and what is below them, with the directories on the way; empty for everything.
+  package var include: [TreePath]
+  /// Counts, and writes nothing.
+  package var isDryRun: Bool
+  package var rights: RestoreRights
+  /// Packs read side by side.
+  package var parallel: Int
+  package var progress: @Sendable (_ doneBytes: Int64) -> Void
+
+  package init(
+    overwrite: Overwrite = .never, include: [TreePath] = [], isDryRun: Bool = false,
+    rights: RestoreRights = RestoreRights(), parallel: Int = 4,
+    progress: @escaping @Sendable (_ doneBytes: Int64) -> Void = { _ in }
+  ) {
+    self.overwrite = overwrite
+    self.include = include
+    self.isDryRun = isDryRun
+    self.rights = rights
+    self.parallel = parallel
+    self.progress = progress
+  }
+}
+
+/// What a restore did.
+package struct RestoreReport: Sendable, Equatable {
+  package var totals = TreeTotals()
+  /// Names that were made as further names of a file restored before.
+  package var hardLinks: Int64 = 0
+  /// Entries that are missing or incomplete, with the reason. Empty: everything is as in the snapshot.
+  package var failures: [String] = []
+}
+
+/// What is to be made, in the order in which it can be made; a value, computed before anything is written.
+struct RestorePlan: Sendable {
+  struct Directory: Sendable {
+    var path: TreePath
+    /// `nil` for the target itself, whose metadata is nobody's.
+    var metadata: FileMetadata?
+    /// Entries of this directory: indices into `files` and `others`, names of directories below.
+    var files: Range<Int>
+    var others: Range<Int>
+    var children: [FileName] = []
+  }
+
+  struct File: Sendable {
+    var name: FileName
+    var directory: Int
+    var metadata: FileMetadata
+    var content: [BlobID]
+    /// Bytes, by the blobs' lengths, which is what will be there.
+    var size: Int64
+  }
+
+  struct Other: Sendable {
+    var name: FileName
+    var metadata: FileMetadata
+    /// The entry whose further name this is.
+    var linkTo: Link?
+  }
+
+  enum Link: Hashable, Sendable {
+    case file(Int)
+    case other(directory: Int, FileName)
+  }
+
+  /// A place that a blob goes to.
+  struct Place: Sendable {
+    var file: Int
+    var offset: Int64
+  }
+
+  var directories: [Directory] = []
+  var files: [File] = []
+  var others: [Other] = []
+  /// Blobs of files that have more than one, or whose blob goes elsewhere too: every id and its places.
+  var places: [BlobID: [Place]] = [:]
+  var totals = TreeTotals()
+
+  /// - Parameter length: The plaintext's length of a blob.
+  init(
+    _ trees: SnapshotTree.LoadedTrees, include: [TreePath], length: (BlobID) -> Int?
+  ) throws(TreeError) {
+    var firstNames: [Inode: Link] = [:]
+    // Parents come before children: the list grows while it is walked.
+    var pending: [(tree: BlobID, path: TreePath)] = [(trees.root, TreePath())]
+    directories.append(Directory(path: TreePath(), metadata: nil, files: 0..<0, others: 0..<0))
+    var next = 0
+    while next < pending.count {
+      let (tree, path) = pending[next]
+      if path.components.count > TreeLimits.depth { throw .tooDeep(path) }
+      let (filesFrom, othersFrom) = (files.count, others.count)
+      for node in trees.nodes(tree) {
+        let place = path.appending(node.name)
+        guard Self.isWanted(place, isDirectory: node.metadata.kind.isDirectory, include) else { continue }
+        totals.count(node.metadata.kind)
+        if let subtree = node.subtree {
+          directories[next].children.append(node.name)
+          directories.append(Directory(path: place, metadata: node.metadata, files: 0..<0, others: 0..<0))
+          pending.append((subtree, place))
+          continue
+        }
+        let inode = Inode(node.metadata)
+        if let inode, let first = firstNames[inode] {
+          others.append(Other(name: node.name, metadata: node.metadata, linkTo: first))
+          continue
+        }
+        if node.metadata.kind.isRegular {
+          if let inode { firstNames[inode] = .file(files.count) }
+          try add(node, at: place, directory: next, length)
+        } else {
+          if let inode { firstNames[inode] = .other(directory: next, node.name) }
+          others.append(Other(name: node.name, metadata: node.metadata, linkTo: nil))
+        }
+      }
+      directories[next].files = filesFrom..<files.count
+      directories[next].others = othersFrom..<others.count
+      next += 1
+    }
+  }
+
+  private mutating func add(
+    _ node: TreeNode, at path: TreePath, directory: Int, _ length: (BlobID) -> Int?
+  ) throws(TreeError) {
+    var offset: Int64 = 0
+    for id in node.content {
+      guard let bytes = length(id) else { throw .blobMissing(id, path) }
+      places[id, default: []].append(Place(file: files.count, offset: offset))
+      let (sum, overflow) = offset.addingReportingOverflow(Int64(bytes))
+      if overflow { throw .malformed(why: "the file '\(path)' is too large", offset: 0) }
+      offset = sum
+    }
+    files.append(
+      File(name: node.name, directory: directory, metadata: node.metadata, content: node.content, size: offset))
+    totals.bytes += offset
+  }
+
+  /// What makes two names one file: only files that had several names take part.
+  private struct Inode: Hashable {
+    var device: UInt64
+    var inode: UInt64
+
+    init?(_ metadata: FileMetadata) {
+      guard metadata.links > 1, metadata.inode != 0 else { return nil }
+      (device, inode) = (metadata.device, metadata.inode)
+    }
+  }
+
+  private static func isWanted(_ path: TreePath, isDirectory: Bool, _ include: [TreePath]) -> Bool {
+    if include.isEmpty { return true }
+    return include.contains { wanted in
+      path.components.starts(with: wanted.components) || isDirectory && wanted.components.starts(with: path.components)
+    }
+  }
+}

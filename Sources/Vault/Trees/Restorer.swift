@@ -1,0 +1,292 @@
+import Core
+import IO
+import Synchronization
+
+#if canImport(Glibc)
+  import Glibc
+#endif
+
+extension SnapshotTree {
+  /// Brings the tree below `root` back into `directory`.
+  ///
+  /// Directories first; then every blob is read once and written to all its places, runs of zeros as holes; then
+  /// further names of files, special files; owners, attributes, modes and times last, directories deepest first.
+  /// Returns when everything is on stable storage. No symbolic link below `directory` is ever followed.
+  ///
+  /// - Returns: What was done; look at ``RestoreReport/failures``.
+  /// - Throws: If nothing could be written, or a blob is missing or damaged. What was written by then stays.
+  package func restore(
+    _ root: TreePath = TreePath(), to directory: String, _ options: RestoreOptions = RestoreOptions()
+  ) async throws(TreeError) -> RestoreReport {
+    let trees = try await allTrees(below: try await tree(at: root))
+    let reader = reader
+    let plan = try RestorePlan(trees, include: options.include) { reader.length(.data, $0) }
+    if options.isDryRun { return RestoreReport(totals: plan.totals) }
+    let run = RestoreRun(plan, options)
+    do {
+      let target = try await pool.run { () throws(SystemFailure) -> TreeTarget? in
+        let target = try TreeTarget(directory)
+        if options.overwrite == .never, try !target.isEmpty() { return nil }
+        return target
+      }
+      guard let target else { throw TreeError.targetNotEmpty(directory) }
+      try await write(run, target)
+    } catch { throw TreeError(error) }
+    return run.report
+  }
+
+  private func write(_ run: RestoreRun, _ target: TreeTarget) async throws {
+    try await pool.run { () throws(SystemFailure) in try run.prepare(target) }
+    try Task.checkCancellation()
+    let pool = pool
+    try await reader.loadMany(.data, run.blobs, parallel: run.options.parallel) {
+      (id, bytes) throws(VaultError) -> Void in
+      guard let batch = run.enqueue(id, bytes) else { return }
+      if Task.isCancelled { throw .cancelled }
+      do throws(SystemFailure) {
+        try await pool.run { () throws(SystemFailure) in try run.write(batch, target) }
+      } catch { throw .outside(AnyFailure(error)) }
+    }
+    let rest = run.drain()
+    try await pool.run { () throws(SystemFailure) in
+      try run.write(rest, target)
+      run.finishLinks(target)
+      run.finishDirectories(target)
+      try target.synchronize()
+    }
+  }
+}
+
+/// A restore under way. Every method but ``enqueue(_:_:)`` blocks.
+final class RestoreRun: Sendable {
+  let plan: RestorePlan
+  let options: RestoreOptions
+
+  private struct State {
+    var report = RestoreReport()
+    /// Blobs of each file that are still to come.
+    var missing: [Int32]
+    var isMade: [Bool]
+    var isBroken: [Bool]
+    var batch: [(BlobID, [UInt8])] = []
+    var batchBytes = 0
+    var doneBytes: Int64 = 0
+
+    mutating func takeBatch() -> [(BlobID, [UInt8])] {
+      defer {
+        batch = []
+        batchBytes = 0
+      }
+      return batch
+    }
+  }
+
+  private let state: Mutex<State>
+
+  init(_ plan: RestorePlan, _ options: RestoreOptions) {
+    (self.plan, self.options) = (plan, options)
+    state = Mutex(
+      State(
+        report: RestoreReport(totals: plan.totals), missing: plan.files.map { Int32(clamping: $0.content.count) },
+        isMade: [Bool](repeating: false, count: plan.files.count),
+        isBroken: [Bool](repeating: false, count: plan.files.count)))
+  }
+
+  var report: RestoreReport {
+    state.withLock { state in
+      var report = state.report
+      report.failures.sort()
+      return report
+    }
+  }
+
+  var blobs: [BlobID] { Array(plan.places.keys) }
+
+  /// Makes every directory, and every file without content. A directory that can't be made ends the restore.
+  func prepare(_ target: TreeTarget) throws(SystemFailure) {
+    for directory in plan.directories where !directory.children.isEmpty {
+      let place = try target.directory(directory.path)
+      for name in directory.children {
+        do throws(SystemFailure) { try place.makeDirectory(name) } catch {
+          guard options.overwrite == .besides, error.number == EEXIST else { throw error }
+        }
+      }
+    }
+    for directory in plan.directories {
+      let empty = directory.files.filter { plan.files[$0].content.isEmpty }
+      guard !empty.isEmpty else { continue }
+      let place = try target.directory(directory.path)
+      for index in empty {
+        try attempt(index) { () throws(SystemFailure) in
+          let file = try place.createFile(plan.files[index].name)
+          try file.apply(plan.files[index].metadata, options.rights)
+        }
+      }
+    }
+  }
+
+  // MARK: Content
+
+  /// Collects small blobs, so that a hop to another thread is paid once for many.
+  ///
+  /// - Returns: What is to be written now.
+  func enqueue(_ id: BlobID, _ bytes: [UInt8]) -> [(BlobID, [UInt8])]? {
+    state.withLock { state -> [(BlobID, [UInt8])]? in
+      state.batch.append((id, bytes))
+      state.batchBytes += bytes.count
+      guard state.batch.count >= 64 || state.batchBytes >= 1 << 20 else { return nil }
+      return state.takeBatch()
+    }
+  }
+
+  func drain() -> [(BlobID, [UInt8])] { state.withLock { $0.takeBatch() } }
+
+  func write(_ batch: [(BlobID, [UInt8])], _ target: TreeTarget) throws(SystemFailure) {
+    var open: (directory: Int, TargetDirectory)?
+    var written: Int64 = 0
+    for (id, bytes) in batch {
+      for place in plan.places[id] ?? [] {
+        let file = plan.files[place.file]
+        written += Int64(bytes.count)
+        try attempt(place.file) { () throws(SystemFailure) in
+          if open?.directory != file.directory {
+            open = (file.directory, try target.directory(plan.directories[file.directory].path))
+          }
+          guard let directory = open?.1 else { return }
+          try write(bytes, to: place, file, directory)
+        }
+      }
+    }
+    let done = state.withLock { state in
+      state.doneBytes += written
+      return state.doneBytes
+    }
+    if written > 0 { options.progress(done) }
+  }
+
+  private func write(
+    _ bytes: [UInt8], to place: RestorePlan.Place, _ file: RestorePlan.File, _ directory: TargetDirectory
+  ) throws(SystemFailure) {
+    let handle = try openFile(place.file, file, directory)
+    try bytes.withRawBytes { (raw) throws(SystemFailure) -> Void in
+      try ZeroRuns.forEachData(in: raw) { (range) throws(SystemFailure) -> Void in
+        try handle.write(
+          UnsafeRawBufferPointer(rebasing: raw[range]), at: place.offset + Int64(range.lowerBound))
+      }
+    }
+    let isLast = state.withLock { state in
+      state.missing[place.file] -= 1
+      return state.missing[place.file] == 0
+    }
+    if isLast { try handle.apply(file.metadata, options.rights) }
+  }
+
+  /// The file, made at its full length by whoever comes first, so that zeros need not be written.
+  private func openFile(
+    _ index: Int, _ file: RestorePlan.File, _ directory: TargetDirectory
+  ) throws(SystemFailure) -> File {
+    // Under the lock: the second writer of a file must find it made.
+    let made = state.withLock { state -> Result<File?, SystemFailure> in
+      if state.isMade[index] { return .success(nil) }
+      do throws(SystemFailure) {
+        let handle = try directory.createFile(file.name)
+        state.isMade[index] = true
+        try handle.truncate(to: file.size)
+        return .success(handle)
+      } catch { return .failure(error) }
+    }
+    if let handle = try made.get() { return handle }
+    return try directory.openFile(file.name)
+  }
+
+  // MARK: The rest
+
+  /// Special files and further names, once every file is there.
+  func finishLinks(_ target: TreeTarget) {
+    for directory in plan.directories where !directory.others.isEmpty {
+      guard let place = opened(target, directory.path) else { continue }
+      for other in plan.others[directory.others] {
+        do throws(SystemFailure) {
+          if let link = other.linkTo {
+            try self.link(link, as: other.name, in: place, target)
+            state.withLock { $0.report.hardLinks += 1 }
+          } else {
+            try place.make(other.metadata.kind, other.name)
+            try place.apply(other.metadata, to: other.name, options.rights)
+          }
+        } catch { fail(error) }
+      }
+    }
+  }
+
+  private func link(
+    _ link: RestorePlan.Link, as name: FileName, in place: TargetDirectory, _ target: TreeTarget
+  ) throws(SystemFailure) {
+    switch link {
+    case .file(let index):
+      let file = plan.files[index]
+      try place.link(file.name, in: try target.directory(plan.directories[file.directory].path), as: name)
+    case .other(let directory, let first):
+      try place.link(first, in: try target.directory(plan.directories[directory].path), as: name)
+    }
+  }
+
+  /// Deepest first: making an entry changes the times of its directory, and a mode may shut it.
+  func finishDirectories(_ target: TreeTarget) {
+    for directory in plan.directories.reversed() {
+      guard let metadata = directory.metadata else { continue }
+      do throws(SystemFailure) {
+        try target.open(directory.path, O_RDONLY | O_DIRECTORY).apply(metadata, options.rights)
+      } catch { fail(error) }
+    }
+  }
+
+  private func opened(_ target: TreeTarget, _ path: TreePath) -> TargetDirectory? {
+    do throws(SystemFailure) { return try target.directory(path) } catch {
+      fail(error)
+      return nil
+    }
+  }
+
+  /// One file's failure is reported and ends that file only; a full or broken disk ends everything.
+  private func attempt(_ index: Int, _ body: () throws(SystemFailure) -> Void) throws(SystemFailure) {
+    if state.withLock({ $0.isBroken[index] }) { return }
+    do throws(SystemFailure) { try body() } catch {
+      if [ENOSPC, EDQUOT, EROFS, EIO].contains(error.number) { throw error }
+      state.withLock { $0.isBroken[index] = true }
+      fail(error)
+    }
+  }
+
+  private func fail(_ error: SystemFailure) { state.withLock { $0.report.failures.append(error.report.summary) } }
+}
+
+/// Finds what need not be written into a file that is all zeros already.
+enum ZeroRuns {
+  /// Shorter runs are written: a hole costs more than it saves.
+  static let granularity = 4096
+
+  /// Calls `body` with every stretch that holds anything but zeros, in order, in whole blocks of 4 KiB.
+  static func forEachData<E: Error>(
+    in bytes: UnsafeRawBufferPointer, _ body: (Range<Int>) throws(E) -> Void
+  ) throws(E) {
+    var start = 0
+    var position = 0
+    while position < bytes.count {
+      let end = min(position + granularity, bytes.count)
+      if isZero(bytes, position..<end) {
+        if start < position { try body(start..<position) }
+        start = end
+      }
+      position = end
+    }
+    if start < position { try body(start..<position) }
+  }
+
+  private static func isZero(_ bytes: UnsafeRawBufferPointer, _ range: Range<Int>) -> Bool {
+    guard let base = bytes.baseAddress else { return true }
+    // A block that begins as its own rest continues, with a zero, is zero throughout.
+    guard bytes[range.lowerBound] == 0 else { return false }
+    return memcmp(base + range.lowerBound, base + range.lowerBound + 1, range.count - 1) == 0
+  }
+}

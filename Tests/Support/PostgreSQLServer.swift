@@ -1,0 +1,174 @@
+import Core
+import IO
+import Subprocess
+import Synchronization
+import SystemPackage
+
+#if canImport(Glibc)
+  import Glibc
+#endif
+
+/// A PostgreSQL server of a test's own, on loopback, with a password; ended by ``shutDown()``.
+///
+/// One cluster per process is made by initdb and copied for each server. Segments of the log are 1 MiB, pages have
+/// checksums, and nothing is flushed: a test's cluster need not survive a power failure. As root the server runs as the
+/// system's `postgres`.
+package final class PostgreSQLServer: Sendable {
+  package static let user = "postgres"
+  package static let password = "not-a-secret-in-a-test"
+
+  private let directory: TemporaryDirectory
+  package let port: UInt16
+  /// The data directory; its parent is this server's alone.
+  package var data: String { directory.file("data") }
+  /// The password, as a line in a file.
+  package var passwordFile: String { directory.file("password") }
+  /// Another directory beside the data, such as for a tablespace; the server's user owns it.
+  package func ownDirectory(_ name: String) throws -> String {
+    let path = directory.file(name)
+    try Files.createDirectory(path, mode: 0o700)
+    if let owner = Self.owner { chown(path, owner.userID, owner.groupID) }
+    return path
+  }
+
+  private init(directory: TemporaryDirectory, port: UInt16) { (self.directory, self.port) = (directory, port) }
+
+  /// - Parameter settings: Lines for `postgresql.conf`.
+  package static func start(settings: [String] = []) async throws -> PostgreSQLServer {
+    let template = try await Template.shared.path()
+    let server = PostgreSQLServer(directory: try TemporaryDirectory("pg"), port: try freePort())
+    try await command("cp", ["-a", "--reflink=auto", template, server.data], asOwner: false)
+    try Files.replace(server.passwordFile, with: Array((password + "\n").utf8))
+    let lines = [
+      "listen_addresses = '127.0.0.1'", "port = \(server.port)", "unix_socket_directories = ''", "fsync = off",
+      "shared_buffers = 16MB", "max_connections = 60", "max_wal_size = 64MB", "min_wal_size = 8MB", "log_min_messages = warning",
+    ]
+    let file = try File(server.data + "/postgresql.conf", O_WRONLY | O_APPEND)
+    try Array((lines + settings).joined(separator: "\n").utf8 + [10]).withUnsafeBytes { try file.write($0) }
+    do {
+      try await server.start()
+    } catch {
+      await server.shutDown()
+      throw error
+    }
+    return server
+  }
+
+  package func start() async throws {
+    try await Self.command(
+      Self.program("pg_ctl"), ["-D", data, "-l", data + "/startup.log", "-w", "-t", "30", "start"], asOwner: true)
+  }
+
+  /// - Parameter mode: `fast`, or `immediate` for a crash.
+  package func stop(mode: String = "fast") async throws {
+    try await Self.command(Self.program("pg_ctl"), ["-D", data, "-m", mode, "-w", "-t", "30", "stop"], asOwner: true)
+  }
+
+  /// Runs statements in psql, each on its own, and returns what they print: no headers, columns split by `|`.
+  @discardableResult
+  package func sql(_ statements: String..., database: String = "postgres") async throws -> String {
+    try await Self.command(
+      Self.program("psql"),
+      ["-XAtq", "-v", "ON_ERROR_STOP=1"] + statements.flatMap { ["-c", $0] }
+        + ["host=127.0.0.1 port=\(port) user=\(Self.user) dbname=\(database) passfile=\(directory.file("pgpass"))"],
+      asOwner: false, environment: ["PGPASSWORD": Self.password])
+  }
+
+  /// Ends the server on the data directory, and any that a restore left beside it.
+  package func shutDown() async {
+    for process in processes() {
+      kill(process, SIGQUIT)
+      for _ in 0..<500 where kill(process, 0) == 0 { usleep(10_000) }
+    }
+  }
+
+  /// Postmasters whose pid files are in this server's directory: the live one, and those beside.
+  package func processes() -> [pid_t] {
+    var places = [data]
+    for name in (try? Files.names(in: directory.path).map(\.lossyText)) ?? [] where name.hasPrefix(".salvor-") {
+      places += ["beside", "kept", "incomplete"].map { "\(directory.path)/\(name)/\($0)" }
+    }
+    return places.compactMap { place in
+      guard let bytes = try? Files.read(place + "/postmaster.pid", limitBytes: 65_536),
+        let line = String(decoding: bytes, as: UTF8.self).split(separator: "\n").first
+      else { return nil }
+      return pid_t(line).flatMap { kill($0, 0) == 0 ? $0 : nil }
+    }
+  }
+
+  // MARK: Programs
+
+  package static func program(_ name: String) throws -> String {
+    let versions = try Files.names(in: "/usr/lib/postgresql").map(\.lossyText).sorted { (Int($0) ?? 0) > (Int($1) ?? 0) }
+    for version in versions {
+      let path = "/usr/lib/postgresql/\(version)/bin/\(name)"
+      if access(path, X_OK) == 0 { return path }
+    }
+    throw SystemFailure("open", path: "/usr/lib/postgresql/*/bin/\(name)", number: ENOENT)
+  }
+
+  /// Who owns the servers' files; `nil` unless we are root.
+  package static var owner: (userID: UInt32, groupID: UInt32)? {
+    guard geteuid() == 0, let entry = getpwnam("postgres") else { return nil }
+    return (entry.pointee.pw_uid, entry.pointee.pw_gid)
+  }
+
+  @discardableResult
+  package static func command(
+    _ executable: String, _ arguments: [String], asOwner: Bool, environment: [String: String] = [:], input: String = ""
+  ) async throws -> String {
+    var changes: [Environment.Key: String?] = [:]
+    for (name, value) in environment { if let key = Environment.Key(rawValue: name) { changes[key] = value } }
+    var options = PlatformOptions()
+    if asOwner, let owner {
+      (options.userID, options.groupID, options.supplementaryGroups) = (owner.userID, owner.groupID, [])
+    }
+    options.createSession = true
+    let result = try await Subprocess.run(
+      executable.contains("/") ? .path(FilePath(executable)) : .name(executable), arguments: Arguments(arguments),
+      environment: .inherit.updating(changes), workingDirectory: "/", platformOptions: options,
+      input: .string(input), output: .bytes(limit: 1 << 24), error: .combinedWithOutput)
+    let text = String(decoding: result.standardOutput, as: UTF8.self)
+    guard result.terminationStatus.isSuccess else {
+      throw CommandFailed(description: "\(executable) \(arguments): \(result.terminationStatus): \(text)")
+    }
+    return text.hasSuffix("\n") ? String(text.dropLast()) : text
+  }
+
+  package struct CommandFailed: Error, CustomStringConvertible { package let description: String }
+
+  /// Made once, when the first server starts.
+  private actor Template {
+    static let shared = Template()
+    private static let directory = Mutex<TemporaryDirectory?>(nil)
+    private var making: Task<TemporaryDirectory, any Error>?
+
+    func path() async throws -> String {
+      let task = making ?? Task { try await Self.make() }
+      making = task
+      return try await task.value.file("data")
+    }
+
+    private static func make() async throws -> TemporaryDirectory {
+      let directory = try TemporaryDirectory("pg-template")
+      // What a static holds is never freed.
+      Self.directory.withLock { $0 = directory }
+      atexit { Template.directory.withLock { if let held = $0 { try? Files.removeTree(held.path) } } }
+      if let owner { chown(directory.path, owner.userID, owner.groupID) }
+      let secret = directory.file("initial-password")
+      try Files.replace(secret, with: Array(PostgreSQLServer.password.utf8), mode: 0o644)
+      chmod(secret, 0o644)
+      try await command(
+        program("initdb"),
+        [
+          "-D", directory.file("data"), "-U", PostgreSQLServer.user, "--pwfile", secret, "--auth=scram-sha-256",
+          "--encoding=UTF8", "--locale=C", "--wal-segsize=1", "--data-checksums", "--no-sync", "--no-instructions",
+        ], asOwner: true)
+      // A third of the files, and nothing ever connects to it. What is created comes from template0.
+      try await command(
+        program("postgres"), ["--single", "-D", directory.file("data"), "postgres"], asOwner: true,
+        input: "ALTER DATABASE template1 IS_TEMPLATE false;\nDROP DATABASE template1;\n")
+      return directory
+    }
+  }
+}
