@@ -37,7 +37,6 @@ extension Target.Dependency {
 
 let strict: [SwiftSetting] = [
   .enableUpcomingFeature("ExistentialAny"),
-  .enableUpcomingFeature("MemberImportVisibility"),
 ]
 
 /// Modules whose inner loops touch every byte: optimised in debug builds too, or tests would crawl.
@@ -98,7 +97,7 @@ let adapters: [Target] = [
   module("ObjectStoreFaulty", at: "Adapters/ObjectStores/Faulty", ["Core", "Vault"]),
   module("JournalSQLite", at: "Adapters/Journals/SQLite", ["Core", "IO", "StateKit", .grdb]),
   module("JournalMemory", at: "Adapters/Journals/Memory", ["Core", "StateKit"]),
-  module("ServiceExec", at: "Adapters/Services/Exec", ["Core", "IO", "StateKit", .asyncHTTPClient]),
+  module("ServiceExec", at: "Adapters/Services/Exec", ["Core", "IO", "StateKit", .asyncHTTPClient, .nioCore, .nioHTTP1]),
 ]
 
 // MARK: Acts: what Salvor does. Side by side; none imports another or an adapter.
@@ -120,19 +119,19 @@ let doors: [Target] = [
     "Runtime", at: "Sources/Runtime",
     [
       "Core", "IO", "Telemetry", "Catalog", "Vault", "DriverKit", "StateKit", "Planning", "Workflow", "Validation",
-      "Recovery", "Governance", .logging,
+      "Recovery", "Governance", .crypto, .logging, .subprocess,
     ] + adapterNames),
   module(
     "Demo", at: "Sources/Demo",
     [
-      "Core", "IO", "Telemetry", "Console", "Catalog", "Vault", "StateKit", "Planning", "Validation", "Recovery",
-      "Governance", "Runtime",
+      "Core", "IO", "Telemetry", "Console", "Catalog", "Vault", "DriverKit", "StateKit", "Planning", "Validation",
+      "Recovery", "Governance", "Runtime", "Workflow", .subprocess,
     ]),
   module(
     "CLI", at: "Sources/CLI",
     [
-      "Core", "IO", "Telemetry", "Console", "Catalog", "Vault", "StateKit", "Planning", "Validation", "Recovery",
-      "Governance", "Runtime", "Demo",
+      "Core", "IO", "Telemetry", "Console", "Catalog", "Vault", "StateKit", "Planning", "Workflow", "Validation",
+      "Recovery", "Governance", "Runtime", "Demo",
       .arguments, .logging, .yams,
     ]),
   .executableTarget(name: "salvor", dependencies: ["CLI"], path: "Sources/salvor", swiftSettings: strict),

@@ -1,5 +1,6 @@
 import Core
 import Foundation
+import Glibc
 import Synchronization
 
 /// Keeps a lock that this process holds itself, and lets go of it when its limit has passed.

@@ -45,6 +45,9 @@ package struct ProcessIdentity: Hashable, Sendable, CustomStringConvertible {
     return stat.startTicks != startTicks
   }
 
+  /// Whether it is, or was, a process of this machine since it was last started.
+  package var isLocal: Bool { host == Self.hostName && boot == Self.bootID }
+
   private static let hostName: String = {
     var buffer = [CChar](repeating: 0, count: 256)
     guard gethostname(&buffer, buffer.count - 1) == 0 else { return "unknown" }

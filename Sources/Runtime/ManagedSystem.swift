@@ -35,9 +35,9 @@ package struct ManagedSystem: Sendable {
     }
     self.drivers = drivers
     let stores = drivers
-    runner = Registry.runner(host) { store, query in
-      guard let driver = stores[store] else { throw AnyFailure(RecoveryError.noSuchStore(store)) }
-      return try await driver.query(query, limit: QueryLimit(rows: 1, timeout: .seconds(5))).rows.first?.first ?? nil
+    runner = Registry.runner(host) { store, query, timeout in
+      guard let driver = stores[store] else { throw RecoveryError.noSuchStore(store) }
+      return try await driver.query(query, limit: QueryLimit(rows: 1, timeout: timeout)).rows
     }
   }
 

@@ -53,7 +53,15 @@ package enum Registry {
     return try await SQLiteJournal.open(host.path("journal.sqlite"), time: host.time)
   }
 
-  package static func runner(_ host: Host) -> any ServiceRunner { fatalError() }
+  /// - Parameter query: Answers `sql` ready checks.
+  static func runner(
+    _ host: Host, query: @escaping @Sendable (StoreName, String, Duration) async throws -> [[String?]]
+  ) -> any ServiceRunner {
+    let secrets = host.secrets
+    return ExecServiceRunner(
+      stateDirectory: host.path("services"), time: host.time, pool: host.pool,
+      resolve: { (reference) async throws(AnyFailure) in try await secrets.resolve(reference) }, runQuery: query)
+  }
 }
 
 package enum RegistryError: Failure {

@@ -51,7 +51,7 @@ package struct ServiceUnit: Sendable, Equatable, Codable {
 package struct ServiceCommand: Sendable, Equatable, Codable {
   /// The program, by absolute path or found in `PATH`, and its arguments. Never a secret: others can read them.
   package var arguments: [String]
-  /// Added to the runner's own environment.
+  /// Beside `PATH`, `HOME`, the locale and the time zone; nothing else of the runner's own environment is passed on.
   package var environment: [String: String]
   /// Likewise, each read when it is needed.
   package var secrets: [String: SecretReference]

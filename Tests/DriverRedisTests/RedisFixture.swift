@@ -7,6 +7,9 @@ import TestSupport
 
 @testable import DriverRedis
 
+/// Threads of the world outside: a writer that waits for the pause to end must not keep the driver from ending it.
+let clients = BlockingPool(threads: 96)
+
 /// A Redis of the contract's own; records are strings `record:<number>`.
 struct RedisFixture: DriverFixture {
   let server: RedisServer
@@ -16,7 +19,7 @@ struct RedisFixture: DriverFixture {
   }
 
   static func start(_ settings: RedisServer.Settings) async throws -> RedisFixture {
-    let fixture = RedisFixture(server: try await BlockingPool.shared.run { try RedisServer(settings) })
+    let fixture = RedisFixture(server: try await clients.run { try RedisServer(settings) })
     for number in Int64(1)...20 { try await fixture.write(number, payload: Payload.of(number)) }
     return fixture
   }
@@ -48,10 +51,10 @@ struct RedisFixture: DriverFixture {
 
   func destroyLive() async throws {
     let path = server.dataDirectory
-    try await BlockingPool.shared.run { try Files.removeTree(path) }
+    try await clients.run { try Files.removeTree(path) }
   }
 
-  func shutDown() async { await BlockingPool.shared.run { server.stop() } }
+  func shutDown() async { await clients.run { server.stop() } }
 
   @discardableResult
   func command(_ words: String..., database: Int = 0) async throws -> Reply {
@@ -62,7 +65,7 @@ struct RedisFixture: DriverFixture {
   @discardableResult
   func commands(_ list: [[String]], database: Int = 0, user: (String, String)? = nil) async throws -> [Reply] {
     let port = server.port
-    return try await BlockingPool.shared.run {
+    return try await clients.run {
       let socket = try Socket.connect(host: "127.0.0.1", port: port, patience: .seconds(5))
       let connection = try Connection(socket, patience: .seconds(30), interruption: Interruption())
       if let user { _ = try connection.call("AUTH", user.0, user.1) }

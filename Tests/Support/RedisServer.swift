@@ -26,13 +26,29 @@ package final class RedisServer: Sendable {
   package var dataDirectory: String { directory.file("data") }
   package var configFile: String { directory.file("redis.conf") }
   package var logFile: String { directory.file("redis.log") }
-  private var pidFile: String { directory.file("redis.pid") }
 
   /// Writes the configuration and starts the server; returns when it answers.
   package init(_ settings: Settings = Settings()) throws {
-    directory = try TemporaryDirectory("redis")
-    port = try freePort()
+    let directory = try TemporaryDirectory("redis")
+    self.directory = directory
     try Files.createDirectory(directory.file("data"), mode: 0o755)
+    var attempts = 5
+    while true {
+      // Between finding a free port and taking it somebody else may.
+      let port = try freePort()
+      try Self.configure(settings, directory, port)
+      attempts -= 1
+      do {
+        try Self.start(directory, port)
+        self.port = port
+        return
+      } catch where attempts > 0 {
+        try Files.removeTree(directory.file("redis.log"))
+      }
+    }
+  }
+
+  private static func configure(_ settings: Settings, _ directory: TemporaryDirectory, _ port: UInt16) throws {
     var lines = [
       "bind 127.0.0.1", "port \(port)", "dir \(directory.file("data"))", "daemonize yes",
       "pidfile \(directory.file("redis.pid"))", "logfile \(directory.file("redis.log"))", "save \"\"",
@@ -43,28 +59,34 @@ package final class RedisServer: Sendable {
     if let password = settings.password { lines.append("requirepass \(password)") }
     try Files.replace(
       directory.file("redis.conf"), with: Array((lines + settings.more).joined(separator: "\n").utf8) + [10])
-    try start()
   }
 
   deinit { stop() }
 
-  package func start() throws {
-    var arguments: [UnsafeMutablePointer<CChar>?] = ["redis-server", configFile].map { strdup($0) } + [nil]
+  package func start() throws { try Self.start(directory, port) }
+
+  private static func start(_ directory: TemporaryDirectory, _ port: UInt16) throws {
+    var arguments: [UnsafeMutablePointer<CChar>?] = [strdup("redis-server"), strdup(directory.file("redis.conf")), nil]
     defer { for argument in arguments { free(argument) } }
     var child: pid_t = 0
     let status = posix_spawnp(&child, "redis-server", nil, nil, &arguments, environ)
     guard status == 0 else { throw SystemFailure("spawn", path: "redis-server", number: status) }
     waitpid(child, nil, 0)
-    for _ in 0..<2000 {
-      if answers() { return }
+    for _ in 0..<4000 {
+      // The pid is written once the port is taken, so whoever answers is this server.
+      if pid(directory) != nil, answers(port) { return }
+      let log = (try? Files.read(directory.file("redis.log"))).map { String(decoding: $0, as: UTF8.self) } ?? ""
+      if log.contains("Address already in use") { throw SystemFailure("bind", path: "port \(port)", number: EADDRINUSE) }
       usleep(5000)
     }
     throw SystemFailure("connect", path: "redis-server on port \(port)", number: ETIMEDOUT)
   }
 
   /// The pid, while the server runs.
-  package var pid: pid_t? {
-    guard let bytes = try? Files.read(pidFile, limitBytes: 32),
+  package var pid: pid_t? { Self.pid(directory) }
+
+  private static func pid(_ directory: TemporaryDirectory) -> pid_t? {
+    guard let bytes = try? Files.read(directory.file("redis.pid"), limitBytes: 32),
       let number = pid_t(String(decoding: bytes.filter { $0 > 32 }, as: UTF8.self)), isRunning(number)
     else { return nil }
     return number
@@ -74,11 +96,11 @@ package final class RedisServer: Sendable {
   package func stop(_ signal: Int32 = SIGTERM) {
     guard let pid else { return }
     kill(pid, signal)
-    for _ in 0..<2000 where isRunning(pid) { usleep(5000) }
-    if isRunning(pid) { kill(pid, SIGKILL) }
+    for _ in 0..<2000 where Self.isRunning(pid) { usleep(5000) }
+    if Self.isRunning(pid) { kill(pid, SIGKILL) }
   }
 
-  private func isRunning(_ pid: pid_t) -> Bool {
+  private static func isRunning(_ pid: pid_t) -> Bool {
     guard let bytes = try? Files.read("/proc/\(pid)/stat", limitBytes: 4096) else { return false }
     let text = String(decoding: bytes, as: UTF8.self)
     // A zombie whose parent is slow to collect it doesn't run.
@@ -86,7 +108,7 @@ package final class RedisServer: Sendable {
   }
 
   /// Any answer to `PING` will do: one that wants a password first is up as well.
-  private func answers() -> Bool {
+  private static func answers(_ port: UInt16) -> Bool {
     let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
     guard descriptor >= 0 else { return false }
     defer { close(descriptor) }

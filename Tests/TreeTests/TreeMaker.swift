@@ -10,13 +10,17 @@ struct TreeMaker {
   private var budget: Int
   private var files: [[UInt8]] = []
 
-  init(seed: UInt64, entries: Int = 60) {
+  private let lossyLinks: Bool
+
+  init(seed: UInt64, entries: Int, lossyLinks: Bool) {
+    self.lossyLinks = lossyLinks
     random = SeededRandomness(seed: seed)
     budget = entries
   }
 
-  static func make(seed: UInt64, at path: String, entries: Int = 60) throws {
-    var maker = TreeMaker(seed: seed, entries: entries)
+  /// - Parameter lossyLinks: Whether targets of symbolic links may be other than UTF-8, which restic 0.14 can't keep.
+  static func make(seed: UInt64, at path: String, entries: Int = 60, lossyLinks: Bool = true) throws {
+    var maker = TreeMaker(seed: seed, entries: entries, lossyLinks: lossyLinks)
     try Files.createDirectory(path)
     try maker.fill(Array(path.utf8), depth: 0)
   }
@@ -37,7 +41,8 @@ struct TreeMaker {
         try attributes(path, isLink: false, isDirectory: true)
         try finish(path)
       case ..<78:
-        let target = random.chance(0.2) ? [0xff, 0x2f, 0x41] : self.name()
+        var target = random.chance(0.2) ? [0xff, 0x2f, 0x41] : self.name()
+        if !lossyLinks, String(validating: target, as: UTF8.self) == nil { target = Array("a \u{fffd} target".utf8) }
         try check(withPath(target) { target in withPath(path) { symlink(target, $0) } }, "symlink")
         try attributes(path, isLink: true, isDirectory: false)
         try finish(path, isLink: true)

@@ -1,0 +1,114 @@
+import Console
+import Core
+import Planning
+import Runtime
+import StateKit
+
+/// A plan, for people.
+enum PlanText {
+  static func lines(_ prepared: Restore.Prepared, _ style: Style) -> [String] {
+    let plan = prepared.plan
+    var lines: [String] = []
+    for rejected in prepared.rejected {
+      lines.append(style.paint("not \(rejected.id): \(rejected.why.harmless)", .warning))
+    }
+    lines.append(
+      "point \(style.paint(plan.pointID, .strong)) of \(plan.pointTime.format(fractionDigits: 3)), "
+        + "\(plan.services.count) services, \(plan.stores.count) stores")
+    lines += plan.refusals.map { style.paint("refused \($0.description.harmless)", .bad) }
+    lines += plan.warnings.map { style.paint("warning \($0.description.harmless)", .warning) }
+    guard !plan.steps.isEmpty else { return lines }
+    let critical = Set(plan.criticalPath.steps)
+    var table = Table([.init("wave", .right), .init("step"), .init("predicted", .right), .init("basis")])
+    for step in plan.steps {
+      let mark = critical.contains(step.id) ? style.paint("*", .strong) : " "
+      table.add(
+        "\(step.wave)", "\(mark) \(step.id)", step.predictedSeconds.map { Duration.seconds($0).brief } ?? "?",
+        style.paint(step.basis, .faint))
+    }
+    lines += table.lines(style)
+    let unknown = plan.criticalPath.unknownSteps
+    lines.append(
+      "critical path (*): \(Duration.seconds(plan.criticalPath.seconds).brief)"
+        + (unknown > 0 ? ", and \(unknown) steps with no history yet" : ""))
+    var services = Table([.init("service"), .init("predicted", .right), .init("rto", .right), .init("")])
+    for prediction in plan.predictions {
+      let tone: Style.Tone =
+        switch prediction.verdict {
+        case .met: .good
+        case .missed: .bad
+        case .unknown, .none: .faint
+        }
+      services.add(
+        prediction.service.text,
+        prediction.isComplete ? Duration.seconds(prediction.seconds).brief : "no history yet",
+        prediction.rtoSeconds.map { Duration.seconds($0).brief } ?? "-", style.paint(prediction.verdict.rawValue, tone))
+    }
+    return lines + services.lines(style)
+  }
+}
+
+/// What a restore came to, for people and for the exit status.
+package enum OutcomeText {
+  static func show(_ outcome: RestoreOutcome, _ output: OutputOptions) throws {
+    try output.show(outcome) { style in lines(outcome, style) }
+    switch outcome.state {
+    case .succeeded: if outcome.missesObjective { throw ExitStatus.objectiveMissed }
+    case .rolledBack: throw ExitStatus.validationFailed
+    case .failed where outcome.failure?.code == "RESTORE-102": throw ExitStatus.refused
+    default: throw ExitStatus.failed
+    }
+  }
+
+  package static func lines(_ outcome: RestoreOutcome, _ style: Style) -> [String] {
+    var lines = ["\(style.paint(outcome.run.text, .strong))  \(paint(outcome.state, style))"]
+    if let failure = outcome.failure { lines.append(style.paint(failure.description.harmless, .bad)) }
+    lines += outcome.gatesRetried.map { style.paint("gate \($0.harmless)", .warning) }
+    for check in outcome.checks {
+      let tone: Style.Tone =
+        switch check.verdict {
+        case .passed: .good
+        case .warned: .warning
+        case .failed, .couldNotCheck: .bad
+        }
+      lines.append("\(style.paint(check.verdict.rawValue, tone))  \(check.name)  \(check.summary.harmless)")
+    }
+    lines += objectives(outcome.services, style)
+    lines.append("evidence \(outcome.evidence)")
+    return lines
+  }
+
+  /// Objective beside measure, per service.
+  package static func objectives(_ services: [ServiceMeasurement], _ style: Style) -> [String] {
+    var table = Table([
+      .init("service"), .init("rpo asked", .right), .init("rpo measured", .right), .init("rto asked", .right),
+      .init("rto measured", .right),
+    ])
+    func cell(_ seconds: Double?, _ verdict: ServiceMeasurement.Verdict) -> String {
+      let text = seconds.map { Duration.seconds($0).brief } ?? "-"
+      return switch verdict {
+      case .met: style.paint(text, .good)
+      case .missed: style.paint(text + " missed", .bad)
+      case .unknown: style.paint("unknown", .bad)
+      case .none: text
+      }
+    }
+    for service in services {
+      table.add(
+        service.service.text, service.rpoObjectiveSeconds.map { Duration.seconds($0).brief } ?? "-",
+        service.rpoSeconds == nil ? "-" : cell(service.rpoSeconds, service.rpoVerdict),
+        service.rtoObjectiveSeconds.map { Duration.seconds($0).brief } ?? "-",
+        cell(service.rtoSeconds, service.rtoVerdict))
+    }
+    return table.lines(style)
+  }
+
+  static func paint(_ state: RunState, _ style: Style) -> String {
+    switch state {
+    case .succeeded, .released: style.paint(state.rawValue, .good)
+    case .failed, .rollbackFailed: style.paint(state.rawValue, .bad)
+    case .rolledBack, .rollingBack, .abandoned: style.paint(state.rawValue, .warning)
+    case .pending, .running: state.rawValue
+    }
+  }
+}

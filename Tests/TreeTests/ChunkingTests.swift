@@ -1,0 +1,57 @@
+import Core
+import IO
+import Testing
+import Vault
+
+@Suite("Cutting of contents")
+struct ChunkingTests {
+  /// The plainest way to say where restic cuts: the whole window divided by the polynomial, bit by bit.
+  private func plainCut(_ bytes: [UInt8], _ polynomial: UInt64) -> Int {
+    guard bytes.count > 512 << 10 else { return bytes.count }
+    for end in (512 << 10)...min(bytes.count, 8 << 20) {
+      var rest: UInt64 = 0
+      for byte in bytes[end - 64..<end] {
+        for bit in stride(from: 7, through: 0, by: -1) {
+          rest = rest << 1 | UInt64(byte >> UInt8(bit) & 1)
+          if rest >> 53 != 0 { rest ^= polynomial }
+        }
+      }
+      if rest & (1 << 20 - 1) == 0 { return end }
+    }
+    return min(bytes.count, 8 << 20)
+  }
+
+  @Test(arguments: [1, 2, 3, 4, 5, 6] as [UInt64])
+  func `cuts are where the window's remainder says`(_ seed: UInt64) {
+    let polynomial = IrreduciblePolynomial.random(SeededRandomness(seed: seed))
+    var bytes = makeNoise(1 << 20 + Int(seed) * 1000, seed: seed)
+    if seed == 5 { bytes = [UInt8](repeating: 0, count: 700_000) }
+    if seed == 6 { bytes.replaceSubrange(600_000..<700_000, with: repeatElement(0, count: 100_000)) }
+    let cut = bytes.withUnsafeBytes { RabinChunker(polynomial).cut($0) }
+    #expect(cut == plainCut(bytes, polynomial))
+  }
+
+  @Test func `no cut comes before 512 KiB or after 8 MiB`() {
+    let chunker = RabinChunker(somePolynomial)
+    // 0xff… has no cut anywhere, unless the remainder of 64 of them ends in twenty zeros.
+    let ones = [UInt8](repeating: 0xff, count: 20 << 20)
+    #expect(ones.withUnsafeBytes { chunker.cut($0) } == 8 << 20)
+    #expect(ones.withUnsafeBytes { chunker.cut(UnsafeRawBufferPointer(rebasing: $0[..<1000])) } == 1000)
+    #expect([UInt8](repeating: 0, count: 1 << 20).withUnsafeBytes { chunker.cut($0) } == 512 << 10)
+  }
+
+  @Test func `fixed cutting has every length but the last`() async throws {
+    let vault = MemoryVault()
+    let builder = SnapshotBuilder(writer: vault, polynomial: somePolynomial)
+    let bytes = makeNoise(1_000_000, seed: 3)
+    let stored = try await builder.add(
+      "a/b", FileMetadata(kind: .regular, permissions: 0o600, modified: Timestamp(seconds: 9)),
+      cutting: .fixed(bytes: 65536), content: { MemorySource(bytes) })
+    #expect(stored == StoredFile(size: 1_000_000, addedBytes: 1_000_000))
+    let tree = SnapshotTree(reader: vault, root: try await builder.finish().root)
+    let node = try #require(try await tree.node(at: "a/b"))
+    #expect(node.content == stride(from: 0, to: bytes.count, by: 65536).map { Digest.of(bytes[$0..<min($0 + 65536, bytes.count)]) })
+    #expect(try await tree.contents(of: "a/b", limitBytes: 1_000_000) == bytes)
+    await #expect(throws: AnyFailure.self) { try await tree.contents(of: "a/b", limitBytes: 999_999) }
+  }
+}
