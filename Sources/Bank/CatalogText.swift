@@ -52,9 +52,7 @@ struct CatalogText {
     if !dependencies.isEmpty { text += "  dependsOn: [\(dependencies.map(\.rawValue).joined(separator: ", "))]\n" }
     if let store = try store(service) { text += "  stores:\n\(store)" }
     text += """
-        start:
-          command: [\(quoted(program)), serve, \(service.rawValue), --config, \(quoted(layout.configPath(service)))]
-          mode: daemon
+        start: [\(quoted(program)), serve, \(service.rawValue), --config, \(quoted(layout.configPath(service)))]
         ready:
           - http: \(layout.url(service))/ready
             timeout: 2s

@@ -49,6 +49,8 @@ final class StatementDirectory: StoreConnection {
 
   func begin() throws(BankError) {
     guard writes else { return }
+    // flock is not fair: without a gap between two batches, who wants the directory to stand still might never get it.
+    usleep(1000)
     do {
       // A new description each time: flock belongs to the description, and the file may have been replaced.
       let file = try File("\(path)/\(Self.lockName)", O_RDWR | O_CREAT, mode: 0o644)
