@@ -68,8 +68,16 @@ package final class RedisServer: Sendable {
   private static func start(_ directory: TemporaryDirectory, _ port: UInt16) throws {
     var arguments: [UnsafeMutablePointer<CChar>?] = [strdup("redis-server"), strdup(directory.file("redis.conf")), nil]
     defer { for argument in arguments { free(argument) } }
+    // Threads of a pool block signals, and a child would inherit that: SIGTERM must reach the server.
+    var attributes = posix_spawnattr_t()
+    posix_spawnattr_init(&attributes)
+    defer { posix_spawnattr_destroy(&attributes) }
+    var none = sigset_t()
+    sigemptyset(&none)
+    posix_spawnattr_setsigmask(&attributes, &none)
+    posix_spawnattr_setflags(&attributes, Int16(POSIX_SPAWN_SETSIGMASK))
     var child: pid_t = 0
-    let status = posix_spawnp(&child, "redis-server", nil, nil, &arguments, environ)
+    let status = posix_spawnp(&child, "redis-server", nil, &attributes, &arguments, environ)
     guard status == 0 else { throw SystemFailure("spawn", path: "redis-server", number: status) }
     waitpid(child, nil, 0)
     for _ in 0..<4000 {
