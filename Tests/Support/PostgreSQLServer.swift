@@ -119,13 +119,15 @@ package final class PostgreSQLServer: Sendable {
   ) async throws -> String {
     var changes: [Environment.Key: String?] = [:]
     for (name, value) in environment { if let key = Environment.Key(rawValue: name) { changes[key] = value } }
-    var options = PlatformOptions()
+    var line = [executable] + arguments
     if asOwner, let owner {
-      (options.userID, options.groupID, options.supplementaryGroups) = (owner.userID, owner.groupID, [])
+      // Subprocess's own options for it can hang: they change the user between clone3(2) and exec.
+      line = ["setpriv", "--reuid=\(owner.userID)", "--regid=\(owner.groupID)", "--clear-groups", "--"] + line
     }
+    var options = PlatformOptions()
     options.createSession = true
     let result = try await Subprocess.run(
-      executable.contains("/") ? .path(FilePath(executable)) : .name(executable), arguments: Arguments(arguments),
+      line[0].contains("/") ? .path(FilePath(line[0])) : .name(line[0]), arguments: Arguments(Array(line.dropFirst())),
       environment: .inherit.updating(changes), workingDirectory: "/", platformOptions: options,
       input: .string(input), output: .bytes(limit: 1 << 24), error: .combinedWithOutput)
     let text = String(decoding: result.standardOutput, as: UTF8.self)
