@@ -2,6 +2,7 @@ import Core
 import DriverContract
 import DriverKit
 import IO
+import Synchronization
 import TestSupport
 
 @testable import DriverPostgreSQL
@@ -9,6 +10,9 @@ import TestSupport
 /// A live cluster with a table of records, for the contract.
 struct PostgreSQLFixture: DriverFixture {
   let server: PostgreSQLServer
+  private let idle = IdleConnections()
+
+  init(server: PostgreSQLServer) { self.server = server }
 
   static func start() async throws -> Self {
     let fixture = Self(server: try await .start())
@@ -54,21 +58,31 @@ struct PostgreSQLFixture: DriverFixture {
   }
 
   func write(_ number: Int64, payload: String) async throws {
-    let connection = try await connect()
-    let ran: Result<QueryResult, StatementFailure>
-    do throws(StatementFailure) {
-      ran = .success(try await connection.run(
-          "INSERT INTO records VALUES ($1, $2) ON CONFLICT (number) DO UPDATE SET payload = excluded.payload", [String(number), payload]))
-    } catch { ran = .failure(error) }
-    await connection.close()
-    _ = try ran.get()
+    _ = try await run(
+      "INSERT INTO records VALUES ($1, $2) ON CONFLICT (number) DO UPDATE SET payload = excluded.payload",
+      [String(number), payload])
   }
 
   func records() async throws -> Set<Int64> {
-    let connection = try await connect()
-    let rows = try await connection.run("SELECT number FROM records").rows
-    await connection.close()
-    return Set(rows.compactMap { $0[0].flatMap { Int64($0) } })
+    Set(try await run("SELECT number FROM records", []).rows.compactMap { $0[0].flatMap { Int64($0) } })
+  }
+
+  /// Over a connection that is kept, as a service would: to open one costs the server more than a write.
+  private func run(_ statement: String, _ parameters: [String]) async throws -> QueryResult {
+    while true {
+      let kept = idle.take()
+      let connection: Connection
+      if let kept { connection = kept } else { connection = try await connect() }
+      do throws(StatementFailure) {
+        let result = try await connection.run(statement, parameters)
+        idle.give(connection)
+        return result
+      } catch {
+        await connection.close()
+        // The server was stopped in between; nothing was sent.
+        guard kept != nil, error.isConnectionLost else { throw error }
+      }
+    }
   }
 
   func destroyLive() async throws {
@@ -77,4 +91,10 @@ struct PostgreSQLFixture: DriverFixture {
   }
 
   func shutDown() async { await server.shutDown() }
+}
+
+private final class IdleConnections: Sendable {
+  private let connections = Mutex<[Connection]>([])
+  func take() -> Connection? { connections.withLock { $0.popLast() } }
+  func give(_ connection: Connection) { connections.withLock { $0.append(connection) } }
 }

@@ -36,7 +36,7 @@ package final class PostgreSQLServer: Sendable {
   /// - Parameter settings: Lines for `postgresql.conf`.
   package static func start(settings: [String] = []) async throws -> PostgreSQLServer {
     let template = try await Template.shared.path()
-    let server = PostgreSQLServer(directory: try TemporaryDirectory("pg"), port: try freePort())
+    let server = PostgreSQLServer(directory: try TemporaryDirectory("pg"), port: try Ports.next())
     try await command("cp", ["-a", "--reflink=auto", template, server.data], asOwner: false)
     try Files.replace(server.passwordFile, with: Array((password + "\n").utf8))
     let lines = [
@@ -119,13 +119,15 @@ package final class PostgreSQLServer: Sendable {
   ) async throws -> String {
     var changes: [Environment.Key: String?] = [:]
     for (name, value) in environment { if let key = Environment.Key(rawValue: name) { changes[key] = value } }
-    var options = PlatformOptions()
+    var line = [executable] + arguments
     if asOwner, let owner {
-      (options.userID, options.groupID, options.supplementaryGroups) = (owner.userID, owner.groupID, [])
+      // Subprocess's own options for it can hang: they change the user between clone3(2) and exec.
+      line = ["setpriv", "--reuid=\(owner.userID)", "--regid=\(owner.groupID)", "--clear-groups", "--"] + line
     }
+    var options = PlatformOptions()
     options.createSession = true
     let result = try await Subprocess.run(
-      executable.contains("/") ? .path(FilePath(executable)) : .name(executable), arguments: Arguments(arguments),
+      line[0].contains("/") ? .path(FilePath(line[0])) : .name(line[0]), arguments: Arguments(Array(line.dropFirst())),
       environment: .inherit.updating(changes), workingDirectory: "/", platformOptions: options,
       input: .string(input), output: .bytes(limit: 1 << 24), error: .combinedWithOutput)
     let text = String(decoding: result.standardOutput, as: UTF8.self)
@@ -136,6 +138,34 @@ package final class PostgreSQLServer: Sendable {
   }
 
   package struct CommandFailed: Error, CustomStringConvertible { package let description: String }
+
+  /// Ports below those the system hands out, each once per process: a server that is stopped finds its own again.
+  private enum Ports {
+    private static let last = Mutex(15_000 + UInt16(getpid() % 80) * 200)
+
+    static func next() throws -> UInt16 {
+      for _ in 0..<200 {
+        let port = last.withLock { last in
+          last += 1
+          return last
+        }
+        let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
+        guard descriptor >= 0 else { throw SystemFailure("socket") }
+        defer { close(descriptor) }
+        var address = sockaddr_in()
+        address.sin_family = sa_family_t(AF_INET)
+        address.sin_addr.s_addr = inet_addr("127.0.0.1")
+        address.sin_port = port.bigEndian
+        let bound = withUnsafePointer(to: &address) { pointer in
+          pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+            bind(descriptor, $0, socklen_t(MemoryLayout<sockaddr_in>.size)) == 0
+          }
+        }
+        if bound { return port }
+      }
+      throw SystemFailure("bind", number: EADDRINUSE)
+    }
+  }
 
   /// Made once, when the first server starts.
   private actor Template {

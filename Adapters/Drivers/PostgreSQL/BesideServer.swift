@@ -14,16 +14,19 @@ struct BesideServer: Sendable {
   var control: String
   var preloaded: String
 
-  var log: String { control + "/server.log" }
-
+  /// The one directory the server's user may write to, and nobody else may enter.
+  ///
   /// A socket's path has room for 107 bytes, so a deep workspace needs another place for it.
-  func socketDirectory(fallback: String) -> String {
-    (control + "/socket").utf8.count <= 80 ? control + "/socket" : fallback
+  var socket: String {
+    let usual = control + "/socket"
+    return usual.utf8.count <= 80 ? usual : "/tmp/.salvor-" + Digest.of(control).short
   }
+
+  var log: String { socket + "/server.log" }
 
   /// Overrides of what the captured configuration says. On the command line, since `postgresql.auto.conf` is read after
   /// every file.
-  func settings(socket: String) -> [(String, String)] {
+  var settings: [(String, String)] {
     var result = [
       // Reach: no network, a socket in a private directory, everyone there is us.
       ("data_directory", data), ("listen_addresses", ""), ("unix_socket_directories", socket), ("port", "5432"),
@@ -46,27 +49,30 @@ struct BesideServer: Sendable {
   }
 
   /// pg_ctl hands its options to a shell.
-  func commandLine(socket: String) -> String {
-    settings(socket: socket).map { "-c " + Self.quoted("\($0.0)=\($0.1)") }.joined(separator: " ")
+  var commandLine: String {
+    settings.map { "-c " + Self.quoted("\($0.0)=\($0.1)") }.joined(separator: " ")
   }
 
   static func quoted(_ text: String) -> String { "'" + text.split(separator: "'", omittingEmptySubsequences: false).joined(separator: "'\\''") + "'" }
 
-  /// Writes what the server needs to start. Blocks.
-  func writeFiles(socket: String, owner: SystemUser?) throws(SystemFailure) {
-    try makeOwnDirectory(control, owner)
-    try makeOwnDirectory(socket, owner)
+  /// Writes what the server needs to start: ours, for its user to read. Blocks.
+  func writeFiles(owner: SystemUser?) throws(SystemFailure) {
+    try makePassage(control)
     let libraries = "'" + preloaded.split(separator: "'", omittingEmptySubsequences: false).joined(separator: "''") + "'"
     for (name, text) in [
       ("pg_hba.conf", "local all all trust\n"), ("pg_ident.conf", ""),
       ("postgresql.conf", "shared_preload_libraries = \(libraries)\n"),
     ] {
-      try Files.replace(control + "/" + name, with: Array(text.utf8))
-      if let owner, chown(control + "/" + name, owner.userID, owner.groupID) != 0 {
-        throw SystemFailure("chown", path: control + "/" + name)
-      }
+      try Files.replace(control + "/" + name, with: Array(text.utf8), mode: 0o644)
     }
+    try makeOwnDirectory(socket, owner)
   }
+}
+
+/// A directory of ours that others may pass but neither list nor change. Blocks.
+func makePassage(_ path: String) throws(SystemFailure) {
+  try Files.createDirectory(path, mode: 0o711)
+  guard chmod(path, 0o711) == 0 else { throw SystemFailure("chmod", path: path) }
 }
 
 /// A directory for us, or for the server's user, alone. What is there already must be such a one. Blocks.

@@ -169,7 +169,7 @@ actor PostgreSQLCapture: CaptureSession {
       // A commit of our own makes the server flush all that came before it. Not further than the local disk: a
       // standby that hangs must not hang us.
       _ = try await control.run(
-        "BEGIN; SET LOCAL synchronous_commit = local; SELECT pg_logical_emit_message(true, 'salvor', 'mark'); COMMIT")
+        "BEGIN READ WRITE; SET LOCAL synchronous_commit = local; SELECT pg_logical_emit_message(true, 'salvor', 'mark'); COMMIT")
       let flushed = try await control.value("SELECT pg_current_wal_flush_lsn()").flatMap { LogSequenceNumber($0) }
       guard let flushed, flushed >= cluster.geometry.normalised(marked.position) else {
         throw StatementFailure(code: "XX000", message: "the log is not on disk up to the mark \(marked.position)")

@@ -60,7 +60,7 @@ extension PostgreSQLDriver {
   private func materialise(_ request: RestoreRequest, _ layout: RestoreLayout) async throws(DriverError) -> Int64 {
     try await blocking { () throws(DriverError) in
       do throws(SystemFailure) {
-        for swap in [layout.data] + layout.spaces.map(\.swap) { try Files.createDirectory(swap.workspace, mode: 0o700) }
+        for swap in [layout.data] + layout.spaces.map(\.swap) { try makePassage(swap.workspace) }
       } catch { throw DriverError(error) }
     }
     do throws(AnyFailure) {
@@ -83,21 +83,19 @@ extension PostgreSQLDriver {
   private func ready(_ layout: RestoreLayout, _ owner: SystemUser?) throws(SystemFailure) -> Int64 {
     let data = layout.data.beside
     guard chmod(data, 0o700) == 0 else { throw SystemFailure("chmod", path: data) }
-    try makeOwnDirectory(layout.data.workspace, owner)
     for space in layout.spaces {
       // The server wants to own a tablespace's location, and after a loss it is us who made it.
       if let owner, chown(space.location, owner.userID, owner.groupID) != 0 {
         throw SystemFailure("chown", path: space.location)
       }
-      try makeOwnDirectory(space.swap.workspace, owner)
-      try makeOwnDirectory(space.linkTarget, owner)
+      try makePassage(space.linkTarget)
       let link = space.linkTarget + "/" + layout.version
       guard symlink("../beside", link) == 0 || errno == EEXIST else { throw SystemFailure("symlink", path: link) }
     }
     if !layout.spaces.isEmpty { try Files.replace(data + "/tablespace_map", with: Array(layout.tablespaceMap.utf8)) }
     try Files.replace(data + "/recovery.signal", with: [])
     var total = try settleTree(data, owner: owner)
-    for space in layout.spaces { total += try settleTree(space.swap.workspace, owner: owner) }
+    for space in layout.spaces { total += try settleTree(space.swap.beside, owner: owner) }
     return total
   }
 
@@ -108,17 +106,16 @@ extension PostgreSQLDriver {
     let data = layout.data.beside
     let owner = try serverUser(data)
     let server = BesideServer(data: data, control: layout.control, preloaded: facts.preloaded)
-    let socket = server.socketDirectory(fallback: "/tmp/.salvor-" + Digest.of(layout.control).short)
     try await blocking { () throws(DriverError) in
-      do throws(SystemFailure) { try server.writeFiles(socket: socket, owner: owner) } catch { throw DriverError(error) }
+      do throws(SystemFailure) { try server.writeFiles(owner: owner) } catch { throw DriverError(error) }
     }
     var proofs: [String] = []
     var digest: ContentDigest?
     do throws(DriverError) {
-      try await startBeside(server, socket: socket, owner: owner, facts)
+      try await startBeside(server, owner: owner, facts)
       let reached = try await blocking { () throws(DriverError) in try endOfRecovery(data, facts) }
       proofs.append("recovered to \(reached)")
-      digest = try await examine(request, facts, socket: socket, owner: owner, proofs: &proofs)
+      digest = try await examine(request, facts, server, owner: owner, proofs: &proofs)
       try await stopServer(data, mode: "fast")
       if facts.hasChecksums { proofs.append(try await checkPages(data, facts, owner)) }
     } catch {
@@ -128,7 +125,7 @@ extension PostgreSQLDriver {
     try await blocking { () throws(DriverError) in
       for name in ["backup_label.old", "tablespace_map.old"] { unlink(data + "/" + name) }
       do throws(SystemFailure) {
-        if socket != layout.control + "/socket" { try Files.removeTree(socket) }
+        try Files.removeTree(server.socket)
         try Files.synchronizeDirectory(data)
       } catch { throw DriverError(error) }
     }
@@ -137,7 +134,7 @@ extension PostgreSQLDriver {
   }
 
   private func startBeside(
-    _ server: BesideServer, socket: String, owner: SystemUser?, _ facts: RestoreFacts
+    _ server: BesideServer, owner: SystemUser?, _ facts: RestoreFacts
   ) async throws(DriverError) {
     let control = try await program("pg_ctl", major: facts.major)
     let limit = max(1, startTimeout.components.seconds)
@@ -145,14 +142,14 @@ extension PostgreSQLDriver {
       try await ServerCommand(
         executable: control,
         arguments: [
-          "-D", server.data, "-l", server.log, "-w", "-t", String(limit), "-o", server.commandLine(socket: socket), "start",
+          "-D", server.data, "-l", server.log, "-w", "-t", String(limit), "-o", server.commandLine, "start",
         ], user: owner
       ).run()
     } catch {
       throw explained(error, log: server.log)
     }
     // pg_ctl is content once recovery has begun; connections are let in once it has ended.
-    let place = ServerAddress(host: socket, port: 5432, user: address.user, database: address.database)
+    let place = ServerAddress(host: server.socket, port: 5432, user: address.user, database: address.database)
     let deadline = environment.time.monotonicNanoseconds() + startTimeout.wholeNanoseconds
     while true {
       do throws(DriverError) {
@@ -196,9 +193,9 @@ extension PostgreSQLDriver {
 
   /// Runs pg_amcheck where the extension is, and computes the digest.
   private func examine(
-    _ request: RestoreRequest, _ facts: RestoreFacts, socket: String, owner: SystemUser?, proofs: inout [String]
+    _ request: RestoreRequest, _ facts: RestoreFacts, _ server: BesideServer, owner: SystemUser?, proofs: inout [String]
   ) async throws(DriverError) -> ContentDigest? {
-    let place = ServerAddress(host: socket, port: 5432, user: address.user, database: address.database)
+    let place = ServerAddress(host: server.socket, port: 5432, user: address.user, database: address.database)
     let first = try await connect(place, password: nil)
     var parts: [String: ContentDigest.Part] = [:]
     do throws(StatementFailure) {

@@ -41,19 +41,20 @@ struct ServerCommand: Sendable {
   /// - Throws: ``DriverError/engineFailed(_:log:)`` for any end but exit status 0.
   @discardableResult
   func run() async throws(DriverError) -> String {
-    var options = PlatformOptions()
+    var line = [executable] + arguments
     if let user, SystemUser.isRoot {
-      options.userID = user.userID
-      options.groupID = user.groupID
-      options.supplementaryGroups = []
+      // Not by the options of Subprocess: it changes the user between clone3(2) and exec, where the C library may
+      // wait for threads that the child does not have.
+      line = ["setpriv", "--reuid=\(user.userID)", "--regid=\(user.groupID)", "--clear-groups", "--"] + line
     }
+    var options = PlatformOptions()
     // A server must not die with the terminal that started it.
     options.createSession = true
     options.teardownSequence = [.gracefulShutDown(allowedDurationToNextStep: .seconds(5))]
     let program = executable.split(separator: "/").last.map(String.init) ?? executable
     do {
       let result = try await Subprocess.run(
-        executable.contains("/") ? .path(FilePath(executable)) : .name(executable), arguments: Arguments(arguments),
+        line[0].contains("/") ? .path(FilePath(line[0])) : .name(line[0]), arguments: Arguments(Array(line.dropFirst())),
         // The server's messages are read by people who read English, and some by us.
         environment: .inherit.updating(["LC_ALL": "C.UTF-8", "LC_MESSAGES": "C"]),
         // Ours may be out of the user's reach.
