@@ -119,7 +119,7 @@ let doors: [Target] = [
     "Runtime", at: "Sources/Runtime",
     [
       "Core", "IO", "Telemetry", "Catalog", "Vault", "DriverKit", "StateKit", "Planning", "Workflow", "Validation",
-      "Recovery", "Governance", .crypto, .logging, .subprocess,
+      "Recovery", "Governance", .asyncHTTPClient, .crypto, .logging, .subprocess,
     ] + adapterNames),
   module(
     "Demo", at: "Sources/Demo",

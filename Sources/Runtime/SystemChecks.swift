@@ -1,5 +1,88 @@
+import AsyncHTTPClient
+import Catalog
 import Core
+import DriverKit
 import Recovery
-struct SystemChecks { func validate(_ n: ServiceName) async -> [CheckOutcome] { [] }
-  func invariants(_ n: Set<CheckName>) async -> [CheckOutcome] { [] } }
-extension ManagedSystem { package var checks: SystemChecks { SystemChecks() } }
+import StateKit
+import Subprocess
+import Validation
+
+/// The checks of one system's catalog, against what is live.
+package struct SystemChecks: Sendable {
+  private let system: ManagedSystem
+  private let runner: CheckRunner
+
+  init(_ system: ManagedSystem) {
+    self.system = system
+    let secrets = system.host.secrets
+    runner = CheckRunner(
+      CheckPorts(
+        time: system.host.time, driver: { try system.driver(of: $0) },
+        execute: { try await execute($0, secrets) }, get: { try await get($0, $1) }))
+  }
+
+  /// A service's own validators. A name the catalog doesn't know could not be checked.
+  package func validate(_ name: ServiceName) async -> [Recovery.CheckOutcome] {
+    guard let service = system.catalog.service(name) else {
+      return [Recovery.CheckOutcome(name: name.text, verdict: .couldNotCheck, summary: "there is no such service")]
+    }
+    return await runner.validate(service).map { Recovery.CheckOutcome($0) }
+  }
+
+  package func invariants(_ names: Set<CheckName>) async -> [Recovery.CheckOutcome] {
+    await runner.check(system.catalog.invariants.filter { names.contains($0.name) }).map { Recovery.CheckOutcome($0) }
+  }
+}
+
+extension ManagedSystem {
+  package var checks: SystemChecks { SystemChecks(self) }
+}
+
+extension Recovery.CheckOutcome {
+  init(_ report: CheckReport) {
+    var violations: Int64 = 0
+    if case .failed(let found) = report.outcome { violations = found.reduce(0) { $0 + $1.count } }
+    let verdict: Verdict =
+      switch report.verdict {
+      case .passed: .passed
+      case .failed: .failed
+      case .warned: .warned
+      case .couldNotCheck: .couldNotCheck
+      }
+    self.init(
+      name: report.name, verdict: verdict, summary: report.summary, violations: violations, detail: report.detail)
+  }
+}
+
+private let answerLimitBytes = 16 << 20
+
+private func execute(_ command: Command, _ secrets: SecretResolver) async throws -> CommandAnswer {
+  let declared = ServiceCommand(command)
+  var variables: [Environment.Key: String] = [:]
+  for (name, value) in declared.environment { variables[.init(stringLiteral: name)] = value }
+  for (name, reference) in declared.secrets {
+    variables[.init(stringLiteral: name)] = try await secrets.resolve(reference).revealed()
+  }
+  guard let program = command.words.first else { throw SecretFailure.badCommand(.command("")) }
+  let result = try await SystemTime().withTimeLimit(command.timeout) { [variables] in
+    try await Subprocess.run(
+      program.contains("/") ? .path(.init(program)) : .name(program),
+      arguments: Arguments(Array(command.words.dropFirst())),
+      environment: .inherit.updating(variables), workingDirectory: command.workingDirectory.map { .init($0) },
+      output: .bytes(limit: answerLimitBytes), error: .discarded)
+  }
+  let output = String(decoding: result.standardOutput, as: UTF8.self)
+  switch result.terminationStatus {
+  case .exited(let code): return CommandAnswer(status: Int(code), output: output)
+  // As shells count.
+  case .signaled(let number): return CommandAnswer(status: 128 + Int(number), output: output)
+  }
+}
+
+private func get(_ url: String, _ timeout: Duration) async throws -> PageAnswer {
+  var request = HTTPClientRequest(url: url)
+  request.headers.add(name: "user-agent", value: "salvor")
+  let response = try await HTTPClient.shared.execute(request, timeout: .nanoseconds(timeout.wholeNanoseconds))
+  let body = try await SystemTime().withTimeLimit(timeout) { try await response.body.collect(upTo: answerLimitBytes) }
+  return PageAnswer(status: Int(response.status.code), body: String(buffer: body))
+}

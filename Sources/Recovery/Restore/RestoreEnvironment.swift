@@ -46,11 +46,16 @@ package struct CheckOutcome: Sendable, Equatable, Codable {
   package var verdict: Verdict
   /// One line: what held, or what didn't.
   package var summary: String
+  /// How many rows, keys or files break the rule, exactly.
+  package var violations: Int64
   /// Counts and examples.
   package var detail: JSONValue
 
-  package init(name: String, verdict: Verdict, summary: String, detail: JSONValue = .null) {
-    (self.name, self.verdict, self.summary, self.detail) = (name, verdict, summary, detail)
+  package init(
+    name: String, verdict: Verdict, summary: String, violations: Int64 = 0, detail: JSONValue = .null
+  ) {
+    (self.name, self.verdict, self.summary) = (name, verdict, summary)
+    (self.violations, self.detail) = (violations, detail)
   }
 }
 
