@@ -3,7 +3,6 @@ import Core
 import DriverKit
 import Recovery
 import StateKit
-import Validation
 import Vault
 
 /// What the steps of a restore act on: the drivers, services and checks of one system, and one point's copies.

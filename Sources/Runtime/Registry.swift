@@ -17,7 +17,7 @@ import Vault
 /// Every adapter there is: the one list a newcomer adds a line to.
 package enum Registry {
   package static let drivers: [any DriverFactory.Type] = [
-    FilesDriverFactory.self, PostgreSQLDriverFactory.self, RedisDriverFactory.self, SQLiteDriverFactory.self,
+    SQLiteFactory.self, FilesFactory.self, PostgreSQLDriverFactory.self, RedisDriverFactory.self,
   ]
 
   static func objectStores(_ host: Host) -> [any ObjectStoreFactory] { [LocalObjectStoreFactory(pool: host.pool)] }

@@ -1,6 +1,7 @@
 import Catalog
 import Core
 import Governance
+import IO
 import Planning
 import Recovery
 import StateKit

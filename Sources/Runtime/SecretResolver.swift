@@ -17,13 +17,11 @@ package struct SecretResolver: Sendable {
       switch reference {
       case .file(let path):
         return try await pool.run { () throws(SecretFailure) in
-          do throws(SystemFailure) {
-            return try firstLine(try Files.read(path, limitBytes: 1 << 20), of: reference)
-          } catch let error as SystemFailure {
-            throw SecretFailure.unreadable(reference, error.report)
-          } catch {
-            throw SecretFailure.empty(reference)
+          let bytes: [UInt8]
+          do throws(SystemFailure) { bytes = try Files.read(path, limitBytes: 1 << 20) } catch {
+            throw .unreadable(reference, error.report)
           }
+          return try firstLine(bytes, of: reference)
         }
       case .environment(let name):
         guard let value = environment[name], !value.isEmpty else { throw SecretFailure.empty(reference) }
