@@ -2,6 +2,7 @@ import Core
 import Foundation
 import IO
 import ObjectStoreLocal
+import Synchronization
 import TestSupport
 import Vault
 
@@ -78,4 +79,17 @@ extension Repository {
       }
     }
   }
+}
+
+/// A value that several tasks of a test change.
+final class Shared<Value: Sendable>: Sendable {
+  private let mutex: Mutex<Value>
+  init(_ value: Value) { mutex = Mutex(value) }
+  func withLock<T: Sendable>(_ body: @Sendable (inout Value) -> T) -> T {
+    mutex.withLock { value in
+      let result = body(&value)
+      return result
+    }
+  }
+  var value: Value { withLock { $0 } }
 }

@@ -2,7 +2,6 @@ import Core
 import Foundation
 import IO
 import ObjectStoreLocal
-import Synchronization
 import TestSupport
 import Testing
 import Vault
@@ -61,7 +60,7 @@ struct InteroperabilityTests {
     for kind in BlobKind.allCases {
       let ids = repository.blobIDs(kind)
       #expect(!ids.isEmpty)
-      let seen = Mutex<[BlobID: Int]>([:])
+      let seen = Shared<[BlobID: Int]>([:])
       try await repository.loadMany(kind, ids + ids, parallel: 3) { (id, bytes) throws(VaultError) in
         seen.withLock { $0[id, default: 0] += 1 }
         #expect(Digest.of(bytes) == id && repository.length(kind, id) == bytes.count)

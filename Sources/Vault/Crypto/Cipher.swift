@@ -42,7 +42,7 @@ final class Cipher {
   }
 
   deinit {
-    oneTimeKey.withUnsafeMutableBytes { OPENSSL_cleanse($0.baseAddress, $0.count) }
+    wipe(&oneTimeKey)
     EVP_CIPHER_CTX_free(counter)
     EVP_CIPHER_CTX_free(block)
     EVP_MAC_CTX_free(mac)
@@ -123,3 +123,6 @@ final class Cipher {
     }
   }
 }
+
+/// Overwrites what was secret, in a way no optimiser takes for useless.
+func wipe(_ bytes: inout [UInt8]) { bytes.withUnsafeMutableBytes { OPENSSL_cleanse($0.baseAddress, $0.count) } }

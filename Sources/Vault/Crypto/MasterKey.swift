@@ -56,8 +56,13 @@ package final class MasterKey: Sendable {
         }
       }
     }
-    guard let k, let r, let e, k.count == 16, r.count == 16, e.count == 32 else {
+    guard var k, var r, var e, k.count == 16, r.count == 16, e.count == 32 else {
       throw JSONFault(offset: 0, reason: "the master key is incomplete")
+    }
+    defer {
+      wipe(&k)
+      wipe(&r)
+      wipe(&e)
     }
     self.init(encryption: Secret(e), macK: Secret(k), macR: Secret(r))
   }

@@ -35,7 +35,7 @@ func scrypt(_ password: Secret, salt: [UInt8], _ parameters: ScryptParameters) t
       }
     }
   }
-  defer { derived.withUnsafeMutableBytes { OPENSSL_cleanse($0.baseAddress, $0.count) } }
+  defer { wipe(&derived) }
   guard done == 1 else { throw .cryptography("EVP_PBE_scrypt") }
   return MasterKey(derived: derived)
 }

@@ -197,6 +197,9 @@ final class PackWriter: Sendable {
     }
   }
 
+  /// Durable, and in no index yet.
+  var unindexedPacks: [IndexedPack] { state.withLock { $0.unindexed } }
+
   /// Packs that no index lists, up to about `blobs` blobs; the caller writes the index or calls ``giveBack(_:at:)``.
   func takeUnindexed(blobs limit: Int) -> [IndexedPack] {
     state.withLock { state in
