@@ -26,8 +26,8 @@ struct BuilderTests {
       try await withThrowingTaskGroup(of: Void.self) { group in
         for (path, metadata, bytes) in entries {
           group.addTask {
-            _ = try await builder.add(
-              path, metadata, cutting: .content, content: bytes.map { bytes in { MemorySource(bytes) } })
+            let source: OpenSource? = if let bytes { { MemorySource(bytes) } } else { nil }
+            _ = try await builder.add(path, metadata, cutting: .content, content: source)
           }
         }
         try await group.waitForAll()

@@ -109,7 +109,9 @@ struct ResticTests {
     #expect(listed.split(separator: 10).dropFirst().map { Array($0) } == ourList)
     let long = try await restic("ls", "latest", "--long").output
     let ourLong = nodes.map { TreeListing.long($0.path, $0.node) }
-    #expect(Array(long[(long.firstIndex(of: 10) ?? 0)...]) == ourLong.reduce(into: []) { $0 += [10] + $1 } + [10])
+    let expected = ourLong.reduce(into: [UInt8]()) { text, line in text += [10] + line } + [10]
+    let found = Array(long[(long.firstIndex(of: 10) ?? 0)...])
+    #expect(found == expected)
 
     // Over our snapshot, restic finds every file unchanged.
     let again = try await restic("backup", "--json", "--parent", ours.hex, source).text

@@ -10,9 +10,10 @@ struct RestoreTests {
   private func tree(_ entries: [(TreePath, FileKind, [UInt8])], in vault: MemoryVault) async throws -> SnapshotTree {
     let builder = SnapshotBuilder(writer: vault, polynomial: somePolynomial)
     for (path, kind, bytes) in entries {
+      let source: OpenSource? = if kind == .regular { { MemorySource(bytes) } } else { nil }
       _ = try await builder.add(
         path, FileMetadata(kind: kind, permissions: 0o755, modified: Timestamp(seconds: 8)), cutting: .content,
-        content: kind == .regular ? { MemorySource(bytes) } : nil)
+        content: source)
     }
     return SnapshotTree(reader: vault, root: try await builder.finish().root)
   }
