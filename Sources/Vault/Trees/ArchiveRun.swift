@@ -355,7 +355,7 @@ final class ArchiveRun: Sendable {
         for node in nodes { try builder.put(node, at: TreePath([node.name]), added: 0, counted: true) }
         return
       }
-      let saved = try await builder.saveTree(nodes.map { TreeEncoder.encode(SnapshotBuilder.normalised($0)) })
+      let saved = try await builder.saveTree(nodes.map { [builder] in TreeEncoder.encode(builder.normalised($0)) })
       builder.count { $0.addedTreeBytes += Int64(saved.added) }
       guard let parent = directory.parent, let name = directory.path.last else { return }
       let node = TreeNode(name: name, metadata: metadata, subtree: saved.id)
