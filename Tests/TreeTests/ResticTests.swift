@@ -55,11 +55,14 @@ struct ResticTests {
     let names = try await SnapshotTree(reader: repository, root: try await restic.newestRoot())
       .allNodes(below: TreePath(source + "/names")).map(\.path)
     #expect(names == (try TreeReader.scan(source + "/names").map(\.path)))
-    // What restic wrote comes back, sockets too, which restic itself leaves out.
+    // What restic wrote comes back.
     let tree = SnapshotTree(reader: repository, root: try await restic.newestRoot())
     let report = try await tree.restore(TreePath(source), to: directory.file("target"))
     #expect(report.failures == [])
-    let differences = try TreeComparison.differences(source, directory.file("target"), compareAccessTimes: false)
+    // restic 0.14 takes neither sockets nor attributes of symbolic links.
+    let differences = try TreeComparison.differences(
+      source, directory.file("target"), compareSockets: false, compareLinkAttributes: false,
+      compareAccessTimes: false)
     #expect(differences == [])
   }
 
@@ -123,10 +126,10 @@ struct ResticTests {
 
     // Over restic's, so do we. A link that restic 0.14 could not keep doesn't trouble its check.
     #expect(withPath([0xff, 0x41]) { symlink($0, source + "/link") } == 0)
-    let (second, _, _) = try await restic.salvorBackup([source], parent: theirs)
+    let (second, _, latest) = try await restic.salvorBackup([source], parent: theirs)
     #expect(second.unchangedFiles == built.totals.files)
     #expect(try await restic("check").text.contains("no errors were found"))
-    let diff = try await restic("diff", ours.hex, "latest").text
+    let diff = try await restic("diff", ours.hex, latest.hex).text
     #expect(diff.contains("Files:           0 new,     0 removed,     0 changed"), "\(diff)")
     #expect(diff.contains("Others:          1 new,     0 removed"))
   }
