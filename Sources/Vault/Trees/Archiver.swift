@@ -76,6 +76,7 @@ extension SnapshotBuilder {
         try await group.waitForAll()
       }
     } catch { throw TreeError(error) }
+    try run.checkEntered()
     return run.report
   }
 }
