@@ -54,32 +54,65 @@ extension Repository: BlobReader {
     _ kind: BlobKind, _ ids: [BlobID], parallel: Int,
     _ each: @escaping @Sendable (BlobID, [UInt8]) async throws(VaultError) -> Void
   ) async throws(VaultError) {
-    var (packs, unstored): ([Digest: [PackedBlob]], [BlobID]) = ([:], [])
+    var (places, unstored): ([BlobIndex.Place], [BlobID]) = ([], [])
     var seen = Set<BlobID>(minimumCapacity: ids.count)
     index.withLock { state in
       for id in ids where seen.insert(id).inserted {
-        guard let place = state.blobs.place(kind, id) else {
-          unstored.append(id)
-          continue
-        }
-        packs[place.pack, default: []].append(place.blob)
+        if let place = state.blobs.place(kind, id) { places.append(place) } else { unstored.append(id) }
       }
     }
-    // Errors about what is missing come before any work.
+    // What is missing is said before any work.
     for id in unstored where !contains(kind, id) { throw .blobMissing(kind, id) }
+    try await readMany(places, parallel: parallel) { [self] (place, result) throws(VaultError) in
+      switch result {
+      case .success(let plaintext): try await each(place.blob.id, plaintext)
+      case .failure(let error):
+        try await each(place.blob.id, try await loadElsewhere(BlobKey(kind: kind, id: place.blob.id), instead: error))
+      }
+    }
+    for id in unstored { try await each(id, try await load(kind, id)) }
+  }
+
+  /// Reads each place once, in the order that is best for the store, and says of each how that went.
+  func readMany(
+    _ places: [BlobIndex.Place], parallel: Int,
+    _ each: @escaping @Sendable (BlobIndex.Place, Result<[UInt8], VaultError>) async throws(VaultError) -> Void
+  ) async throws(VaultError) {
+    var packs: [Digest: [PackedBlob]] = [:]
+    for place in places { packs[place.pack, default: []].append(place.blob) }
     var batches = packs.flatMap { pack, blobs in Self.batches(of: blobs, in: pack) }
     batches.sort { ($0.pack, $0.blobs[0].offset) < ($1.pack, $1.blobs[0].offset) }
     try await inParallel(batches, limit: parallel) { [self] (batch) throws(VaultError) in
       let plaintexts: [[UInt8]]
       do throws(VaultError) { plaintexts = try await read(batch.blobs, of: batch.pack) } catch {
         guard error.isDamage else { throw error }
-        // One of them is damaged: each for itself, from wherever it can be had.
-        for blob in batch.blobs { try await each(blob.id, try await load(kind, blob.id)) }
+        try await readSingly(batch, instead: error, each)
         return
       }
-      for (blob, plaintext) in zip(batch.blobs, plaintexts) { try await each(blob.id, plaintext) }
+      for (blob, plaintext) in zip(batch.blobs, plaintexts) {
+        try await each(BlobIndex.Place(pack: batch.pack, blob: blob), .success(plaintext))
+      }
     }
-    for id in unstored { try await each(id, try await load(kind, id)) }
+  }
+
+  /// One blob of the batch is damaged: finds out which, so that the others are still had.
+  private func readSingly(
+    _ batch: Batch, instead error: VaultError,
+    _ each: @Sendable (BlobIndex.Place, Result<[UInt8], VaultError>) async throws(VaultError) -> Void
+  ) async throws(VaultError) {
+    for blob in batch.blobs {
+      let place = BlobIndex.Place(pack: batch.pack, blob: blob)
+      guard batch.blobs.count > 1 else {
+        try await each(place, .failure(error))
+        continue
+      }
+      let result: Result<[UInt8], VaultError>
+      do throws(VaultError) { result = .success(try await read([blob], of: batch.pack)[0]) } catch {
+        guard error.isDamage else { throw error }
+        result = .failure(error)
+      }
+      try await each(place, result)
+    }
   }
 
   private struct Batch: Sendable {

@@ -1,0 +1,111 @@
+import Core
+import IO
+import Synchronization
+
+extension CheckRun {
+  /// Compares what indexes say about each pack with its size.
+  func comparePacks(_ index: Index) async throws(VaultError) -> [Pack] {
+    let listed = try await list(.data)
+    var sizes: [Digest: Int] = [:]
+    for info in listed { if let id = info.name.id { sizes[id] = info.sizeBytes } }
+    var packs: [Pack] = []
+    for (id, listing) in index.packs.sorted(by: { $0.key < $1.key }) {
+      let blobs = Array(Set(listing)).sorted { ($0.offset, $0.id) < ($1.offset, $1.id) }
+      guard let size = sizes.removeValue(forKey: id) else {
+        add(CheckFinding(.packMissing(id)))
+        continue
+      }
+      let expected = blobs.reduce(PackHeader.sizeBytes(blobs)) { $0 + $1.length }
+      if size < expected {
+        add(CheckFinding(.packTruncated(id, sizeBytes: size, neededBytes: expected)))
+        continue
+      }
+      if size > expected { add(CheckFinding(.packCorrupt(id, bytes: expected..<size, "the indexes know of less"))) }
+      if Set(blobs.map(\.kind)).count > 1, repository.config.version > 1 { add(.mixedPack(id)) }
+      packs.append(Pack(id: id, sizeBytes: size, blobs: blobs))
+    }
+    for (id, size) in sizes.sorted(by: { $0.key < $1.key }) { add(.unindexedPack(id, bytes: size)) }
+    report.withLock { report in
+      report.packs = listed.count
+      report.blobs = BlobKind.allCases.reduce(0) { $0 + index.blobs.count($1) }
+    }
+    return packs
+  }
+
+  /// Compares each pack's header with the indexes; reads and verifies every blob if asked to.
+  func readPacks(_ packs: [Pack], whole: Bool) async throws(VaultError) {
+    let done = Tally()
+    try await inParallel(packs, limit: repository.settings.downloads) { [self] (pack) throws(VaultError) in
+      // Without reading it all, the end will do. The size agrees with the indexes, so the header has the length they
+      // imply.
+      let headerBytes = PackHeader.sizeBytes(pack.blobs)
+      let range = (whole ? 0 : pack.sizeBytes - headerBytes)..<pack.sizeBytes
+      do throws(VaultError) {
+        let bytes = try await get(pack, range)
+        let findings = try await repository.settings.pool.run { [repository] () throws(VaultError) in
+          try repository.codecs.with { (codec) throws(VaultError) in
+            whole ? pack.verify(bytes, codec) : pack.verifyHeader(bytes, codec).map { [$0] } ?? []
+          }
+        }
+        for finding in findings { add(CheckFinding(finding)) }
+        if whole { report.withLock { $0.readBytes += bytes.count } }
+      } catch {
+        guard error.isDamage else { throw error }
+        add(CheckFinding(error))
+      }
+      progress(CheckProgress(phase: whole ? .data : .packs, done: done.next(), total: packs.count))
+    }
+  }
+
+  private func get(_ pack: Pack, _ range: Range<Int>) async throws(VaultError) -> [UInt8] {
+    do throws(StoreError) { return try await repository.store.get(ObjectName(.data, pack.id), range: range) } catch {
+      throw VaultError(error, pack: pack.id, range: range)
+    }
+  }
+}
+
+/// Counts what parallel tasks have finished.
+final class Tally: Sendable {
+  private let count = Atomic(0)
+  func next() -> Int { count.add(1, ordering: .relaxed).newValue }
+}
+
+extension CheckRun.Pack {
+  /// Every way in which a whole pack isn't what its name and the indexes say.
+  func verify(_ bytes: [UInt8], _ codec: Codec) -> [VaultError] {
+    var findings: [VaultError] = []
+    for blob in blobs where blob.range.upperBound <= bytes.count {
+      do throws(CodecFault) {
+        _ = try bytes.withRawBytes { (raw) throws(CodecFault) in
+          try codec.decode(
+            UnsafeRawBufferPointer(rebasing: raw[blob.range]), uncompressedBytes: blob.uncompressedBytes, id: blob.id)
+        }
+      } catch {
+        findings.append(.packCorrupt(id, bytes: blob.range, "\(blob.kind) blob \(blob.id.short): \(error.reason)"))
+      }
+    }
+    let tail = Array(bytes.suffix(PackHeader.sizeBytes(blobs)))
+    if let finding = verifyHeader(tail, codec) { findings.append(finding) }
+    if findings.isEmpty, bytes.withUnsafeBytes({ Digest.of($0) }) != id {
+      findings.append(.packCorrupt(id, bytes: 0..<bytes.count, "its content has another hash"))
+    }
+    return findings
+  }
+
+  /// - Parameter tail: As many bytes as the header and the trailer have if the indexes are right.
+  func verifyHeader(_ tail: [UInt8], _ codec: Codec) -> VaultError? {
+    let range = (sizeBytes - tail.count)..<sizeBytes
+    func damaged(_ reason: String) -> VaultError { .packCorrupt(id, bytes: range, "header: " + reason) }
+    guard tail.count > PackHeader.trailerBytes else { return damaged("it is cut off") }
+    let sealedBytes = tail.count - PackHeader.trailerBytes
+    guard PackHeader.number(tail, at: sealedBytes) == sealedBytes else { return damaged("its length is not what the indexes imply") }
+    do throws(CodecFault) {
+      let header = try codec.open(Array(tail[..<sealedBytes]))
+      switch PackHeader.decode(header) {
+      case .failure(let fault): return damaged(fault.reason)
+      case .success(let listed):
+        return listed.sorted { ($0.offset, $0.id) < ($1.offset, $1.id) } == blobs ? nil : damaged("it lists other blobs than the indexes")
+      }
+    } catch { return damaged(error.reason) }
+  }
+}

@@ -1,0 +1,158 @@
+import Core
+import ObjectStoreFaulty
+import ObjectStoreMemory
+import Testing
+
+@testable import Vault
+
+/// The machine's clock, three hundred times as fast: five minutes are a second.
+struct FastTime: Timekeeper {
+  private static let factor: Int64 = 300
+  private let base = SystemTime()
+  private let start: Int64
+  init() { start = SystemTime().monotonicNanoseconds() }
+  func now() -> Timestamp { Timestamp(seconds: 1_800_000_000) + .nanoseconds(monotonicNanoseconds()) }
+  func monotonicNanoseconds() -> Int64 { (base.monotonicNanoseconds() - start) * Self.factor }
+  func sleep(for duration: Duration) async throws { try await Task.sleep(for: duration / Self.factor) }
+}
+
+@Suite("Locks")
+struct LockTests {
+  private func repository(_ time: any Timekeeper, store: MemoryObjectStore = MemoryObjectStore()) async throws -> Repository {
+    try await Repository.create(store: store, password: password, settings: .quick(time: time))
+  }
+
+  @Test func `a lock is renewed every five minutes and removed at the end`() async throws {
+    let time = FastTime()
+    let repository = try await repository(time)
+    try await repository.withLock {
+      var seen: Set<Digest> = []
+      let end = time.now() + .seconds(720)
+      while time.now() < end {
+        let locks = try await repository.locks()
+        #expect((1...2).contains(locks.count), "never without one")
+        seen.formUnion(locks.map(\.id))
+        try await time.sleep(for: .seconds(20))
+      }
+      #expect((2...4).contains(seen.count))
+    }
+    #expect(try await repository.locks().isEmpty)
+  }
+
+  @Test func `a run whose lock someone removed is cancelled`() async throws {
+    let time = FastTime()
+    let repository = try await repository(time)
+    let cancelled = Shared(false)
+    let run: @Sendable () async throws -> Void = {
+      try await repository.withLock {
+        let removed = try await repository.unlock(all: true)
+        #expect(removed == 1)
+        do { try await time.sleep(for: .seconds(36_000)) } catch { cancelled.withLock { $0 = true } }
+      }
+    }
+    await #expect(throws: VaultError.lockLost("someone removed it")) { try await run() }
+    #expect(cancelled.value)
+  }
+
+  @Test func `a run whose lock can't be renewed is cancelled before others may take it for stale`() async throws {
+    let time = FastTime()
+    let memory = MemoryObjectStore()
+    _ = try await repository(time, store: memory)
+    let broken = Shared(false)
+    let store = FaultyObjectStore(
+      memory, FaultPlan { operation, kind, _ in operation == .put && kind == .lock && broken.value ? .failure(.unavailable("gone")) : nil })
+    let repository = try await Repository.open(store: store, password: password, settings: .quick(time: time))
+    let run: @Sendable () async throws -> Timestamp = {
+      try await repository.withLock {
+        broken.withLock { $0 = true }
+        try? await time.sleep(for: .seconds(36_000))
+        return time.now()
+      }
+    }
+    let start = time.now()
+    await #expect(throws: VaultError.self) { _ = try await run() }
+    #expect(time.now() - start > .seconds(1400) && time.now() - start < .seconds(1800))
+  }
+
+  @Test func `shared locks go together, an exclusive one stands alone`() async throws {
+    let repository = try await repository(ImpatientTime())
+    try await repository.withLock {
+      try await repository.withLock {}
+      _ = await #expect(throws: VaultError.self) { try await repository.withLock(exclusive: true) {} }
+    }
+    try await repository.withLock(exclusive: true) {
+      _ = await #expect(throws: VaultError.self) { try await repository.withLock {} }
+    }
+    #expect(try await repository.locks().isEmpty)
+  }
+
+  @Test func `waiting for a lock gets it when it is free, or says who holds it`() async throws {
+    let time = FastTime()
+    let repository = try await repository(time)
+    let order = Shared<[String]>([])
+    try await withThrowingTaskGroup(of: Void.self) { group in
+      group.addTask {
+        try await repository.withLock(exclusive: true) {
+          order.withLock { $0.append("held") }
+          while order.value.last != "refused" { try await time.sleep(for: .seconds(1)) }
+          order.withLock { $0.append("released") }
+        }
+      }
+      group.addTask {
+        while order.value.isEmpty { try await time.sleep(for: .seconds(1)) }
+        do {
+          try await repository.withLock(wait: .seconds(10)) {}
+          Issue.record("someone else holds it")
+        } catch let error as VaultError { #expect(error.report.code == "VAULT-201") }
+        order.withLock { $0.append("refused") }
+        try await repository.withLock(wait: .seconds(6000)) { order.withLock { $0.append("got it") } }
+      }
+      try await group.waitForAll()
+    }
+    #expect(order.value == ["held", "refused", "released", "got it"])
+  }
+
+  @Test func `of two that want it alone at the same moment, at most one gets it`() async throws {
+    for _ in 0..<20 {
+      let repository = try await repository(ImpatientTime())
+      let inside = Shared(0)
+      let most = Shared(0)
+      await withTaskGroup(of: Void.self) { group in
+        for _ in 0..<4 {
+          group.addTask {
+            try? await repository.withLock(exclusive: true) {
+              let count = inside.withLock { $0 += 1; return $0 }
+              most.withLock { $0 = max($0, count) }
+              for _ in 0..<10 { await Task.yield() }
+              inside.withLock { $0 -= 1 }
+            }
+          }
+        }
+      }
+      #expect(most.withLock { $0 } <= 1)
+      #expect(try await repository.locks().isEmpty)
+    }
+  }
+
+  @Test func `a failure inside gives the lock back`() async throws {
+    struct Odd: Error {}
+    let repository = try await repository(ImpatientTime())
+    await #expect(throws: Odd.self) { try await repository.withLock { throw Odd() } }
+    #expect(try await repository.locks().isEmpty)
+  }
+
+  @Test func `stale is what is old, or whose process on this host is gone`() {
+    let now = Timestamp(seconds: 100_000)
+    let owner = Owner(hostname: "here", username: "u", processID: 1, isAlive: { $0 == 7 })
+    func lock(_ host: String, _ process: Int, ageSeconds: Int64) -> LockFile {
+      LockFile(
+        time: Timestamp(seconds: 100_000 - ageSeconds), isExclusive: false, hostname: host, username: "u",
+        processID: process, userID: 0, groupID: 0)
+    }
+    #expect(!lock("here", 7, ageSeconds: 60).isStale(at: now, seenBy: owner))
+    #expect(lock("here", 8, ageSeconds: 60).isStale(at: now, seenBy: owner))
+    #expect(!lock("there", 8, ageSeconds: 60).isStale(at: now, seenBy: owner))
+    #expect(lock("there", 8, ageSeconds: 1801).isStale(at: now, seenBy: owner))
+    #expect(lock("here", 7, ageSeconds: 1801).isStale(at: now, seenBy: owner))
+  }
+}
