@@ -210,6 +210,14 @@ package enum Files {
     try rename(from, to: to)
   }
 
+  /// Lifts this process's soft limit on open files to the hard one.
+  package static func raiseOpenFileLimit() {
+    var limit = rlimit()
+    guard getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0, limit.rlim_cur < limit.rlim_max else { return }
+    limit.rlim_cur = limit.rlim_max
+    setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
+  }
+
   /// Free bytes for an unprivileged writer on the file system that holds `path`.
   package static func freeBytes(at path: String) throws(SystemFailure) -> Int64 {
     var result = statvfs()

@@ -240,18 +240,24 @@ package enum TreeReader {
     _ directory: String, accounts: AccountNames = .shared
   ) throws(SystemFailure) -> [TreeEntry] {
     var result: [TreeEntry] = []
-    try scan(try DirectoryReader(directory), TreePath(), accounts, &result)
-    return result
-  }
-
-  private static func scan(
-    _ directory: DirectoryReader, _ path: TreePath, _ accounts: AccountNames, _ result: inout [TreeEntry]
-  ) throws(SystemFailure) {
-    for name in try directory.names() {
+    let root = try DirectoryReader(directory)
+    // An explicit stack: the depth is the file system's to choose.
+    var stack: [(directory: DirectoryReader, path: TreePath, names: ArraySlice<FileName>)] = [
+      (root, TreePath(), try root.names()[...])
+    ]
+    while let top = stack.indices.last {
+      guard let name = stack[top].names.popFirst() else {
+        stack.removeLast()
+        continue
+      }
+      let (directory, path) = (stack[top].directory, stack[top].path.appending(name))
       let metadata = try directory.metadata(of: name, accounts)
-      let child = path.appending(name)
-      result.append(TreeEntry(path: child, metadata: metadata))
-      if metadata.kind == .directory { try scan(try directory.directory(name), child, accounts, &result) }
+      result.append(TreeEntry(path: path, metadata: metadata))
+      if metadata.kind == .directory {
+        let child = try directory.directory(name)
+        stack.append((child, path, try child.names()[...]))
+      }
     }
+    return result
   }
 }

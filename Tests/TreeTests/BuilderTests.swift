@@ -26,8 +26,8 @@ struct BuilderTests {
       try await withThrowingTaskGroup(of: Void.self) { group in
         for (path, metadata, bytes) in entries {
           group.addTask {
-            _ = try await builder.add(
-              path, metadata, cutting: .content, content: bytes.map { bytes in { MemorySource(bytes) } })
+            let source: OpenSource? = if let bytes { { MemorySource(bytes) } } else { nil }
+            _ = try await builder.add(path, metadata, cutting: .content, content: source)
           }
         }
         try await group.waitForAll()
@@ -94,6 +94,9 @@ struct BuilderTests {
     #expect(report.problems.contains { $0.contains("absent") })
     let tree = SnapshotTree(reader: vault, root: try await builder.finish().root)
     #expect(try await tree.allNodes(below: TreePath(source)).map(\.path) == ["keep", "keep/a.c"])
+    await #expect(throws: TreeError.self, "nothing at all is no backup") {
+      try await SnapshotBuilder(writer: vault, polynomial: somePolynomial).archive([directory.file("absent")])
+    }
   }
 
   @Test func `what is unchanged is not read again`() async throws {

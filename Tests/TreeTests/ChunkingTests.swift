@@ -55,3 +55,39 @@ struct ChunkingTests {
     await #expect(throws: AnyFailure.self) { try await tree.contents(of: "a/b", limitBytes: 999_999) }
   }
 }
+
+@Suite("Cutting side by side")
+struct LaneTests {
+  /// A cut in any of the four stretches, or at their seams, is found where the plain loop finds it.
+  @Test(arguments: 0..<12) func `a planted cut is found`(_ index: Int) {
+    let chunker = RabinChunker(somePolynomial)
+    let random = SeededRandomness(seed: UInt64(index))
+    // 64 bytes whose remainder ends in twenty zeros: all zeros.
+    for _ in 0..<20 {
+      var bytes = [UInt8](repeating: 0xff, count: 900_000)
+      var wanted = bytes.count
+      for _ in 0..<1 + random.below(3) {
+        let seam = (512 << 10) + 4096 * random.below(80)
+        let place = min(bytes.count, random.chance(0.5) ? seam + random.below(3) : (512 << 10) + random.below(300_000))
+        bytes.replaceSubrange(place - 64..<place, with: repeatElement(0, count: 64))
+        wanted = min(wanted, max(place, 512 << 10))
+      }
+      #expect(bytes.withUnsafeBytes { chunker.cut($0) } == wanted)
+    }
+  }
+
+  @Test func `cutting keeps up`() {
+    let bytes = makeNoise(16 << 20, seed: 4)
+    let chunker = RabinChunker(somePolynomial)
+    let time = SystemTime()
+    let start = time.monotonicNanoseconds()
+    var position = 0
+    while position < bytes.count {
+      position += bytes.withUnsafeBytes { chunker.cut(UnsafeRawBufferPointer(rebasing: $0[position...])) }
+    }
+    let speed = Double(bytes.count) * 1000 / Double(time.monotonicNanoseconds() - start)
+    print("cutting: \(Int(speed)) MB/s")
+    // Far below what it does: this machine may be busy with anything.
+    #expect(speed > 20)
+  }
+}

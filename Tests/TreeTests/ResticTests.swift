@@ -55,11 +55,15 @@ struct ResticTests {
     let names = try await SnapshotTree(reader: repository, root: try await restic.newestRoot())
       .allNodes(below: TreePath(source + "/names")).map(\.path)
     #expect(names == (try TreeReader.scan(source + "/names").map(\.path)))
-    // What restic wrote comes back, sockets too, which restic itself leaves out.
+    // What restic wrote comes back.
     let tree = SnapshotTree(reader: repository, root: try await restic.newestRoot())
     let report = try await tree.restore(TreePath(source), to: directory.file("target"))
     #expect(report.failures == [])
-    #expect(try TreeComparison.differences(source, directory.file("target")) == [])
+    // restic 0.14 takes neither sockets nor attributes of symbolic links.
+    let differences = try TreeComparison.differences(
+      source, directory.file("target"), compareSockets: false, compareLinkAttributes: false,
+      compareAccessTimes: false)
+    #expect(differences == [])
   }
 
   @Test func `chunks are restic's chunks`() async throws {
@@ -90,7 +94,7 @@ struct ResticTests {
     let directory = try TemporaryDirectory("judge")
     let restic = try await Restic.initialised(in: directory)
     let source = directory.file("source")
-    for seed in TreeSeeds.all { try TreeMaker.make(seed: seed, at: "\(source)/\(seed)", entries: 40) }
+    for seed in TreeSeeds.all { try TreeMaker.make(seed: seed, at: "\(source)/\(seed)", entries: 40, lossyLinks: false) }
     let (report, built, ours) = try await restic.salvorBackup([source])
     #expect(report.problems == [])
     let check = try await restic("check", "--read-data")
@@ -99,7 +103,7 @@ struct ResticTests {
     // restic 0.14 makes no sockets, and sets no attributes of symbolic links.
     let differences = try TreeComparison.differences(
       source, directory.file("target") + source, compareSockets: false, compareLinkAttributes: false,
-      compareLinkTargets: false)
+      compareAccessTimes: false)
     #expect(differences == [])
 
     let nodes = try await SnapshotTree(reader: try await restic.opened(), root: built.root).allNodes()
@@ -109,16 +113,25 @@ struct ResticTests {
     #expect(listed.split(separator: 10).dropFirst().map { Array($0) } == ourList)
     let long = try await restic("ls", "latest", "--long").output
     let ourLong = nodes.map { TreeListing.long($0.path, $0.node) }
-    #expect(Array(long[(long.firstIndex(of: 10) ?? 0)...]) == ourLong.reduce(into: []) { $0 += [10] + $1 } + [10])
+    let expected = ourLong.reduce(into: [UInt8]()) { text, line in text += [10] + line } + [10]
+    let found = Array(long[(long.firstIndex(of: 10) ?? 0)...])
+    let common = zip(found, expected).prefix { $0 == $1 }.count
+    func around(_ bytes: [UInt8]) -> String { String(decoding: bytes.dropFirst(max(0, common - 80)).prefix(160), as: UTF8.self) }
+    #expect(found == expected, "…\(around(found))… is not …\(around(expected))…")
 
     // Over our snapshot, restic finds every file unchanged.
     let again = try await restic("backup", "--json", "--parent", ours.hex, source).text
     #expect(again.contains("\"files_new\":0,\"files_changed\":0"), "\(again.split(separator: "\n").last ?? "")")
     let theirs = try await restic.newestRoot()
 
-    // Over restic's, so do we.
-    let (second, _, _) = try await restic.salvorBackup([source], parent: theirs)
+    // Over restic's, so do we. A link that restic 0.14 could not keep doesn't trouble its check.
+    #expect(withPath([0xff, 0x41]) { symlink($0, source + "/link") } == 0)
+    let (second, _, latest) = try await restic.salvorBackup([source], parent: theirs)
     #expect(second.unchangedFiles == built.totals.files)
+    #expect(try await restic("check").text.contains("no errors were found"))
+    let diff = try await restic("diff", ours.hex, latest.hex).text
+    #expect(diff.contains("Files:           0 new,     0 removed,     0 changed"), "\(diff)")
+    #expect(diff.contains("Others:          1 new,     0 removed"))
   }
 }
 

@@ -10,9 +10,10 @@ struct RestoreTests {
   private func tree(_ entries: [(TreePath, FileKind, [UInt8])], in vault: MemoryVault) async throws -> SnapshotTree {
     let builder = SnapshotBuilder(writer: vault, polynomial: somePolynomial)
     for (path, kind, bytes) in entries {
+      let source: OpenSource? = if kind == .regular { { MemorySource(bytes) } } else { nil }
       _ = try await builder.add(
         path, FileMetadata(kind: kind, permissions: 0o755, modified: Timestamp(seconds: 8)), cutting: .content,
-        content: kind == .regular ? { MemorySource(bytes) } : nil)
+        content: source)
     }
     return SnapshotTree(reader: vault, root: try await builder.finish().root)
   }
@@ -62,6 +63,39 @@ struct RestoreTests {
       ($0 as? TreeError)?.report.code == "VAULT-130"
     }
     #expect(!Files.exists(directory.file("t")))
+  }
+
+  @Test func `a tree that unfolds without end is refused`() async throws {
+    let vault = MemoryVault()
+    var id = try await vault.save(.tree, TreeEncoder.encode([])).id
+    for _ in 0..<40 {
+      let nodes = ["a", "b"].map { (name: FileName) in
+        TreeNode(
+          name: name, metadata: FileMetadata(kind: .directory, permissions: 0o755, modified: Timestamp(seconds: 1)), subtree: id)
+      }
+      id = try await vault.save(.tree, TreeEncoder.encode(nodes)).id
+    }
+    let tree = SnapshotTree(reader: vault, root: id)
+    let directory = try TemporaryDirectory("bomb")
+    await #expect { try await tree.restore(to: directory.file("t")) } throws: { ($0 as? TreeError)?.report.code == "TREE-104" }
+    await #expect(throws: AnyFailure.self) { try await tree.entries(below: "") }
+    #expect(!Files.exists(directory.file("t")))
+  }
+
+  @Test func `an inode's number given away again joins nothing`() async throws {
+    let vault = MemoryVault()
+    let builder = SnapshotBuilder(writer: vault, polynomial: somePolynomial)
+    for (name, byte) in [("a", 1), ("b", 1), ("c", 2)] as [(String, UInt8)] {
+      let metadata = FileMetadata(
+        kind: .regular, permissions: 0o600, modified: Timestamp(seconds: 1), device: 1, inode: 2, links: 2)
+      _ = try await builder.add(TreePath(name), metadata, cutting: .content, content: { MemorySource([byte]) })
+    }
+    let tree = SnapshotTree(reader: vault, root: try await builder.finish().root)
+    let directory = try TemporaryDirectory("reused")
+    let report = try await tree.restore(to: directory.file("t"))
+    #expect(report.hardLinks == 1)
+    #expect(try Files.read(directory.file("t/c")) == [2])
+    #expect(try TreeReader.scan(directory.file("t")).map(\.metadata.links) == [2, 2, 1])
   }
 
   @Test func `parts, dry runs and missing blobs`() async throws {
@@ -133,7 +167,7 @@ struct RestoreTests {
     let tree = SnapshotTree(reader: vault, root: try await builder.finish().root)
     try await tree.materialise(TreePath(source), at: directory.file("target")) { _ in }
     func lists(_ path: String) async throws -> String {
-      try await tools.run("/usr/bin/getfacl", ["-R", "."], in: path).text
+      try await tools.run("/usr/bin/getfacl", ["-R", "d", "f"], in: path).text
     }
     #expect(try await lists(source) == lists(directory.file("target")))
     #expect(try await lists(source).contains("user:1234:rwx"))

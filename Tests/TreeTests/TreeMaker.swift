@@ -103,13 +103,13 @@ struct TreeMaker {
     case 15:  // The same in many files.
       try write([UInt8](repeating: 0x41, count: 10_000), 0, file)
     case 16:  // Holes before, between and after.
-      try file.truncate(to: Int64(1 + random.below(3 << 20)))
-      try write(random.bytes(1 + random.below(9000)), Int64(random.below(1 << 20)), file)
+      try file.truncate(to: Int64(1 + random.below(1 << 20)))
+      try write(random.bytes(1 + random.below(9000)), Int64(random.below(1 << 19)), file)
     case 17:  // Zeros that were written.
       try write([UInt8](repeating: 0, count: 1 + random.below(20_000)), 0, file)
       try write(random.bytes(100), Int64(random.below(10_000)), file)
-    case 18: try file.truncate(to: Int64(random.below(3 << 20)))
-    default: try write(noise((512 << 10) + random.below(2 << 20)), 0, file)
+    case 18: try file.truncate(to: Int64(random.below(1 << 20)))
+    default: try write(noise((512 << 10) + random.below(1 << 20)), 0, file)
     }
     files.append(path)
     try attributes(path, isLink: false, isDirectory: false)

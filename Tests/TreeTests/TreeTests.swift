@@ -23,7 +23,7 @@ struct TreeRoundTripTests {
     let source = directory.file("source")
     try TreeMaker.make(seed: seed, at: source)
     let vault = MemoryVault()
-    let builder = SnapshotBuilder(writer: vault, polynomial: somePolynomial)
+    let builder = SnapshotBuilder(writer: vault, polynomial: somePolynomial, keepsAccessTimes: true)
     let report = try await builder.archive([source])
     #expect(report.problems == [])
     let built = try await builder.finish()

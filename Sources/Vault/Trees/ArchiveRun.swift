@@ -24,6 +24,8 @@ final class ArchiveRun: Sendable {
   private struct Walk {
     var stack: [Frame] = []
     var targets: [(target: TreePath, parentTree: [TreeNode])] = []
+    var enteredTargets = 0
+    var lastFailure: SystemFailure?
   }
 
   /// A directory being walked.
@@ -59,6 +61,8 @@ final class ArchiveRun: Sendable {
   func begin(_ targets: [TreePath]) async throws {
     var found: [(target: TreePath, parentTree: [TreeNode])] = []
     var described: Set<TreePath> = []
+    // The walk keeps every directory above it open.
+    Files.raiseOpenFileLimit()
     for target in targets {
       // The directories on the way, with their own metadata.
       for count in 1..<max(1, target.components.count) {
@@ -175,7 +179,10 @@ final class ArchiveRun: Sendable {
         let root = OpenDirectory(
           reader, path: path, metadata: metadata, parent: nil, parentNodes: nodes, device: metadata.device)
         let entries = try await list(root)
-        walk.withLock { $0.stack.append(Frame(directory: root, entries: entries)) }
+        walk.withLock { walk in
+          walk.stack.append(Frame(directory: root, entries: entries))
+          walk.enteredTargets += 1
+        }
         return nil
       }
       let (parentReader, metadata) = try await pool.run { () throws(SystemFailure) in
@@ -185,12 +192,22 @@ final class ArchiveRun: Sendable {
       // A stand-in for the directory above, whose only entry is the target.
       let above = OpenDirectory(
         parentReader, path: path.parent, metadata: nil, parent: nil, parentNodes: nodes, device: metadata.device)
-      walk.withLock { $0.stack.append(Frame(directory: above, entries: [(name, metadata)])) }
+      walk.withLock { walk in
+        walk.stack.append(Frame(directory: above, entries: [(name, metadata)]))
+        walk.enteredTargets += 1
+      }
       return nil
     } catch let error as SystemFailure {
       problem(error)
+      walk.withLock { $0.lastFailure = error }
       return nil
     }
+  }
+
+  /// - Throws: If not one target could be entered: an empty snapshot would look like a backup.
+  func checkEntered() throws(TreeError) {
+    let (entered, failure) = walk.withLock { ($0.enteredTargets, $0.lastFailure) }
+    if entered == 0, let failure { throw .system(failure) }
   }
 
   private func list(_ directory: OpenDirectory) async throws -> [(name: FileName, metadata: FileMetadata)] {
@@ -331,16 +348,15 @@ final class ArchiveRun: Sendable {
   private func deliver(_ node: TreeNode, to directory: OpenDirectory, _ stored: StoredContent) async throws {
     var node = node
     if node.metadata.kind.isRegular { node.metadata.size = stored.size }
-    builder.count { totals in
-      totals.addedBytes += stored.added
-      guard directory.metadata != nil || directory.isRoot else { return }
-      totals.count(node.metadata.kind)
-      totals.bytes += node.metadata.size
-    }
     if directory.metadata == nil {
-      try builder.put(node, at: directory.path.appending(node.name), added: 0)
+      try builder.put(node, at: directory.path.appending(node.name), added: stored.added)
     } else {
       directory.add(node)
+      builder.count { totals in
+        totals.count(node.metadata.kind)
+        totals.bytes += node.metadata.size
+        totals.addedBytes += stored.added
+      }
     }
     try await settle(directory)
   }
@@ -355,7 +371,7 @@ final class ArchiveRun: Sendable {
         for node in nodes { try builder.put(node, at: TreePath([node.name]), added: 0, counted: true) }
         return
       }
-      let saved = try await builder.saveTree(nodes.map { TreeEncoder.encode(SnapshotBuilder.normalised($0)) })
+      let saved = try await builder.saveTree(nodes.map { [builder] in TreeEncoder.encode(builder.normalised($0)) })
       builder.count { $0.addedTreeBytes += Int64(saved.added) }
       guard let parent = directory.parent, let name = directory.path.last else { return }
       let node = TreeNode(name: name, metadata: metadata, subtree: saved.id)

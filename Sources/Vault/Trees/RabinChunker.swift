@@ -3,8 +3,8 @@ import Core
 /// Finds the places where restic would cut: where the low 20 bits of a Rabin fingerprint over the last 64 bytes are
 /// zero, no sooner than 512 KiB and no later than 8 MiB after the last cut.
 ///
-/// Source: restic's chunker. The window of a new chunk starts with a single byte 1, and the first 512 KiB − 64 bytes
-/// are not rolled at all, so the fingerprint at a possible cut covers exactly the 64 bytes before it.
+/// Source: restic's chunker. It leaves the first 512 KiB − 64 bytes of a chunk unrolled, so the fingerprint at a possible
+/// cut covers exactly the 64 bytes before it.
 package struct RabinChunker: Sendable {
   package static let window = 64
   package static let minimum = 512 << 10
@@ -44,30 +44,79 @@ package struct RabinChunker: Sendable {
     let end = min(bytes.count, Self.maximum)
     return out.withUnsafeBufferPointer { out in
       modulo.withUnsafeBufferPointer { modulo in
-        var digest: UInt64 = 0
-        let (outTable, moduloTable) = (out.baseAddress!, modulo.baseAddress!)
-        @inline(__always) func roll(in byte: UInt8, out gone: UInt8) {
-          digest ^= outTable[Int(gone)]
-          let index = Int(truncatingIfNeeded: digest >> 45)
-          digest = (digest << 8 | UInt64(byte)) ^ moduloTable[index]
-        }
-        // The window before the first possible cut, begun as restic begins it: its zeros and its single 1 have left
-        // by the time 64 bytes are in, so nothing of them remains.
-        var position = Self.minimum - Self.window
-        while position < Self.minimum {
-          roll(in: base.load(fromByteOffset: position, as: UInt8.self), out: 0)
-          position += 1
-        }
-        if digest & Self.mask == 0 { return position }
-        while position < end {
-          roll(
-            in: base.load(fromByteOffset: position, as: UInt8.self),
-            out: base.load(fromByteOffset: position - Self.window, as: UInt8.self))
-          position += 1
-          if digest & Self.mask == 0 { return position }
-        }
-        return end
+        guard let outTable = out.baseAddress, let moduloTable = modulo.baseAddress else { return end }
+        return Roller(base: base, out: outTable, modulo: moduloTable).cut(from: Self.minimum, to: end)
       }
+    }
+  }
+
+  /// The loop itself, over raw memory: this is where every byte of a backup goes through.
+  private struct Roller {
+    let base: UnsafeRawPointer
+    let out: UnsafePointer<UInt64>
+    let modulo: UnsafePointer<UInt64>
+
+    /// Bytes in each of the four stretches that are rolled side by side.
+    static let lane = 4096
+
+    /// - Parameters:
+    ///   - start: The first place to cut at, at least a window from the beginning.
+    ///   - end: Where to cut if nothing else says so.
+    func cut(from start: Int, to end: Int) -> Int {
+      var position = start
+      var digest = fingerprint(at: position)
+      if digest & RabinChunker.mask == 0 { return position }
+      // Rolling waits for one table look-up after another; four stretches hide that. If any of them has a cut, the
+      // block is rolled again from its front to find the first.
+      while end - position >= 4 * Self.lane {
+        guard let next = rollFour(position, digest) else { break }
+        digest = next
+        position += 4 * Self.lane
+      }
+      while position < end {
+        digest = roll(digest, position)
+        position += 1
+        if digest & RabinChunker.mask == 0 { return position }
+      }
+      return end
+    }
+
+    /// The fingerprint of the window that ends before `position`.
+    ///
+    /// restic starts a chunk's window with a single 1, which has left it again by then.
+    private func fingerprint(at position: Int) -> UInt64 {
+      var digest: UInt64 = 0
+      for offset in position - RabinChunker.window..<position { digest = append(digest, offset) }
+      return digest
+    }
+
+    /// - Returns: The fingerprint after four stretches; `nil` if there is a cut in one of them.
+    private func rollFour(_ position: Int, _ digest: UInt64) -> UInt64? {
+      let lane = Self.lane
+      var a = digest
+      var b = fingerprint(at: position + lane)
+      var c = fingerprint(at: position + 2 * lane)
+      var d = fingerprint(at: position + 3 * lane)
+      let mask = RabinChunker.mask
+      if b & mask == 0 || c & mask == 0 || d & mask == 0 { return nil }
+      for offset in position..<position + lane {
+        a = roll(a, offset)
+        b = roll(b, offset + lane)
+        c = roll(c, offset + 2 * lane)
+        d = roll(d, offset + 3 * lane)
+        if a & mask == 0 || b & mask == 0 || c & mask == 0 || d & mask == 0 { return nil }
+      }
+      return d
+    }
+
+    @inline(__always) private func roll(_ digest: UInt64, _ position: Int) -> UInt64 {
+      let gone = base.load(fromByteOffset: position - RabinChunker.window, as: UInt8.self)
+      return append(digest ^ out[Int(gone)], position)
+    }
+
+    @inline(__always) private func append(_ digest: UInt64, _ position: Int) -> UInt64 {
+      let byte = base.load(fromByteOffset: position, as: UInt8.self)
+      return (digest << 8 | UInt64(byte)) ^ modulo[Int(truncatingIfNeeded: digest >> 45)]
     }
   }
 }

@@ -74,7 +74,7 @@ struct RestorePlan: Sendable {
 
   enum Link: Hashable, Sendable {
     case file(Int)
-    case other(directory: Int, FileName)
+    case other(directory: Int, Int)
   }
 
   /// A place that a blob goes to.
@@ -95,6 +95,7 @@ struct RestorePlan: Sendable {
     _ trees: SnapshotTree.LoadedTrees, include: [TreePath], length: (BlobID) -> Int?
   ) throws(TreeError) {
     var firstNames: [Inode: Link] = [:]
+    let limit = trees.entryLimit
     // Parents come before children: the list grows while it is walked.
     var pending: [(tree: BlobID, path: TreePath)] = [(trees.root, TreePath())]
     directories.append(Directory(path: TreePath(), metadata: nil, files: 0..<0, others: 0..<0))
@@ -103,6 +104,7 @@ struct RestorePlan: Sendable {
       let (tree, path) = pending[next]
       if path.components.count > TreeLimits.depth { throw .tooDeep(path) }
       let (filesFrom, othersFrom) = (files.count, others.count)
+      if files.count + others.count + directories.count > limit { throw .tooManyEntries(limit: limit) }
       for node in trees.nodes(tree) {
         let place = path.appending(node.name)
         guard Self.isWanted(place, isDirectory: node.metadata.kind.isDirectory, include) else { continue }
@@ -114,7 +116,7 @@ struct RestorePlan: Sendable {
           continue
         }
         let inode = Inode(node.metadata)
-        if let inode, let first = firstNames[inode] {
+        if let inode, let first = firstNames[inode], isSame(first, node) {
           others.append(Other(name: node.name, metadata: node.metadata, linkTo: first))
           continue
         }
@@ -122,7 +124,7 @@ struct RestorePlan: Sendable {
           if let inode { firstNames[inode] = .file(files.count) }
           try add(node, at: place, directory: next, length)
         } else {
-          if let inode { firstNames[inode] = .other(directory: next, node.name) }
+          if let inode { firstNames[inode] = .other(directory: next, others.count) }
           others.append(Other(name: node.name, metadata: node.metadata, linkTo: nil))
         }
       }
@@ -146,6 +148,14 @@ struct RestorePlan: Sendable {
     files.append(
       File(name: node.name, directory: directory, metadata: node.metadata, content: node.content, size: offset))
     totals.bytes += offset
+  }
+
+  /// A file system may give an inode's number away again while a backup runs: what differs is not the same file.
+  private func isSame(_ link: Link, _ node: TreeNode) -> Bool {
+    switch link {
+    case .file(let index): node.metadata.kind.isRegular && files[index].content == node.content
+    case .other(_, let index): others[index].metadata.kind == node.metadata.kind
+    }
   }
 
   /// What makes two names one file: only files that had several names take part.

@@ -227,7 +227,7 @@ final class RestoreRun: Sendable {
       let file = plan.files[index]
       try place.link(file.name, in: try target.directory(plan.directories[file.directory].path), as: name)
     case .other(let directory, let first):
-      try place.link(first, in: try target.directory(plan.directories[directory].path), as: name)
+      try place.link(plan.others[first].name, in: try target.directory(plan.directories[directory].path), as: name)
     }
   }
 

@@ -40,6 +40,7 @@ package final class SnapshotBuilder: TreeSink {
   private let writer: any BlobWriter
   private let draft = Mutex(Draft())
   private let accounts: AccountNames
+  private let keepsAccessTimes: Bool
 
   private struct Draft: ~Copyable {
     let root = DirectoryDraft()
@@ -50,19 +51,25 @@ package final class SnapshotBuilder: TreeSink {
 
   /// - Parameters:
   ///   - polynomial: The repository's own, so that cuts agree with restic's.
+  ///   - keepsAccessTimes: Otherwise the time of modification stands in, as in restic: reading a directory changes its
+  ///     access time, and no tree would be the same twice.
   ///   - parallel: Blobs of one file under way at a time; twice that over all.
   package init(
     writer: any BlobWriter, polynomial: UInt64, pool: BlockingPool = .shared, accounts: AccountNames = .shared,
-    parallel: Int = 4
+    keepsAccessTimes: Bool = false, parallel: Int = 4
   ) {
+    self.keepsAccessTimes = keepsAccessTimes
     self.writer = writer
     self.accounts = accounts
     content = ContentStore(writer: writer, chunker: RabinChunker(polynomial), pool: pool, parallel: parallel)
   }
 
-  package convenience init(_ repository: Repository, pool: BlockingPool = .shared, parallel: Int = 4) {
+  package convenience init(
+    _ repository: Repository, pool: BlockingPool = .shared, keepsAccessTimes: Bool = false, parallel: Int = 4
+  ) {
     self.init(
-      writer: repository, polynomial: repository.config.chunkerPolynomial, pool: pool, parallel: parallel)
+      writer: repository, polynomial: repository.config.chunkerPolynomial, pool: pool,
+      keepsAccessTimes: keepsAccessTimes, parallel: parallel)
   }
 
   var store: ContentStore { content }
@@ -115,7 +122,7 @@ package final class SnapshotBuilder: TreeSink {
       guard node.metadata.kind.isDirectory else { throw .badPath(path, why: "the root is a directory") }
       return
     }
-    let node = Self.normalised(node)
+    let node = normalised(node)
     let encoded = node.metadata.kind.isDirectory && node.subtree == nil ? nil : TreeEncoder.encode(node)
     let problem = draft.withLock { draft -> TreeError? in
       var directory = draft.root
@@ -173,7 +180,7 @@ package final class SnapshotBuilder: TreeSink {
       guard let metadata else { return }
       result.newest = max(result.newest, metadata.modified)
       let node = TreeNode(name: name, metadata: metadata, subtree: finished.id)
-      nodes.append((name, TreeEncoder.encode(Self.normalised(node))))
+      nodes.append((name, TreeEncoder.encode(normalised(node))))
     }
     if children.count == 1 || depth > 64 {
       for (name, child) in children { take(name, child, try await finish(child, depth: depth + 1)) }
@@ -202,15 +209,15 @@ package final class SnapshotBuilder: TreeSink {
       kind: .directory, permissions: 0o755, userName: accounts.user(0), groupName: accounts.group(0), modified: newest)
   }
 
-  /// restic counts no links of directories, fifos and sockets.
-  static func normalised(_ node: TreeNode) -> TreeNode {
+  /// A node as it is stored. restic counts no links of directories, fifos and sockets.
+  func normalised(_ node: TreeNode) -> TreeNode {
+    var node = node
+    if !keepsAccessTimes { node.metadata.accessed = node.metadata.modified }
     switch node.metadata.kind {
-    case .directory, .fifo, .socket:
-      var copy = node
-      copy.metadata.links = 0
-      return copy
-    default: return node
+    case .directory, .fifo, .socket: node.metadata.links = 0
+    default: break
     }
+    return node
   }
 }
 

@@ -49,6 +49,7 @@ package struct SnapshotTree: TreeSource {
   /// Trees of one level are loaded together.
   package func allNodes(below path: TreePath = TreePath()) async throws(TreeError) -> [(path: TreePath, node: TreeNode)] {
     let trees = try await allTrees(below: try await tree(at: path))
+    let limit = trees.entryLimit
     var result: [(path: TreePath, node: TreeNode)] = []
     // An explicit stack: depth comes from outside.
     var stack: [(path: TreePath, nodes: [TreeNode], next: Int)] = [(TreePath(), trees.nodes(trees.root), 0)]
@@ -61,6 +62,7 @@ package struct SnapshotTree: TreeSource {
       stack[top].next += 1
       let place = stack[top].path.appending(node.name)
       result.append((place, node))
+      if result.count > limit { throw .tooManyEntries(limit: limit) }
       if let subtree = node.subtree {
         if place.components.count >= TreeLimits.depth { throw .tooDeep(place) }
         stack.append((place, trees.nodes(subtree), 0))
@@ -75,6 +77,9 @@ package struct SnapshotTree: TreeSource {
     var byID: [BlobID: [TreeNode]]
 
     func nodes(_ id: BlobID) -> [TreeNode] { byID[id] ?? [] }
+
+    /// More entries than this are no backup: see ``TreeLimits``.
+    var entryLimit: Int { TreeLimits.entries(fromNodes: byID.reduce(0) { $0 + $1.value.count }) }
   }
 
   func allTrees(below root: BlobID) async throws(TreeError) -> LoadedTrees {

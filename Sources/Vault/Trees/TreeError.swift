@@ -8,6 +8,8 @@ package enum TreeError: Failure {
   case unsupportedKind(String, name: String)
   /// A node leads back to a tree above itself, or the tree is deeper than ``TreeLimits/depth``.
   case tooDeep(TreePath)
+  /// The same trees are used over and over in one another: nothing a backup writes.
+  case tooManyEntries(limit: Int)
   case noSuchEntry(TreePath)
   case notRegular(TreePath)
   case notDirectory(TreePath)
@@ -48,6 +50,9 @@ package enum TreeError: Failure {
         .remedy("bring this snapshot back with the program that wrote it")
     case .tooDeep(let path):
       Report("TREE-103", "the tree is deeper than \(TreeLimits.depth) directories at \(shortened(path))", retry: .never)
+    case .tooManyEntries(let limit):
+      Report("TREE-104", "the snapshot unfolds to more than \(limit) entries", retry: .never)
+        .remedy("it is forged or damaged: choose another snapshot")
     case .noSuchEntry(let path): Report("TREE-201", "the snapshot has no '\(path)'").remedy("list it with `salvor vault ls`")
     case .notRegular(let path): Report("TREE-202", "'\(path)' is not a regular file")
     case .notDirectory(let path): Report("TREE-203", "'\(path)' is not a directory")
@@ -79,6 +84,11 @@ package enum TreeError: Failure {
 package enum TreeLimits {
   /// Directories in one another. Linux itself has no limit; a loop of trees has no end.
   package static let depth = 4096
+
+  /// How many entries so many stored nodes may unfold to. Shared trees are rare and small in what backups write;
+  /// without a bound, a few kilobytes could ask for every byte of memory.
+  static func entries(fromNodes count: Int) -> Int { 1_000_000 + 64 * min(count, .max / 128) }
+
   /// Nesting of JSON in a tree blob, unknown fields included.
   static let jsonDepth = 32
 }
