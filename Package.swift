@@ -130,6 +130,10 @@ let doors: [Target] = [
       .arguments, .logging, .yams,
     ]),
   .executableTarget(name: "salvor", dependencies: ["CLI"], path: "Sources/salvor", swiftSettings: strict),
+  // Carries one run out for `KillTests`, which kills it at random moments; not a product.
+  .executableTarget(
+    name: "salvor-torture-flow", dependencies: ["Core", "IO", "StateKit", "Workflow", "JournalSQLite"],
+    path: "Sources/FlowTorture", swiftSettings: strict),
   .executableTarget(
     name: "salvor-bank",
     dependencies: ["Core", "IO", "CPQ", "CHiredis", .grdb, .hummingbird, .asyncHTTPClient, .arguments, .logging],
@@ -164,7 +168,7 @@ let testTargets: [Target] = [
     "WorkflowTests",
     [
       "Core", "IO", "Telemetry", "StateKit", "Workflow", "JournalSQLite", "JournalMemory", "JournalContract",
-      "ServiceExec", "TestSupport",
+      "ServiceExec", "TestSupport", "salvor-torture-flow", .grdb, .logging,
     ]),
   tests("GovernanceTests", ["Core", "Governance", "TestSupport"]),
   tests(
