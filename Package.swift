@@ -135,6 +135,10 @@ let doors: [Target] = [
       .arguments, .logging, .yams,
     ]),
   .executableTarget(name: "salvor", dependencies: ["CLI"], path: "Sources/salvor", swiftSettings: strict),
+  // Carries one run out for `KillTests`, which kills it at random moments; not a product.
+  .executableTarget(
+    name: "salvor-torture-flow", dependencies: ["Core", "IO", "StateKit", "Workflow", "JournalSQLite"],
+    path: "Sources/FlowTorture", swiftSettings: strict),
   .executableTarget(
     name: "salvor-bank",
     dependencies: [
@@ -172,7 +176,7 @@ let testTargets: [Target] = [
     "WorkflowTests",
     [
       "Core", "IO", "Telemetry", "StateKit", "Workflow", "JournalSQLite", "JournalMemory", "JournalContract",
-      "ServiceExec", "TestSupport",
+      "ServiceExec", "TestSupport", "salvor-torture-flow", .grdb, .logging,
     ]),
   tests("RecoveryTests", ["Core", "DriverKit", "Recovery"]),
   tests("BankTests", ["Core", "IO", "TestSupport", .sqlite, .asyncHTTPClient, .nioCore, .nioHTTP1, "salvor-bank"]),

@@ -127,7 +127,7 @@ extension ExecServiceRunner {
   private func end(_ process: GatedProcess) async throws(SystemFailure) {
     kill(-process.pid, SIGKILL)
     // Killed: gone in a moment, and nobody else asks for its end.
-    try await pool.run { () throws(SystemFailure) in try process.waitForEnding() }
+    _ = try await pool.run { () throws(SystemFailure) in try process.waitForEnding() }
   }
 
   /// The last 2,000 bytes, as one line of text.
