@@ -104,6 +104,11 @@ package struct ServicePrediction: Sendable, Equatable, Codable {
   package var isComplete: Bool
   package var rtoSeconds: Double?
   package var verdict: Verdict
+
+  package init(service: ServiceName, seconds: Double, isComplete: Bool, rtoSeconds: Double?, verdict: Verdict) {
+    (self.service, self.seconds, self.isComplete) = (service, seconds, isComplete)
+    (self.rtoSeconds, self.verdict) = (rtoSeconds, verdict)
+  }
 }
 
 /// Something about a plan, with the way out.

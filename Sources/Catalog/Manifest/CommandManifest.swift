@@ -2,7 +2,7 @@ import Core
 
 extension Codec where Value == Command {
   /// `"pg_ctl start"`, `[pg_ctl, start]`, or a mapping that says more.
-  static let command = Codec(.either([.text, .list(.text), .record(CommandManifest.table.shape)])) { node, decoding in
+  static let command = Codec(.either([.text, .list(.scalar), .record(CommandManifest.table.shape)])) { node, decoding in
     if case .mapping = node.content {
       guard let manifest = CommandManifest.table.read(node, &decoding), let words = manifest.command else { return nil }
       return Command(
@@ -35,7 +35,7 @@ struct CommandManifest: Sendable {
 }
 
 extension Codec where Value == EnvironmentValue {
-  static let environmentValue = Codec(.either([.text, .record(EnvironmentManifest.table.shape)])) { node, decoding in
+  static let environmentValue = Codec(.either([.scalar, .record(EnvironmentManifest.table.shape)])) { node, decoding in
     if case .mapping = node.content {
       return EnvironmentManifest.table.read(node, &decoding)?.secret.map { .secret($0) }
     }
@@ -58,7 +58,7 @@ struct EnvironmentManifest: Sendable {
 
 extension Codec where Value == [String] {
   /// A command line: a list, or one line.
-  static let words = Codec(.either([.text, .list(.text)])) { node, decoding in
+  static let words = Codec(.either([.text, .list(.scalar)])) { node, decoding in
     let words: [String]
     if case .sequence = node.content {
       guard let list = Codec<String>.scalar.list.read(node, &decoding) else { return nil }
