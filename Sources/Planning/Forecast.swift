@@ -27,14 +27,18 @@ struct Forecast {
     for step in order { isKnown[step] = expected[step].seconds != nil && graph.needs[step].allSatisfy { isKnown[$0] } }
 
     criticalPath = Self.path(from: order, graph, users, tail, ids, expected)
-    steps = graph.steps.indices.map { index in
+    let shown = graph.steps.indices.sorted { a, b in
+      if graph.wave[a] != graph.wave[b] { return graph.wave[a] < graph.wave[b] }
+      let (first, second) = (graph.steps[a].action, graph.steps[b].action)
+      return first != second ? first < second : ids[a] < ids[b]
+    }
+    steps = shown.map { index in
       let step = graph.steps[index]
       return PlannedStep(
         id: ids[index], action: step.action, service: step.service, store: step.store,
         dependsOn: graph.needs[index].map { ids[$0] }.sorted(), wave: graph.wave[index], priority: priority[index],
         predictedSeconds: expected[index].seconds, basis: expected[index].basis)
     }
-    .sorted { ($0.wave, $0.action, $0.id) < ($1.wave, $1.action, $1.id) }
     for index in graph.steps.indices where graph.steps[index].action == .validateService {
       guard let name = graph.steps[index].service, let service = scope.catalog.service(name) else { continue }
       predictions.append(Self.prediction(service, ends[index], isKnown[index]))

@@ -34,8 +34,11 @@ extension RestorePlan {
   }
 
   private func derivedID() -> String {
-    var digest = RunningDigest()
-    func add(_ text: String) { digest.update(text + "\n") }
+    var bytes: [UInt8] = []
+    func add(_ text: String) {
+      bytes.append(contentsOf: text.utf8)
+      bytes.append(10)
+    }
     add("salvor plan 1")
     add(catalogDigest.hex)
     add(pointID)
@@ -45,10 +48,10 @@ extension RestorePlan {
     for step in steps {
       add(step.id)
       for gate in step.dependsOn { add(gate) }
-      add(step.predictedSeconds.map { "\($0)" } ?? "-")
-      add("\(step.priority)")
+      add(step.predictedSeconds.map { String($0.bitPattern) } ?? "-")
+      add(String(step.priority))
     }
     for note in refusals + warnings { add(note.description) }
-    return "plan-" + digest.finish().hex.prefix(16)
+    return "plan-" + bytes.withUnsafeBytes { Digest.of($0) }.hex.prefix(16)
   }
 }

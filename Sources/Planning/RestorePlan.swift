@@ -26,9 +26,23 @@ package enum RestoreAction: String, Sendable, Codable, CaseIterable, Comparable 
   case record
 
   /// The action's place in the order of cases.
-  package var rank: Int { Self.ranks[self] ?? 0 }
-
-  private static let ranks = Dictionary(uniqueKeysWithValues: allCases.enumerated().map { ($1, $0) })
+  package var rank: Int {
+    switch self {
+    case .precheck: 0
+    case .restoreBeside: 1
+    case .validateBeside: 2
+    case .commit: 3
+    case .stopService: 4
+    case .stopStore: 5
+    case .swap: 6
+    case .startStore: 7
+    case .checkInvariants: 8
+    case .startService: 9
+    case .readyService: 10
+    case .validateService: 11
+    case .record: 12
+    }
+  }
 
   package static func < (a: Self, b: Self) -> Bool { a.rank < b.rank }
 }
@@ -104,6 +118,11 @@ package struct ServicePrediction: Sendable, Equatable, Codable {
   package var isComplete: Bool
   package var rtoSeconds: Double?
   package var verdict: Verdict
+
+  package init(service: ServiceName, seconds: Double, isComplete: Bool, rtoSeconds: Double?, verdict: Verdict) {
+    (self.service, self.seconds, self.isComplete) = (service, seconds, isComplete)
+    (self.rtoSeconds, self.verdict) = (rtoSeconds, verdict)
+  }
 }
 
 /// Something about a plan, with the way out.

@@ -67,7 +67,7 @@ extension Codec where Value == String {
   }
 
   /// Any single value, as it is written: `8080` is as good as `"8080"`.
-  static let scalar = Codec(.either([.text, .integer(.min ... .max), .boolean])) { node, decoding in
+  static let scalar = Codec(.scalar) { node, decoding in
     guard case .scalar(let text, _) = node.content, !node.isNull else {
       decoding.wrongType(node, expected: "a single value")
       return nil

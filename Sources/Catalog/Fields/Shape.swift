@@ -3,6 +3,8 @@ import Core
 /// What a value must look like: what the JSON Schema and the reference are printed from.
 indirect enum Shape: Sendable {
   case text
+  /// Text, or what looks like a number or a truth value, taken as it is written.
+  case scalar
   /// A DNS label.
   case name
   case integer(ClosedRange<Int>)
@@ -23,9 +25,10 @@ indirect enum Shape: Sendable {
   /// As the reference shows it.
   var title: String {
     switch self {
-    case .text: "text"
+    case .text, .scalar: "text"
     case .name: "name"
-    case .integer(let range): "integer, \(range.lowerBound) to \(range.upperBound)"
+    case .integer(let range):
+      range == .min ... .max ? "integer" : "integer, \(range.lowerBound) to \(range.upperBound)"
     case .boolean: "boolean"
     case .duration: "duration"
     case .secret: "secret reference"

@@ -2,7 +2,7 @@ import Core
 
 extension Codec where Value == Command {
   /// `"pg_ctl start"`, `[pg_ctl, start]`, or a mapping that says more.
-  static let command = Codec(.either([.text, .list(.text), .record(CommandManifest.table.shape)])) { node, decoding in
+  static let command = Codec(.either([.text, .list(.scalar), .record(CommandManifest.table.shape)])) { node, decoding in
     if case .mapping = node.content {
       guard let manifest = CommandManifest.table.read(node, &decoding), let words = manifest.command else { return nil }
       return Command(
@@ -35,7 +35,7 @@ struct CommandManifest: Sendable {
 }
 
 extension Codec where Value == EnvironmentValue {
-  static let environmentValue = Codec(.either([.text, .record(EnvironmentManifest.table.shape)])) { node, decoding in
+  static let environmentValue = Codec(.either([.scalar, .record(EnvironmentManifest.table.shape)])) { node, decoding in
     if case .mapping = node.content {
       return EnvironmentManifest.table.read(node, &decoding)?.secret.map { .secret($0) }
     }
@@ -58,7 +58,7 @@ struct EnvironmentManifest: Sendable {
 
 extension Codec where Value == [String] {
   /// A command line: a list, or one line.
-  static let words = Codec(.either([.text, .list(.text)])) { node, decoding in
+  static let words = Codec(.either([.text, .list(.scalar)])) { node, decoding in
     let words: [String]
     if case .sequence = node.content {
       guard let list = Codec<String>.scalar.list.read(node, &decoding) else { return nil }
@@ -70,7 +70,7 @@ extension Codec where Value == [String] {
         return nil
       }
       words = split
-      if let mark = split.first(where: { shellWords.contains($0) || $0.contains("$(") || $0.contains("`") }) {
+      if line.utf8.contains(where: shellBytes.contains), let mark = split.first(where: isForShell) {
         decoding.report(
           .shellSyntax, at: node.mark, "no shell reads this: '\(excerpt(mark))' is passed to the program as it is",
           "if a shell is meant, write [sh, -c, \"…\"]")
@@ -84,39 +84,58 @@ extension Codec where Value == [String] {
   }
 }
 
+private let shellBytes = Array("|&;<>$`".utf8)
+
+private func isForShell(_ word: String) -> Bool {
+  shellWords.contains(word) || word.contains("$(") || word.contains("`")
+}
+
 private let shellWords: Set<String> = ["|", "||", "&", "&&", ";", ">", ">>", "<", "2>&1", "2>"]
 
 /// Splits at blanks. `'…'` keeps everything, `"…"` all but `\"` and `\\`, and outside a `\` keeps what follows it.
 ///
 /// - Returns: `nil` if a quote is not closed or a `\` ends the line.
 func splitWords(_ line: String) -> [String]? {
+  // Everything that has a meaning is ASCII, so bytes will do.
+  let bytes = Array(line.utf8)
   var words: [String] = []
-  var word: String?
-  var quote: Character?
-  var rest = Substring(line)
-  while let character = rest.popFirst() {
+  var word: [UInt8]?
+  var quote: UInt8?
+  var index = 0
+  while index < bytes.count {
+    let byte = bytes[index]
+    let next = index + 1 < bytes.count ? bytes[index + 1] : nil
+    index += 1
     if let open = quote {
-      if character == open {
+      if byte == open {
         quote = nil
-      } else if open == "\"", character == "\\", let next = rest.first, next == "\"" || next == "\\" {
-        word?.append(rest.removeFirst())
+      } else if open == doubleQuote, byte == backslash, let next, next == doubleQuote || next == backslash {
+        word?.append(next)
+        index += 1
       } else {
-        word?.append(character)
+        word?.append(byte)
       }
-    } else if character == "'" || character == "\"" {
-      quote = character
-      word = word ?? ""
-    } else if character == "\\" {
-      guard let next = rest.popFirst() else { return nil }
-      word = (word ?? "") + String(next)
-    } else if character.isWhitespace {
-      if let finished = word { words.append(finished) }
+    } else if byte == singleQuote || byte == doubleQuote {
+      quote = byte
+      word = word ?? []
+    } else if byte == backslash {
+      guard let next else { return nil }
+      word = (word ?? []) + [next]
+      index += 1
+    } else if byte == 32 || (9...13).contains(byte) {
+      if let finished = word { words.append(String(decoding: finished, as: UTF8.self)) }
       word = nil
+    } else if word == nil {
+      word = [byte]
     } else {
-      word = (word ?? "") + String(character)
+      word?.append(byte)
     }
   }
   guard quote == nil else { return nil }
-  if let finished = word { words.append(finished) }
+  if let finished = word { words.append(String(decoding: finished, as: UTF8.self)) }
   return words
 }
+
+private let singleQuote = UInt8(ascii: "'")
+private let doubleQuote = UInt8(ascii: "\"")
+private let backslash = UInt8(ascii: "\\")

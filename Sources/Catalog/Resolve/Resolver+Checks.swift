@@ -132,8 +132,9 @@ extension Resolver {
     guard !manifests.groups.isEmpty else { return }
     var groupOf: [StoreName: GroupName] = [:]
     for group in catalog.groups { for store in group.stores { groupOf[store] = group.name } }
+    let invariants = Dictionary(catalog.invariants.map { ($0.name.text, $0) }, uniquingKeysWith: { a, _ in a })
     for declared in manifests.invariants {
-      guard let invariant = catalog.invariant(CheckName(unchecked: declared.name.value)) else { continue }
+      guard let invariant = invariants[declared.name.value] else { continue }
       let stores = invariant.stores
       guard stores.count > 1, Set(stores.map { groupOf[$0] }).count > 1 || groupOf[stores[0]] == nil else { continue }
       report(
