@@ -278,7 +278,7 @@ import TestSupport
   @Test func `options are checked`() throws {
     for options: [String: JSONValue] in [[:], ["path": "x.db"], ["path": "/"], ["path": "/a", "holdPoll": "soon"]] {
       #expect(throws: DriverError.self) {
-        try SQLiteFactory.make(StoreConfiguration(name: "x", options: options), in: .live)
+        try SQLiteDriverFactory.make(StoreConfiguration(name: "x", options: options), in: .live)
       }
     }
   }
