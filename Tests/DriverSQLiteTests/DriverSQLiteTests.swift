@@ -100,7 +100,7 @@ import TestSupport
               try await b.write(number, payload: "in")
             }
           }
-          try await SystemTime().sleep(for: .milliseconds(100))
+          while try await b.records().count < 9 { try await SystemTime().sleep(for: .milliseconds(5)) }
           for session in [one, two] { try await session.prepare() }
           for session in [one, two] { try await session.hold(limit: .seconds(5)) }
           try await SystemTime().sleep(for: .milliseconds(50))
