@@ -34,7 +34,7 @@ struct FilesFixture: DriverFixture {
   }
 
   func driver(_ options: [String: JSONValue]) throws -> any DataStoreDriver {
-    try FilesFactory.make(StoreConfiguration(name: "documents", options: options), in: .live)
+    try FilesDriverFactory.make(StoreConfiguration(name: "documents", options: options), in: .live)
   }
 
   func write(_ number: Int64, payload: String) async throws {

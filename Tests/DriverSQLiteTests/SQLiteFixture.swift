@@ -31,7 +31,7 @@ struct SQLiteFixture: DriverFixture {
   }
 
   static func driver(_ path: String) throws -> any DataStoreDriver {
-    try SQLiteFactory.make(StoreConfiguration(name: "ledger", options: ["path": .string(path)]), in: .live)
+    try SQLiteDriverFactory.make(StoreConfiguration(name: "ledger", options: ["path": .string(path)]), in: .live)
   }
 
   func run(_ sql: String) async throws {

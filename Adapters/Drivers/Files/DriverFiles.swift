@@ -3,7 +3,7 @@ import DriverKit
 import IO
 
 /// A tree of files with their metadata.
-package enum FilesFactory: DriverFactory {
+package enum FilesDriverFactory: DriverFactory {
   package static let name: DriverName = "files"
   package static let summary = "A directory with everything below it; part of a consistent cut if its writers take a lock."
   package static let options: [OptionSchema] = [

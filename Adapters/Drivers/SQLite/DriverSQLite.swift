@@ -4,7 +4,7 @@ import GRDBSQLite
 import IO
 
 /// SQLite databases: one file, or several with a store each.
-package enum SQLiteFactory: DriverFactory {
+package enum SQLiteDriverFactory: DriverFactory {
   package static let name: DriverName = "sqlite"
   package static let summary = "An SQLite database file; part of a consistent cut in WAL mode."
   package static let options: [OptionSchema] = [

@@ -19,6 +19,8 @@ package final class WriteLog: Sendable {
   private let state = Mutex(State())
   private let time = SystemTime()
 
+  package init() {}
+
   package func now() -> Int64 { time.monotonicNanoseconds() }
 
   package var writes: [Write] { state.withLock { Array($0.writes.values) } }
