@@ -134,6 +134,9 @@ import Testing
         prepared: { try await Task.sleep(for: .milliseconds(1200)) }, marked: { try await Task.sleep(for: .milliseconds(1300)) })
       let increment = try #require(captured.tree.entries["appendonlydir/appendonly.aof.1.incr.aof"])
       #expect(!String(decoding: increment.content, as: UTF8.self).contains("PING"))
+      let facts = try Facts(captured.result.facts)
+      let streamed = try #require(facts.increment?.offset) - #require(facts.base?.offset)
+      #expect(streamed > Int64(increment.content.count), "there were pings to drop")
       try await fixture.restore(captured)
       #expect(try await fixture.integer("DBSIZE") == 1)
     }
