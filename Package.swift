@@ -175,7 +175,13 @@ let testTargets: [Target] = [
       "ServiceExec", "TestSupport",
     ]),
   tests("RecoveryTests", ["Core", "DriverKit", "Recovery"]),
-  tests("BankTests", ["Core", "IO", "TestSupport", .sqlite, .asyncHTTPClient, .nioCore, .nioHTTP1, "salvor-bank"]),
+  tests(
+    "BankTests",
+    [
+      "Core", "IO", "Catalog", "DriverKit", "Validation", "DriverFiles", "DriverSQLite", "DriverPostgreSQL",
+      "DriverRedis", "TestSupport", .sqlite, .asyncHTTPClient, .nioCore, .nioHTTP1, "salvor-bank",
+    ]),
+  tests("ValidationTests", ["Core", "IO", "Catalog", "DriverKit", "DriverSQLite", "Validation", "TestSupport", .sqlite]),
   tests("GovernanceTests", ["Core", "Governance", "TestSupport"]),
   tests(
     "SystemTests",
