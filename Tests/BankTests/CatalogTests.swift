@@ -17,13 +17,13 @@ struct DeclaredBank {
 
   init(_ bank: TestBank) throws {
     let factories: [any DriverFactory.Type] = [
-      FilesDriverFactory.self, SQLiteDriverFactory.self, PostgreSQLDriverFactory.self, RedisDriverFactory.self,
+      FilesFactory.self, SQLiteFactory.self, PostgreSQLDriverFactory.self, RedisDriverFactory.self,
     ]
     let text = try bank.run(["catalog", "--directory", bank.root])
     let resolution = Catalog.resolve(
       [SourceFile(path: "bank.yaml", text: text)],
       drivers: Dictionary(uniqueKeysWithValues: factories.map { ($0.name, $0.options) }))
-    #expect(resolution.diagnostics.isEmpty, "\(resolution.diagnostics.map(\.description).joined(separator: "\n"))")
+    #expect(resolution.errors.isEmpty, "\(resolution.diagnostics.map(\.description).joined(separator: "\n"))")
     catalog = try resolution.get()
     let environment = DriverEnvironment(
       time: SystemTime(), randomness: SystemRandomness(), pool: .shared,
