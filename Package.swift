@@ -179,7 +179,13 @@ let testTargets: [Target] = [
       "ServiceExec", "TestSupport", "salvor-torture-flow", .grdb, .logging,
     ]),
   tests("RecoveryTests", ["Core", "DriverKit", "Recovery"]),
-  tests("BankTests", ["Core", "IO", "TestSupport", .sqlite, .asyncHTTPClient, .nioCore, .nioHTTP1, "salvor-bank"]),
+  tests(
+    "BankTests",
+    [
+      "Core", "IO", "Catalog", "DriverKit", "Validation", "DriverFiles", "DriverSQLite", "DriverPostgreSQL",
+      "DriverRedis", "TestSupport", .sqlite, .asyncHTTPClient, .nioCore, .nioHTTP1, "salvor-bank",
+    ]),
+  tests("ValidationTests", ["Core", "IO", "Catalog", "DriverKit", "DriverSQLite", "Validation", "TestSupport", .sqlite]),
   tests("GovernanceTests", ["Core", "Governance", "TestSupport"]),
   tests(
     "SystemTests",

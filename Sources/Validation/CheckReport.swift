@@ -18,7 +18,7 @@ package struct CheckReport: Sendable, Equatable, Codable {
   /// The service a validator belongs to; the stores an invariant or a digest is about, joined by commas.
   package var subject: String
   package var severity: Invariant.Severity
-  package var outcome: CheckOutcome
+  package var outcome: CheckResult
   /// Rows, keys or files that were looked at; 0 where there is nothing to count.
   package var examined: Int64
   /// When it began.
@@ -26,7 +26,7 @@ package struct CheckReport: Sendable, Equatable, Codable {
   package var durationNanoseconds: Int64
 
   package init(
-    kind: Kind, name: String, subject: String, severity: Invariant.Severity = .error, outcome: CheckOutcome,
+    kind: Kind, name: String, subject: String, severity: Invariant.Severity = .error, outcome: CheckResult,
     examined: Int64 = 0, at: Timestamp, durationNanoseconds: Int64 = 0
   ) {
     (self.kind, self.name, self.subject, self.severity) = (kind, name, subject, severity)
@@ -84,7 +84,7 @@ package enum Verdict: String, Sendable, Codable {
   case couldNotCheck = "could-not-check"
 }
 
-package enum CheckOutcome: Sendable, Equatable, Codable {
+package enum CheckResult: Sendable, Equatable, Codable {
   /// What held, in one line.
   case passed(String)
   /// Never empty.

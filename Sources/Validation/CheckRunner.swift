@@ -23,7 +23,7 @@ package struct PageAnswer: Sendable, Equatable {
 /// What checks act on, lent by the wiring, so that this act knows no adapter.
 ///
 /// None of these may take an unknown for an answer: whatever can't be found out is thrown, and becomes
-/// ``CheckOutcome/couldNotCheck(_:)``.
+/// ``CheckResult/couldNotCheck(_:)``.
 package struct CheckPorts: Sendable {
   package var time: any Timekeeper
   package var driver: @Sendable (StoreName) throws -> any DataStoreDriver
@@ -65,7 +65,7 @@ package struct CheckRunner: Sendable {
 
   /// What a check came to, and how much it looked at.
   struct Finished {
-    var outcome: CheckOutcome
+    var outcome: CheckResult
     var examined: Int64 = 0
   }
 

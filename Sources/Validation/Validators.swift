@@ -36,7 +36,7 @@ extension CheckRunner {
 
   private func judge(_ result: QueryResult, _ expectation: Validator.Expectation) throws -> Finished {
     let count = Int64(result.rows.count)
-    func finished(_ outcome: CheckOutcome) -> Finished { Finished(outcome: outcome, examined: count) }
+    func finished(_ outcome: CheckResult) -> Finished { Finished(outcome: outcome, examined: count) }
     switch expectation {
     case .equals(let expected): return finished(judge(single: result, equals: expected))
     case .rows(let expected):
@@ -53,7 +53,7 @@ extension CheckRunner {
   }
 
   /// One row with one value, and that is known.
-  func judge(single result: QueryResult, equals expected: String) -> CheckOutcome {
+  func judge(single result: QueryResult, equals expected: String) -> CheckResult {
     guard result.rows.count == 1, let row = result.rows.first, row.count == 1, let value = row.first else {
       let columns = result.rows.first?.count ?? result.columns.count
       return .failed([
@@ -99,7 +99,7 @@ extension CheckRunner {
     }
   }
 
-  private func judge(_ text: String, matches pattern: String) throws -> CheckOutcome {
+  private func judge(_ text: String, matches pattern: String) throws -> CheckResult {
     // Matching can't be interrupted: more text than this is refused rather than waited for.
     guard text.utf8.count <= 1 << 20 else {
       throw CheckError.notAnswerable("the output has more than 1 MiB, too much to look for /\(pattern)/ in")

@@ -30,8 +30,11 @@ struct EnginesTests {
     for _ in 0..<200 where try bank.acknowledged().count < before + 20 { try await Task.sleep(for: .milliseconds(50)) }
     #expect(load.stop() == 0)
     let summary = try bank.summary(of: load)
+    let declared = try DeclaredBank(bank)
+    await declared.expectValid()
     bank.stop()
     #expect(summary.acknowledged >= before + 20, "\(summary)")
+    await declared.expectConsistent(rows: Int64(summary.acknowledged))
 
     let written = try ledger(bank, ports, "SELECT id FROM entries WHERE state IN ('pending', 'posted')")
     let posted = try ledger(bank, ports, "SELECT id FROM entries WHERE state = 'posted'")

@@ -100,6 +100,15 @@ final class TestBank: @unchecked Sendable {
     return rows
   }
 
+  /// Changes a SQLite file behind its service's back.
+  func write(_ service: String, _ statements: String) throws {
+    var handle: OpaquePointer?
+    defer { sqlite3_close_v2(handle) }
+    let path = "\(root)/data/\(service)/\(service).db"
+    try #require(sqlite3_open_v2(path, &handle, SQLITE_OPEN_READWRITE, nil) == SQLITE_OK)
+    try #require(sqlite3_exec(handle, statements, nil, nil, nil) == SQLITE_OK)
+  }
+
   /// `<customer>,<id>,<from>,<to>,<amount>` for every statement there is.
   func statements() throws -> Set<String> {
     let directory = "\(root)/data/statements"
