@@ -38,9 +38,8 @@ package struct SalvorCommand: AsyncParsableCommand {
   /// Runs the program and returns its exit status.
   package static func main(arguments: [String]) async -> Int32 {
     do {
-      let command = try parseAsRoot(arguments)
       try await Interruption.cancelling {
-        var command = command
+        var command = try parseAsRoot(arguments)
         if var asynchronous = command as? any AsyncParsableCommand {
           try await asynchronous.run()
         } else {

@@ -18,10 +18,10 @@ struct SystemOptions: ParsableArguments {
 
   var environment: [String: String] { ProcessInfo.processInfo.environment }
 
-  var host: Host {
-    Host(
+  var host: Machine {
+    Machine(
       environment: environment, name: environment["SALVOR_HOST"] ?? ProcessInfo.processInfo.hostName,
-      stateDirectory: absolute(state ?? Host.defaultStateDirectory(environment)),
+      stateDirectory: absolute(state ?? Machine.defaultStateDirectory(environment)),
       log: { standardError($0 + "\n") })
   }
 
@@ -64,7 +64,7 @@ struct ProgressDisplay: Sendable {
   let line: ProgressLine
   let style: Style
 
-  init(_ output: OutputOptions, _ host: Host) {
+  init(_ output: OutputOptions, _ host: Machine) {
     style = Style.detect(2, environment: host.environment)
     line = ProgressLine(style: style, time: host.time, isQuiet: output.quiet)
   }

@@ -57,7 +57,7 @@ struct Bank: Sendable {
       }
     }
     let summary = try CanonicalJSON.decode(JSONValue.self, from: Array((result.standardOutput ?? "null").utf8))
-    return (result.closureOutput, summary)
+    return (result.closureResult, summary)
   }
 
   /// Makes `count` transfers and returns how many were acknowledged.

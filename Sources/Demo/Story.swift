@@ -1,7 +1,6 @@
 import Catalog
 import Console
 import Core
-import Foundation
 import Governance
 import IO
 import Planning
@@ -50,11 +49,11 @@ package struct Story: Sendable {
   }
 
   private let options: Options
-  private let host: Host
+  private let host: Machine
   private let style: Style
   private let print: @Sendable (String) -> Void
 
-  package init(_ options: Options, host: Host, style: Style, print: @escaping @Sendable (String) -> Void) {
+  package init(_ options: Options, host: Machine, style: Style, print: @escaping @Sendable (String) -> Void) {
     (self.options, self.host, self.style, self.print) = (options, host, style, print)
   }
 
@@ -84,7 +83,7 @@ package struct Story: Sendable {
     return try result.get()
   }
 
-  private func tell(_ bank: Bank, root: String, host: Host) async throws -> Outcome {
+  private func tell(_ bank: Bank, root: String, host: Machine) async throws -> Outcome {
     let start = host.time.monotonicNanoseconds()
 
     title("A bank of five services\(options.engines ? ", on SQLite, PostgreSQL, Redis and files" : ", on SQLite and files")")
@@ -99,7 +98,7 @@ package struct Story: Sendable {
     else { throw DemoError.story("the bank's catalog names no local repository") }
     try Files.replace(passwordFile, with: Array(Hex.encode(host.randomness.bytes(24)).utf8), mode: 0o600)
     _ = try await system.vaults.create(declared)
-    for line in CatalogGraph(loaded.catalog).text().split(separator: "\n") { print("  " + line) }
+    for line in CatalogGraph(loaded.catalog).render(.tree).split(separator: "\n") { print("  " + line) }
     let ready = try await system.startAll()
     say("\(ready.count) services are ready: \(ready.map(\.text).joined(separator: ", "))")
 
@@ -185,7 +184,7 @@ package struct Story: Sendable {
   }
 
   /// The evidence verifies; with one byte changed it doesn't, and says which record it is.
-  private func prove(_ path: String, host: Host) async throws -> (Bool, String) {
+  private func prove(_ path: String, host: Machine) async throws -> (Bool, String) {
     let archive = EvidenceArchive(host: host)
     let bytes = try Files.read(path)
     let document = try EvidenceVerifier.verify(bytes, publicKey: try await archive.publicKey())
@@ -224,7 +223,7 @@ package struct Story: Sendable {
 
   private func show(_ check: CheckOutcome) {
     let tone: Style.Tone = check.verdict == .passed ? .good : .bad
-    say("\(style.paint(check.verdict.rawValue.padding(toLength: 7, withPad: " ", startingAt: 0), tone)) \(check.name): \(check.summary)")
+    say("\(style.paint(check.verdict.rawValue, tone)) \(check.name): \(check.summary)")
   }
 
   private func waves(_ plan: RestorePlan) -> [String] {

@@ -25,7 +25,7 @@ package struct Backup: Sendable {
   package init(_ system: ManagedSystem) { self.system = system }
 
   /// What one point would be of.
-  package struct Target: Sendable, Equatable {
+  package struct Target: Sendable, Equatable, Codable {
     package var group: GroupName
     package var stores: [StoreName]
     package var repository: RepositoryName
@@ -97,7 +97,7 @@ package struct Backup: Sendable {
   }
 }
 
-extension Host {
+extension Machine {
   /// Keeps two backups of one process apart on disk.
   var monotonicSuffix: String { "\(ProcessID.current)-\(time.monotonicNanoseconds())" }
 }

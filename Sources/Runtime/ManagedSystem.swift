@@ -9,7 +9,7 @@ import Vault
 
 /// A system as its catalog declares it, with everything that acts on it: drivers, repositories, runner, journal.
 package struct ManagedSystem: Sendable {
-  package let host: Host
+  package let host: Machine
   package let loaded: LoadedCatalog
   package let vaults: Vaults
   package let runner: any ServiceRunner
@@ -18,7 +18,7 @@ package struct ManagedSystem: Sendable {
   package var catalog: Catalog { loaded.catalog }
 
   /// - Throws: ``DriverError/badOption(store:option:why:)`` and its like, before anything is touched.
-  package init(_ loaded: LoadedCatalog, host: Host, vaults: Vaults? = nil) throws(AnyFailure) {
+  package init(_ loaded: LoadedCatalog, host: Machine, vaults: Vaults? = nil) throws(AnyFailure) {
     self.loaded = loaded
     self.host = host
     self.vaults = vaults ?? Vaults(host: host)

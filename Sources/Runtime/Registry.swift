@@ -17,10 +17,10 @@ import Vault
 /// Every adapter there is: the one list a newcomer adds a line to.
 package enum Registry {
   package static let drivers: [any DriverFactory.Type] = [
-    SQLiteFactory.self, FilesFactory.self, PostgreSQLDriverFactory.self, RedisDriverFactory.self,
+    SQLiteDriverFactory.self, FilesDriverFactory.self, PostgreSQLDriverFactory.self, RedisDriverFactory.self,
   ]
 
-  static func objectStores(_ host: Host) -> [any ObjectStoreFactory] { [LocalObjectStoreFactory(pool: host.pool)] }
+  static func objectStores(_ host: Machine) -> [any ObjectStoreFactory] { [LocalObjectStoreFactory(pool: host.pool)] }
 
   /// What each driver's options may be, for the catalog.
   package static var schemas: [DriverName: [OptionSchema]] {
@@ -30,7 +30,7 @@ package enum Registry {
   package static func driver(_ name: DriverName) -> (any DriverFactory.Type)? { drivers.first { $0.name == name } }
 
   /// - Parameter location: Such as `local:/srv/backup`; a bare path is local.
-  package static func store(at location: String, host: Host) throws -> any ObjectStore {
+  package static func store(at location: String, host: Machine) throws -> any ObjectStore {
     let factories = objectStores(host)
     if let colon = location.firstIndex(of: ":"), !location.hasPrefix("/"), !location.hasPrefix(".") {
       let scheme = location[..<colon]
@@ -46,7 +46,7 @@ package enum Registry {
   }
 
   /// The journal of a state directory.
-  package static func journal(_ host: Host) async throws -> any RunJournal {
+  package static func journal(_ host: Machine) async throws -> any RunJournal {
     try await host.pool.run { () throws(SystemFailure) in
       try Files.createDirectory(host.stateDirectory, mode: 0o700)
     }
@@ -55,7 +55,7 @@ package enum Registry {
 
   /// - Parameter query: Answers `sql` ready checks.
   static func runner(
-    _ host: Host, query: @escaping @Sendable (StoreName, String, Duration) async throws -> [[String?]]
+    _ host: Machine, query: @escaping @Sendable (StoreName, String, Duration) async throws -> [[String?]]
   ) -> any ServiceRunner {
     let secrets = host.secrets
     return ExecServiceRunner(

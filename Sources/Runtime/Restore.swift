@@ -140,7 +140,7 @@ package struct Restore: Sendable {
 }
 
 extension Holder {
-  static func thisProcess(_ host: Host) -> Holder { Holder("\(host.name):\(ProcessID.current)") }
+  static func thisProcess(_ host: Machine) -> Holder { Holder("\(host.name):\(ProcessID.current)") }
 }
 
 /// What a restore came to.

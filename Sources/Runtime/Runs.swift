@@ -8,9 +8,9 @@ import Workflow
 /// Runs that were begun: listed, shown, resumed, rolled back, released.
 package struct Runs: Sendable {
   package let journal: any RunJournal
-  private let host: Host
+  private let host: Machine
 
-  package init(_ journal: any RunJournal, host: Host) { (self.journal, self.host) = (journal, host) }
+  package init(_ journal: any RunJournal, host: Machine) { (self.journal, self.host) = (journal, host) }
 
   package func list(limit: Int = 50) async throws(AnyFailure) -> [RunSummary] {
     do { return try await journal.list(RunFilter(limit: limit)) } catch { throw AnyFailure(error) }

@@ -5,10 +5,10 @@ import Vault
 
 /// The repositories of a catalog, opened when first needed and kept: unlocking one costs half a second.
 package actor Vaults {
-  private let host: Host
+  private let host: Machine
   private var open: [DeclaredRepository.Location: Vault.Repository] = [:]
 
-  package init(host: Host) { self.host = host }
+  package init(host: Machine) { self.host = host }
 
   /// - Throws: ``VaultError`` or a secret's failure, wrapped.
   package func open(_ repository: DeclaredRepository) async throws(AnyFailure) -> Vault.Repository {
@@ -46,7 +46,7 @@ package actor Vaults {
   }
 }
 
-extension Host {
+extension Machine {
   package var vaultSettings: VaultSettings {
     var settings = VaultSettings()
     (settings.time, settings.randomness, settings.pool) = (time, randomness, pool)

@@ -94,6 +94,8 @@ struct ValidateCommand: AsyncParsableCommand {
   }
 }
 
+extension CatalogGraph.Format: ExpressibleByArgument {}
+
 struct GraphCommand: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "graph", abstract: "Show services, stores and what depends on what.",
@@ -104,21 +106,12 @@ struct GraphCommand: AsyncParsableCommand {
         salvor graph --format mermaid
       """)
 
-  enum Format: String, CaseIterable, ExpressibleByArgument { case text, dot, mermaid, json }
-
-  @Option(name: .shortAndLong, help: "text, dot, mermaid or json.") var format: Format = .text
+  @Option(name: .shortAndLong, help: "tree, dot, mermaid or json.") var format: CatalogGraph.Format = .tree
   @OptionGroup var system: SystemOptions
 
   func run() async throws {
     let loaded = try await CatalogFiles.load(system.catalogPath, pool: system.host.pool)
-    let graph = CatalogGraph(loaded.catalog)
-    let text =
-      switch format {
-      case .text: graph.text()
-      case .dot: graph.dot()
-      case .mermaid: graph.mermaid()
-      case .json: try CanonicalJSON.text(graph.json(), pretty: true)
-      }
+    let text = CatalogGraph(loaded.catalog).render(format)
     standardOutput(text + (text.hasSuffix("\n") ? "" : "\n"))
   }
 }
@@ -129,6 +122,6 @@ struct SchemaCommand: ParsableCommand {
     discussion: "EXAMPLE\n  salvor schema > .vscode/salvor.schema.json")
 
   func run() throws {
-    standardOutput(try CanonicalJSON.text(CatalogSchema.json(drivers: Registry.schemas), pretty: true) + "\n")
+    standardOutput(try CatalogSchema.text(drivers: Registry.schemas))
   }
 }

@@ -38,7 +38,7 @@ struct DemoCommand: AsyncParsableCommand {
     var options = Story.Options(bank: bank.map(absolute) ?? beside)
     (options.engines, options.keeps, options.rate) = (engines, keep, rate)
     (options.directory, options.basePort, options.seed) = (directory.map(absolute), basePort, seed)
-    let host = Host(environment: environment, name: "demo", stateDirectory: "")
+    let host = Machine(environment: environment, name: "demo", stateDirectory: "")
     let outcome = try await Story(options, host: host, style: Style.detect(1, environment: environment)) { line in
       standardOutput(line + "\n")
     }.run()

@@ -4,7 +4,7 @@ import IO
 import Telemetry
 
 /// The machine as one process sees it: clocks, chance, threads, variables, and where state is kept.
-package struct Host: Sendable {
+package struct Machine: Sendable {
   package var time: any Timekeeper
   package var randomness: any Randomness
   package var pool: BlockingPool
