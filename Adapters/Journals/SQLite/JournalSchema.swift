@@ -31,18 +31,26 @@ enum JournalSchema {
       try db.execute(sql: "PRAGMA max_page_count = \(max(1, limitBytes / max(512, pageBytes)))")
     }
     do {
+      try refuseNewer(path, busyTimeout: busyTimeout)
       let database = try DatabaseQueue(path: path, configuration: configuration)
-      let migrator = migrator
-      if let newer = try database.read({ db in
-        try migrator.hasBeenSuperseded(db) ? try migrator.appliedIdentifiers(db).max() ?? "?" : nil
-      }) {
-        throw JournalError.newerSchema(path: path, found: newer)
-      }
       try migrator.migrate(database)
       return database
     } catch {
       throw JournalError(sqlite: error, path: path)
     }
+  }
+
+  /// Looks without changing anything: opening for writing already does.
+  private static func refuseNewer(_ path: String, busyTimeout: Duration) throws {
+    var configuration = Configuration()
+    configuration.readonly = true
+    configuration.busyMode = .timeout(busyTimeout.seconds)
+    let database = try DatabaseQueue(path: path, configuration: configuration)
+    let newer = try database.read { db in
+      try migrator.hasBeenSuperseded(db) ? try migrator.appliedIdentifiers(db).max() ?? "?" : nil
+    }
+    try database.close()
+    if let newer { throw JournalError.newerSchema(path: path, found: newer) }
   }
 
   private static var migrator: DatabaseMigrator {

@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <grp.h>
 #include <linux/close_range.h>
 #include <signal.h>
 #include <string.h>
@@ -44,9 +43,10 @@ static void become(const struct salvor_spawn_request *request, int gate, int sta
     for (int fd = 3; fd < 65536; fd++) fcntl(fd, F_SETFD, FD_CLOEXEC);
   }
   if (request->set_user) {
-    if (setgroups(request->group_count, request->groups) != 0) fail(status);
-    if (setgid(request->group) != 0) fail(status);
-    if (setuid(request->user) != 0) fail(status);
+    // Not by libc: it would tell all threads of the parent, and wait for ever for those that were not forked.
+    if (syscall(SYS_setgroups, request->group_count, request->groups) != 0) fail(status);
+    if (syscall(SYS_setresgid, request->group, request->group, request->group) != 0) fail(status);
+    if (syscall(SYS_setresuid, request->user, request->user, request->user) != 0) fail(status);
   }
   if (request->working_directory && chdir(request->working_directory) != 0) fail(status);
   execve(request->path, request->arguments, request->environment);
