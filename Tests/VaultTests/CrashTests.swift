@@ -4,7 +4,8 @@ import ObjectStoreLocal
 import ObjectStoreMemory
 import TestSupport
 import Testing
-import Vault
+
+@testable import Vault
 
 /// Short waits are over at once; long ones last until they are cancelled.
 struct ImpatientTime: Timekeeper {
@@ -156,16 +157,35 @@ struct CrashTests {
     #expect(try await repository.check(readData: true).findings == [])
   }
 
-  @Test func `memory that lies is caught before upload`() async throws {
-    // A bit flips in a store's answer, not in memory; the nearest thing to it that a test can do.
+  @Test func `memory that changes under a pack is noticed before upload`() async throws {
     let memory = MemoryObjectStore()
     let repository = try await Repository.create(store: memory, password: password, settings: settings())
-    let blob = SeededRandomness(seed: 5).bytes(9000)
-    _ = try await repository.save(.data, blob)
+    _ = try await repository.save(.data, SeededRandomness(seed: 5).bytes(9000))
+    _ = repository.writer.closeAll()
+    let pack = try #require(repository.writer.next())
+    pack.bytes[4000] ^= 1
+    repository.writer.failed(pack)
+    for _ in 0..<2 {
+      do throws(VaultError) {
+        try await repository.flush()
+        Issue.record("a damaged pack must not leave")
+      } catch { #expect(error.report.code == "VAULT-131") }
+    }
+    #expect(memory.contents.keys.allSatisfy { $0.kind == .config || $0.kind == .key })
+  }
+
+  @Test func `what a store gives back wrong is never handed out`() async throws {
+    let memory = MemoryObjectStore()
+    let repository = try await Repository.create(store: memory, password: password, settings: settings())
+    let id = try await repository.save(.data, SeededRandomness(seed: 5).bytes(9000)).id
     try await repository.flush()
-    let flipping = FaultyObjectStore(memory, FaultPlan { operation, kind, _ in operation == .get && kind == .data ? .bitFlip : nil })
+    let flipping = FaultyObjectStore(
+      memory, FaultPlan { operation, kind, _ in operation == .get && kind == .data ? .bitFlip : nil })
     let reader = try await Repository.open(store: flipping, password: password, settings: settings())
-    await #expect(throws: VaultError.self) { _ = try await reader.load(.data, Digest.of(blob)) }
+    do throws(VaultError) {
+      _ = try await reader.load(.data, id)
+      Issue.record("it was damaged")
+    } catch { #expect(error.report.code == "VAULT-121") }
   }
 }
 

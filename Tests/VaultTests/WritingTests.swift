@@ -129,7 +129,9 @@ struct WritingTests {
       for writer in 0..<4 {
         group.addTask {
           for number in 0..<200 {
-            guard (try? await repository.save(.data, SeededRandomness(seed: UInt64(writer * 1000 + number)).bytes(3000))) != nil
+            guard
+              (try? await repository.save(.data, SeededRandomness(seed: UInt64(writer * 1000 + number)).bytes(3000)))
+                != nil
             else { return }
           }
         }

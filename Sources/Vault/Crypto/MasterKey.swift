@@ -47,7 +47,13 @@ package final class MasterKey: Sendable {
       try scanner.object { (key, scanner) throws(JSONFault) in
         if key == "mac" {
           try scanner.object { (key, scanner) throws(JSONFault) in
-            if key == "k" { k = try scanner.base64() } else if key == "r" { r = try scanner.base64() } else { try scanner.skip() }
+            if key == "k" {
+              k = try scanner.base64()
+            } else if key == "r" {
+              r = try scanner.base64()
+            } else {
+              try scanner.skip()
+            }
           }
         } else if key == "encrypt" {
           e = try scanner.base64()

@@ -96,7 +96,8 @@ extension Repository: BlobWriter {
 
   /// Adds the header, after reading every blob back from the very bytes that will be sent.
   ///
-  /// restic learned in 0.16.4 that memory and processors fail often enough to look; it looks before packing, this after.
+  /// restic learned in 0.16.4 that memory and processors fail often enough to look. It looks before packing, this
+  /// after.
   private func finish(_ pack: PackBuffer) throws(VaultError) -> Digest {
     if let id = pack.id { return id }
     try codecs.with { (codec) throws(VaultError) in

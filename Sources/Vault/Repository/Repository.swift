@@ -58,7 +58,9 @@ package final class Repository: Sendable {
   ) async throws(VaultError) -> Repository {
     guard version == 1 || version == 2 else { throw .unsupportedVersion(version) }
     let polynomial = chunkerPolynomial ?? IrreduciblePolynomial.random(settings.randomness)
-    guard IrreduciblePolynomial.isIrreducible(polynomial) else { throw .setting("the chunker's polynomial is reducible") }
+    guard IrreduciblePolynomial.isIrreducible(polynomial) else {
+      throw .setting("the chunker's polynomial is reducible")
+    }
     guard settings.scrypt.isAffordable else { throw .setting("scrypt's parameters are out of bounds") }
     try await access(store) { store throws(StoreError) in try await store.prepare() }
     guard try await !access(store, { store throws(StoreError) in try await store.contains(.config) }) else {
