@@ -80,8 +80,11 @@ extension VaultError {
   private var damageReport: Report {
     switch self {
     case .packCorrupt(let pack, let bytes, let reason):
-      Report("VAULT-121", "pack \(pack) is damaged in bytes \(bytes.lowerBound) to \(bytes.upperBound): \(reason)", retry: .never)
-        .remedy("bring the file back from a second copy of the repository; `salvor vault check` lists what it touches")
+      Report(
+        "VAULT-121", "pack \(pack) is damaged in bytes \(bytes.lowerBound) to \(bytes.upperBound): \(reason)",
+        retry: .never
+      )
+      .remedy("bring the file back from a second copy of the repository; `salvor vault check` lists what it touches")
     case .packTruncated(let pack, let size, let needed):
       Report("VAULT-122", "pack \(pack) has \(size) bytes and should have \(needed)", retry: .never)
         .remedy("bring the file back from a second copy of the repository")

@@ -163,7 +163,8 @@ struct CrashTests {
     let blob = SeededRandomness(seed: 5).bytes(9000)
     _ = try await repository.save(.data, blob)
     try await repository.flush()
-    let flipping = FaultyObjectStore(memory, FaultPlan { operation, kind, _ in operation == .get && kind == .data ? .bitFlip : nil })
+    let flipping = FaultyObjectStore(
+      memory, FaultPlan { operation, kind, _ in operation == .get && kind == .data ? .bitFlip : nil })
     let reader = try await Repository.open(store: flipping, password: password, settings: settings())
     await #expect(throws: VaultError.self) { _ = try await reader.load(.data, Digest.of(blob)) }
   }

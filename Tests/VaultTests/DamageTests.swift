@@ -2,9 +2,11 @@ import Core
 import IO
 import ObjectStoreLocal
 import ObjectStoreMemory
+import Synchronization
 import TestSupport
 import Testing
-import Vault
+
+@testable import Vault
 
 /// What happens to a repository's files.
 enum Damage: String, CaseIterable, Sendable, CustomTestStringConvertible {
@@ -62,11 +64,13 @@ struct DamageTests {
     let repository = try await Repository.create(store: store, password: password, settings: .quick(packBytes: 1 << 20))
     _ = try await repository.backUp(sampleFiles())
     #expect(try await repository.check(readData: true).findings == [], "sound before")
-    let packs = try await kinds(of: store, repository)
+    let packs = try kinds(repository)
 
     try await damage.apply(to: path, packs, store)
 
-    let judged = await Restic(repository: path).attempt(["check", "--read-data"])
+    // Reading a pack that is missing or empty, restic tries again for 40 s; it sees as much without reading.
+    let isQuick = damage == .missingPack || damage == .emptyPack
+    let judged = await Restic(repository: path).attempt(isQuick ? ["check"] : ["check", "--read-data"])
     #expect(judged.status != 0, "restic: \(judged.text)")
     do throws(VaultError) {
       let again = try await Repository.open(store: store, password: password, settings: .quick(), loadingIndex: false)
@@ -84,11 +88,15 @@ struct DamageTests {
     }
   }
 
-  /// The pack with data and the one with trees; a big target keeps them to two or so.
-  private func kinds(of store: LocalObjectStore, _ repository: Repository) async throws -> (data: Digest, tree: Digest) {
-    // Trees are small, data is not.
-    let packs = try await store.list(.data).sorted { $0.sizeBytes < $1.sizeBytes }
-    return (try #require(packs.last?.name.id), try #require(packs.first?.name.id))
+  /// The largest pack with data, and one with trees.
+  private func kinds(_ repository: Repository) throws -> (data: Digest, tree: Digest) {
+    let packs = repository.index.withLock { $0.blobs.blobsByPack() }
+    func largest(_ kind: BlobKind) throws -> Digest {
+      let ofKind = packs.filter { $0.value[0].kind == kind }
+      return try #require(
+        ofKind.max { $0.value.reduce(0) { $0 + $1.length } < $1.value.reduce(0) { $0 + $1.length } }?.key)
+    }
+    return (try largest(.data), try largest(.tree))
   }
 
   @Test func `a wrong password is a clean error on both sides`() async throws {
@@ -149,7 +157,8 @@ struct DamageTests {
 
     // A snapshot whose tree names a blob that was never stored.
     let tree = try await repository.save(.tree, HandTree.json([("f", 1, [id])])).id
-    let snapshot = try await repository.save(Snapshot(time: Timestamp(seconds: 0), tree: tree, paths: ["/"], hostname: "h"))
+    let snapshot = try await repository.save(
+      Snapshot(time: Timestamp(seconds: 0), tree: tree, paths: ["/"], hostname: "h"))
     let report = try await repository.check(readData: false)
     #expect(report.findings == [.damage(VaultError.blobMissing(.data, id).report, snapshot: snapshot)])
     try await repository.deleteSnapshot(snapshot)

@@ -10,7 +10,9 @@ let password = Secret("correct horse")
 
 extension VaultSettings {
   /// Cheap keys, small packs: what tests use.
-  static func quick(packBytes: Int = 64 << 10, seed: UInt64? = nil, time: any Timekeeper = SystemTime()) -> VaultSettings {
+  static func quick(packBytes: Int = 64 << 10, seed: UInt64? = nil, time: any Timekeeper = SystemTime())
+    -> VaultSettings
+  {
     var settings = VaultSettings()
     settings.scrypt = ScryptParameters(n: 16, r: 1, p: 1)
     settings.packTargetBytes = packBytes
@@ -41,13 +43,19 @@ func sampleFiles(seed: UInt64 = 1) -> [SampleFile] {
 
 /// Trees in restic's JSON, by hand: the trees of the product are tested elsewhere.
 enum HandTree {
-  static func json(_ files: [(name: String, size: Int, content: [BlobID])], directories: [(String, BlobID)] = []) -> [UInt8] {
+  static func json(_ files: [(name: String, size: Int, content: [BlobID])], directories: [(String, BlobID)] = [])
+    -> [UInt8]
+  {
+    let times = ["mtime", "atime", "ctime"].map { "\"\($0)\":\"2026-11-21T08:00:00Z\"" }.joined(separator: ",")
+    let owner = "\(times),\"uid\":0,\"gid\":0"
     var nodes = files.map { file in
       let content = file.content.map { "\"\($0.hex)\"" }.joined(separator: ",")
-      return (file.name, "{\"name\":\"\(file.name)\",\"type\":\"file\",\"mode\":420,\"mtime\":\"2026-11-21T08:00:00Z\",\"atime\":\"2026-11-21T08:00:00Z\",\"ctime\":\"2026-11-21T08:00:00Z\",\"uid\":0,\"gid\":0,\"size\":\(file.size),\"links\":1,\"content\":[\(content)]}")
+      let start = "{\"name\":\"\(file.name)\",\"type\":\"file\",\"mode\":420,\(owner)"
+      return (file.name, "\(start),\"size\":\(file.size),\"links\":1,\"content\":[\(content)]}")
     }
     nodes += directories.map { name, tree in
-      (name, "{\"name\":\"\(name)\",\"type\":\"dir\",\"mode\":2147484141,\"mtime\":\"2026-11-21T08:00:00Z\",\"atime\":\"2026-11-21T08:00:00Z\",\"ctime\":\"2026-11-21T08:00:00Z\",\"uid\":0,\"gid\":0,\"content\":null,\"subtree\":\"\(tree.hex)\"}")
+      let start = "{\"name\":\"\(name)\",\"type\":\"dir\",\"mode\":2147484141,\(owner)"
+      return (name, "\(start),\"content\":null,\"subtree\":\"\(tree.hex)\"}")
     }
     nodes.sort { $0.0 < $1.0 }
     return Array("{\"nodes\":[\(nodes.map(\.1).joined(separator: ","))]}\n".utf8)
@@ -56,15 +64,18 @@ enum HandTree {
 
 extension Repository {
   /// A backup of files in a directory `files`, by hand; several blobs at a time.
-  func backUp(_ files: [SampleFile], tags: [String] = [], time: Timestamp = Timestamp(seconds: 1_795_000_000)) async throws -> Digest {
+  func backUp(_ files: [SampleFile], tags: [String] = [], time: Timestamp = Timestamp(seconds: 1_795_000_000))
+    async throws -> Digest
+  {
     let pieces = Set(files.flatMap(\.pieces))
     try await withThrowingTaskGroup(of: Void.self) { group in
       for piece in pieces { group.addTask { _ = try await self.save(.data, piece) } }
       try await group.waitForAll()
     }
-    let inner = HandTree.json(files.map { file in
-      (file.name, file.pieces.reduce(0) { $0 + $1.count }, file.pieces.map { Digest.of($0) })
-    })
+    let inner = HandTree.json(
+      files.map { file in
+        (file.name, file.pieces.reduce(0) { $0 + $1.count }, file.pieces.map { Digest.of($0) })
+      })
     let tree = try await save(.tree, inner).id
     let root = try await save(.tree, HandTree.json([], directories: [("files", tree)])).id
     return try await save(
@@ -75,7 +86,9 @@ extension Repository {
   func readBack(_ files: [SampleFile]) async throws {
     for file in files {
       for piece in file.pieces {
-        guard try await load(.data, Digest.of(piece)) == piece else { throw Restic.Refused(description: "\(file.name) differs") }
+        guard try await load(.data, Digest.of(piece)) == piece else {
+          throw Restic.Refused(description: "\(file.name) differs")
+        }
       }
     }
   }

@@ -100,8 +100,12 @@ struct FormatTests {
     let key = try scrypt(Secret("password"), salt: Array("NaCl".utf8), ScryptParameters(n: 1024, r: 8, p: 16))
     #expect(
       key.encryption.withBytes { Hex.encode($0) } == "fdbabe1c9d3472007856e7190d01e9fe7c6ad7cbc8237830e77376634b373162")
-    for bad in [(0, 8, 1), (3, 8, 1), (1 << 40, 8, 1), (1024, 0, 1), (1024, 8, 0), (1 << 20, 1024, 1), (1024, 1, 1 << 40)] {
-      #expect(throws: VaultError.self) { _ = try scrypt(Secret("x"), salt: [], ScryptParameters(n: bad.0, r: bad.1, p: bad.2)) }
+    for bad in [
+      (0, 8, 1), (3, 8, 1), (1 << 40, 8, 1), (1024, 0, 1), (1024, 8, 0), (1 << 20, 1024, 1), (1024, 1, 1 << 40),
+    ] {
+      #expect(throws: VaultError.self) {
+        _ = try scrypt(Secret("x"), salt: [], ScryptParameters(n: bad.0, r: bad.1, p: bad.2))
+      }
     }
   }
 

@@ -18,7 +18,10 @@ private func mutated(_ bytes: [UInt8], _ chance: some Randomness) -> [UInt8] {
     case 4: result.insert(contentsOf: chance.bytes(chance.below(10)), at: at)
     case 5: result.insert(contentsOf: result[at..<min(result.count, at + chance.below(100))], at: at)
     case 6:
-      let digits = Array(["99999999999999999999", "-1", "4294967295", "9007199254740993", "1e999", "null", "{}", "[]", "\"\""][chance.below(9)].utf8)
+      let digits = Array(
+        ["99999999999999999999", "-1", "4294967295", "9007199254740993", "1e999", "null", "{}", "[]", "\"\""][
+          chance.below(9)
+        ].utf8)
       if let digit = result[at...].firstIndex(where: { (48...57).contains($0) }) {
         result.replaceSubrange(digit...digit, with: digits)
       }
@@ -60,26 +63,35 @@ struct FuzzTests {
       time: Timestamp(seconds: 9), isExclusive: true, hostname: "h", username: "u", processID: 3, userID: 1, groupID: 1)
     let tree = HandTree.json([("f", 3, [id, id]), ("g", 0, [])], directories: [("d", id)])
     return [
-      ("pack header", PackHeader.encode(packs[0].blobs), { bytes in
-        if case .success(let blobs) = PackHeader.decode(bytes) {
-          for blob in blobs { _ = blob.range }
+      (
+        "pack header", PackHeader.encode(packs[0].blobs),
+        { bytes in
+          if case .success(let blobs) = PackHeader.decode(bytes) {
+            for blob in blobs { _ = blob.range }
+          }
         }
-      }),
-      ("index", IndexFile.encode(packs), { bytes in
-        var index = BlobIndex(seed: 1)
-        try IndexFile.decode(bytes) { (pack, blobs) throws(JSONFault) in index.add(pack: pack, blobs[...]) }
-        _ = index.blobsByPack()
-      }),
+      ),
+      (
+        "index", IndexFile.encode(packs),
+        { bytes in
+          var index = BlobIndex(seed: 1)
+          try IndexFile.decode(bytes) { (pack, blobs) throws(JSONFault) in index.add(pack: pack, blobs[...]) }
+          _ = index.blobsByPack()
+        }
+      ),
       ("config", config.json(), { _ = try RepositoryConfig(json: $0) }),
       ("snapshot", snapshot.json(), { _ = try Snapshot(json: $0, id: id).json() }),
       ("lock", lock.json(), { _ = try LockFile(json: $0, id: id) }),
-      ("key", (try? key().json()) ?? [], { bytes in
-        let file = try KeyFile(json: bytes, id: id)
-        // Deriving with parameters a fuzzer chose takes long; that they are bounded is tested elsewhere.
-        if file.parameters.n <= 64, file.parameters.r <= 8, file.parameters.p <= 8 {
-          _ = try file.unwrap(password, id: id)
+      (
+        "key", (try? key().json()) ?? [],
+        { bytes in
+          let file = try KeyFile(json: bytes, id: id)
+          // Deriving with parameters a fuzzer chose takes long; that they are bounded is tested elsewhere.
+          if file.parameters.n <= 64, file.parameters.r <= 8, file.parameters.p <= 8 {
+            _ = try file.unwrap(password, id: id)
+          }
         }
-      }),
+      ),
       ("tree", tree, { _ = try TreeReferences(json: $0) }),
       ("master key", MasterKey(from: SeededRandomness(seed: 3)).json(), { _ = try MasterKey(json: $0) }),
     ]
@@ -135,7 +147,8 @@ struct FuzzTests {
       store.tamper(name) { bytes in bytes = bytes.map { mutated($0, chance) } }
       guard store.contents[name] != contents[name] else { continue }
       do throws(VaultError) {
-        let opened = try await Repository.open(store: store, password: password, settings: .quick(), loadingIndex: false)
+        let opened = try await Repository.open(
+          store: store, password: password, settings: .quick(), loadingIndex: false)
         let report = try await opened.check(readData: true)
         #expect(!report.isSound, "\(name)")
       } catch {

@@ -18,7 +18,9 @@ struct FastTime: Timekeeper {
 
 @Suite("Locks")
 struct LockTests {
-  private func repository(_ time: any Timekeeper, store: MemoryObjectStore = MemoryObjectStore()) async throws -> Repository {
+  private func repository(_ time: any Timekeeper, store: MemoryObjectStore = MemoryObjectStore()) async throws
+    -> Repository
+  {
     try await Repository.create(store: store, password: password, settings: .quick(time: time))
   }
 
@@ -60,7 +62,10 @@ struct LockTests {
     _ = try await repository(time, store: memory)
     let broken = Shared(false)
     let store = FaultyObjectStore(
-      memory, FaultPlan { operation, kind, _ in operation == .put && kind == .lock && broken.value ? .failure(.unavailable("gone")) : nil })
+      memory,
+      FaultPlan { operation, kind, _ in
+        operation == .put && kind == .lock && broken.value ? .failure(.unavailable("gone")) : nil
+      })
     let repository = try await Repository.open(store: store, password: password, settings: .quick(time: time))
     let run: @Sendable () async throws -> Timestamp = {
       try await repository.withLock {
@@ -121,7 +126,9 @@ struct LockTests {
         for _ in 0..<4 {
           group.addTask {
             try? await repository.withLock(exclusive: true) {
-              let count = inside.withLock { $0 += 1; return $0 }
+              let count = inside.withLock {
+                $0 += 1; return $0
+              }
               most.withLock { $0 = max($0, count) }
               for _ in 0..<10 { await Task.yield() }
               inside.withLock { $0 -= 1 }

@@ -32,7 +32,8 @@ struct ObjectStoreTests {
     let store = LocalObjectStore(directory.path)
     try await store.prepare()
     let id = Digest.of("x")
-    for path in ["data/\(id.hex.prefix(2))/.tmp-1-1", "index/.tmp-1-2", "index/README", "data/00/\(id.hex)", "data/zz"] {
+    for path in ["data/\(id.hex.prefix(2))/.tmp-1-1", "index/.tmp-1-2", "index/README", "data/00/\(id.hex)", "data/zz"]
+    {
       try Files.replace(directory.file(path), with: [1])
     }
     #expect(try await store.list(.data).isEmpty)
@@ -63,7 +64,9 @@ struct ObjectStoreTests {
 
   @Test func `faults strike at their call, before or after its effect`() async throws {
     let id = Digest.of([1])
-    for (fault, kept) in [(Fault.crashBefore, false), (.crashAfter, true), (.failure(.full("x")), false), (.lostAnswer(.full("x")), true)] {
+    for (fault, kept) in [
+      (Fault.crashBefore, false), (.crashAfter, true), (.failure(.full("x")), false), (.lostAnswer(.full("x")), true),
+    ] {
       let memory = MemoryObjectStore()
       let store = FaultyObjectStore(memory, .at(2, fault))
       try await store.prepare()

@@ -104,8 +104,14 @@ struct WritingTests {
     try await two.refreshIndex()
     #expect(try await two.load(.data, id) == [1, 2, 3])
     for index in try await memory.list(.index) { try await memory.delete(index.name) }
+    // What this session stored itself, and hasn't indexed yet, it keeps.
+    let own = try await two.save(.data, SeededRandomness(seed: 3).bytes(100_000)).id
     try await two.refreshIndex()
     #expect(!two.contains(.data, id))
+    #expect(try await two.load(.data, own).count == 100_000)
+    try await two.flush()
+    let report = try await two.check(readData: true)
+    #expect(report.isSound && report.findings.map(\.report.code) == ["VAULT-141"])
   }
 
   @Test func `what compresses is stored small, what doesn't as it is`() async throws {
@@ -123,7 +129,9 @@ struct WritingTests {
       for writer in 0..<4 {
         group.addTask {
           for number in 0..<200 {
-            guard (try? await repository.save(.data, SeededRandomness(seed: UInt64(writer * 1000 + number)).bytes(3000))) != nil
+            guard
+              (try? await repository.save(.data, SeededRandomness(seed: UInt64(writer * 1000 + number)).bytes(3000)))
+                != nil
             else { return }
           }
         }

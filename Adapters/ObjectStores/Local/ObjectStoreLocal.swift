@@ -89,7 +89,9 @@ package struct LocalObjectStore: ObjectStore {
     try await pool.run { [self] () throws(StoreError) in
       let path = path(name)
       guard unlink(path) == 0 else { throw StoreError(SystemFailure("unlink", path: path), name) }
-      do throws(SystemFailure) { try Files.synchronizeDirectory(Files.parent(of: path)) } catch { throw StoreError(error) }
+      do throws(SystemFailure) { try Files.synchronizeDirectory(Files.parent(of: path)) } catch {
+        throw StoreError(error)
+      }
     }
   }
 
@@ -192,7 +194,9 @@ package struct LocalObjectStoreFactory: ObjectStoreFactory {
   package init(pool: BlockingPool = .shared) { self.pool = pool }
 
   package func open(_ location: String) throws(StoreError) -> any ObjectStore {
-    guard location.hasPrefix("/") else { throw .location("a local repository needs an absolute path, not '\(location)'") }
+    guard location.hasPrefix("/") else {
+      throw .location("a local repository needs an absolute path, not '\(location)'")
+    }
     return LocalObjectStore(location, pool: pool)
   }
 }

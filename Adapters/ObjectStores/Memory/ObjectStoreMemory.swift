@@ -45,7 +45,9 @@ package final class MemoryObjectStore: ObjectStore {
   }
 
   package func put(_ name: ObjectName, _ bytes: [UInt8]) async throws(StoreError) {
-    if checksNames, let id = name.id, Digest.of(bytes) != id { throw .corrupt(name, "the content to be put has another hash") }
+    if checksNames, let id = name.id, Digest.of(bytes) != id {
+      throw .corrupt(name, "the content to be put has another hash")
+    }
     try await step { (state) throws(StoreError) in
       guard state.isPrepared else { throw .location("\(location) is not prepared") }
       if let there = state.objects[name] {

@@ -98,13 +98,16 @@ extension CheckRun.Pack {
     func damaged(_ reason: String) -> VaultError { .packCorrupt(id, bytes: range, "header: " + reason) }
     guard tail.count > PackHeader.trailerBytes else { return damaged("it is cut off") }
     let sealedBytes = tail.count - PackHeader.trailerBytes
-    guard PackHeader.number(tail, at: sealedBytes) == sealedBytes else { return damaged("its length is not what the indexes imply") }
+    guard PackHeader.number(tail, at: sealedBytes) == sealedBytes else {
+      return damaged("its length is not what the indexes imply")
+    }
     do throws(CodecFault) {
       let header = try codec.open(Array(tail[..<sealedBytes]))
       switch PackHeader.decode(header) {
       case .failure(let fault): return damaged(fault.reason)
       case .success(let listed):
-        return listed.sorted { ($0.offset, $0.id) < ($1.offset, $1.id) } == blobs ? nil : damaged("it lists other blobs than the indexes")
+        return listed.sorted { ($0.offset, $0.id) < ($1.offset, $1.id) } == blobs
+          ? nil : damaged("it lists other blobs than the indexes")
       }
     } catch { return damaged(error.reason) }
   }

@@ -67,7 +67,9 @@ final class CheckRun: Sendable {
         let json = try await repository.readFile(.index, id) { VaultError.indexDamaged($0, $1) }
         var packs: [IndexedPack] = []
         do throws(JSONFault) {
-          try IndexFile.decode(json) { (pack, blobs) throws(JSONFault) in packs.append(IndexedPack(id: pack, blobs: blobs)) }
+          try IndexFile.decode(json) { (pack, blobs) throws(JSONFault) in
+            packs.append(IndexedPack(id: pack, blobs: blobs))
+          }
         } catch { throw VaultError.indexDamaged(id, error.reason) }
         for pack in packs {
           if index.packs[pack.id] != nil { add(.packListedTwice(pack.id)) }

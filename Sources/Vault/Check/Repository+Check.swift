@@ -5,7 +5,7 @@ extension Repository {
   ///
   /// Relies on nothing this session knows: snapshots and indexes are read afresh. Without `readData` it reads the
   /// snapshots, indexes, trees and each pack's header; with it every byte: pack hashes, authentication, compression
-  /// and the hash of every blob. Call it inside ``withLock(exclusive:wait:_:)``.
+  /// and the hash of every blob. Call it inside ``withLock(exclusive:wait:loadingIndex:_:)``, without loading the index.
   ///
   /// - Throws: Only what keeps it from looking, such as a store that doesn't answer; damage is a finding.
   package func check(

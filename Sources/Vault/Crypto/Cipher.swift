@@ -32,17 +32,19 @@ final class Cipher {
     }
     (self.counter, self.block, self.mac) = (counter, block, mac)
     oneTimeKey = key.macR.withBytes { Array($0) } + [UInt8](repeating: 0, count: 16)
-    let ready = key.encryption.withBytes { e in
-      EVP_EncryptInit_ex2(counter, EVP_aes_256_ctr(), e.bindMemory(to: UInt8.self).baseAddress, nil, nil) == 1
-    } && key.macK.withBytes { k in
-      EVP_EncryptInit_ex2(block, EVP_aes_128_ecb(), k.bindMemory(to: UInt8.self).baseAddress, nil, nil) == 1
-    }
+    let ready =
+      key.encryption.withBytes { e in
+        EVP_EncryptInit_ex2(counter, EVP_aes_256_ctr(), e.bindMemory(to: UInt8.self).baseAddress, nil, nil) == 1
+      }
+      && key.macK.withBytes { k in
+        EVP_EncryptInit_ex2(block, EVP_aes_128_ecb(), k.bindMemory(to: UInt8.self).baseAddress, nil, nil) == 1
+      }
     EVP_CIPHER_CTX_set_padding(block, 0)
     guard ready else { throw .cryptography("EVP_EncryptInit_ex2") }
   }
 
   deinit {
-    oneTimeKey.withUnsafeMutableBytes { OPENSSL_cleanse($0.baseAddress, $0.count) }
+    wipe(&oneTimeKey)
     EVP_CIPHER_CTX_free(counter)
     EVP_CIPHER_CTX_free(block)
     EVP_MAC_CTX_free(mac)
@@ -58,8 +60,11 @@ final class Cipher {
       raw.copyBytes(from: iv)
       let body = UnsafeMutableRawBufferPointer(rebasing: raw[16..<total - 16])
       let tag = UnsafeMutableRawBufferPointer(rebasing: raw[(total - 16)...])
-      sealed = crypt(plaintext, into: body, iv: UnsafeRawBufferPointer(rebasing: UnsafeRawBufferPointer(raw)[..<16]))
-        && authenticate(UnsafeRawBufferPointer(body), iv: UnsafeRawBufferPointer(rebasing: UnsafeRawBufferPointer(raw)[..<16]), tag: tag)
+      sealed =
+        crypt(plaintext, into: body, iv: UnsafeRawBufferPointer(rebasing: UnsafeRawBufferPointer(raw)[..<16]))
+        && authenticate(
+          UnsafeRawBufferPointer(body), iv: UnsafeRawBufferPointer(rebasing: UnsafeRawBufferPointer(raw)[..<16]),
+          tag: tag)
       count = sealed ? total : 0
     }
     guard sealed else { throw .cryptography("seal") }
@@ -76,7 +81,9 @@ final class Cipher {
     var tag = [UInt8](repeating: 0, count: 16)
     let computed = tag.withUnsafeMutableBytes { authenticate(body, iv: iv, tag: $0) }
     guard computed else { throw .cryptography("EVP_MAC") }
-    let genuine = tag.withUnsafeBytes { CRYPTO_memcmp($0.baseAddress, sealed.baseAddress! + sealed.count - 16, 16) == 0 }
+    let genuine = tag.withUnsafeBytes {
+      CRYPTO_memcmp($0.baseAddress, sealed.baseAddress! + sealed.count - 16, 16) == 0
+    }
     guard genuine else { return nil }
     var opened = true
     let result = [UInt8](unsafeUninitializedCapacity: body.count) { buffer, count in
@@ -91,7 +98,9 @@ final class Cipher {
   private func crypt(
     _ input: UnsafeRawBufferPointer, into output: UnsafeMutableRawBufferPointer, iv: UnsafeRawBufferPointer
   ) -> Bool {
-    guard EVP_EncryptInit_ex2(counter, nil, nil, iv.bindMemory(to: UInt8.self).baseAddress, nil) == 1 else { return false }
+    guard EVP_EncryptInit_ex2(counter, nil, nil, iv.bindMemory(to: UInt8.self).baseAddress, nil) == 1 else {
+      return false
+    }
     var offset = 0
     while offset < input.count {
       let size = min(input.count - offset, 1 << 30)
@@ -123,3 +132,6 @@ final class Cipher {
     }
   }
 }
+
+/// Overwrites what was secret, in a way no optimiser takes for useless.
+func wipe(_ bytes: inout [UInt8]) { bytes.withUnsafeMutableBytes { OPENSSL_cleanse($0.baseAddress, $0.count) } }

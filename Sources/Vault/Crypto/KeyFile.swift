@@ -21,7 +21,7 @@ struct KeyFile: Sendable {
     let wrapping = try scrypt(password, salt: salt, parameters)
     let cipher = try Cipher(wrapping)
     var json = master.json()
-    defer { for index in json.indices { json[index] = 0 } }
+    defer { wipe(&json) }
     let data = try json.withRawBytes { (raw) throws(VaultError) in try cipher.seal(raw, iv: randomness.bytes(16)) }
     return KeyFile(
       created: now.description, username: owner.username, hostname: owner.hostname, parameters: parameters, salt: salt,
@@ -35,7 +35,8 @@ struct KeyFile: Sendable {
   func unwrap(_ password: Secret, id: Digest) throws(VaultError) -> MasterKey? {
     guard parameters.isAffordable else { throw .keyDamaged(id, "its scrypt parameters are out of bounds") }
     let cipher = try Cipher(try scrypt(password, salt: salt, parameters))
-    guard let json = try data.withRawBytes({ (raw) throws(VaultError) in try cipher.open(raw) }) else { return nil }
+    guard var json = try data.withRawBytes({ (raw) throws(VaultError) in try cipher.open(raw) }) else { return nil }
+    defer { wipe(&json) }
     do throws(JSONFault) { return try MasterKey(json: json) } catch { throw .keyDamaged(id, error.reason) }
   }
 

@@ -47,7 +47,13 @@ package final class MasterKey: Sendable {
       try scanner.object { (key, scanner) throws(JSONFault) in
         if key == "mac" {
           try scanner.object { (key, scanner) throws(JSONFault) in
-            if key == "k" { k = try scanner.base64() } else if key == "r" { r = try scanner.base64() } else { try scanner.skip() }
+            if key == "k" {
+              k = try scanner.base64()
+            } else if key == "r" {
+              r = try scanner.base64()
+            } else {
+              try scanner.skip()
+            }
           }
         } else if key == "encrypt" {
           e = try scanner.base64()
@@ -56,8 +62,13 @@ package final class MasterKey: Sendable {
         }
       }
     }
-    guard let k, let r, let e, k.count == 16, r.count == 16, e.count == 32 else {
+    guard var k, var r, var e, k.count == 16, r.count == 16, e.count == 32 else {
       throw JSONFault(offset: 0, reason: "the master key is incomplete")
+    }
+    defer {
+      wipe(&k)
+      wipe(&r)
+      wipe(&e)
     }
     self.init(encryption: Secret(e), macK: Secret(k), macR: Secret(r))
   }

@@ -23,7 +23,9 @@ package struct ScryptParameters: Hashable, Sendable {
 ///
 /// Source: RFC 7914.
 func scrypt(_ password: Secret, salt: [UInt8], _ parameters: ScryptParameters) throws(VaultError) -> MasterKey {
-  guard parameters.isAffordable else { throw .cryptography("scrypt with N=\(parameters.n) r=\(parameters.r) p=\(parameters.p)") }
+  guard parameters.isAffordable else {
+    throw .cryptography("scrypt with N=\(parameters.n) r=\(parameters.r) p=\(parameters.p)")
+  }
   var derived = [UInt8](repeating: 0, count: 64)
   let memory = UInt64(128 * parameters.r * (parameters.n + parameters.p + 2)) + (1 << 20)
   let done = password.withBytes { secret in
@@ -35,7 +37,7 @@ func scrypt(_ password: Secret, salt: [UInt8], _ parameters: ScryptParameters) t
       }
     }
   }
-  defer { derived.withUnsafeMutableBytes { OPENSSL_cleanse($0.baseAddress, $0.count) } }
+  defer { wipe(&derived) }
   guard done == 1 else { throw .cryptography("EVP_PBE_scrypt") }
   return MasterKey(derived: derived)
 }

@@ -53,7 +53,8 @@ final class Codec {
       let sealed = try small.withRawBytes { (raw) throws(VaultError) in try cipher.seal(raw, iv: randomness.bytes(16)) }
       return StoredBlob(kind: kind, id: id, sealed: sealed, uncompressedBytes: plaintext.count)
     }
-    return StoredBlob(kind: kind, id: id, sealed: try cipher.seal(plaintext, iv: randomness.bytes(16)), uncompressedBytes: 0)
+    return StoredBlob(
+      kind: kind, id: id, sealed: try cipher.seal(plaintext, iv: randomness.bytes(16)), uncompressedBytes: 0)
   }
 
   /// Opens, decompresses and compares the hash.

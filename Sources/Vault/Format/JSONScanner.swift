@@ -105,13 +105,17 @@ struct JSONScanner {
 
   mutating func digest() throws(JSONFault) -> Digest {
     let text = try text()
-    guard let digest = text.digest else { throw JSONFault(offset: text.offset, reason: "64 hexadecimal digits expected") }
+    guard let digest = text.digest else {
+      throw JSONFault(offset: text.offset, reason: "64 hexadecimal digits expected")
+    }
     return digest
   }
 
   mutating func base64() throws(JSONFault) -> [UInt8] {
     let text = try text()
-    guard let bytes = Base64Text.decode(text.raw) else { throw JSONFault(offset: text.offset, reason: "base64 expected") }
+    guard let bytes = Base64Text.decode(text.raw) else {
+      throw JSONFault(offset: text.offset, reason: "base64 expected")
+    }
     return bytes
   }
 
@@ -202,7 +206,9 @@ struct JSONScanner {
 
   private mutating func literal(_ word: StaticString) -> Bool {
     let size = word.utf8CodeUnitCount
-    guard input.count - offset >= size, memcmp(input.baseAddress! + offset, word.utf8Start, size) == 0 else { return false }
+    guard input.count - offset >= size, memcmp(input.baseAddress! + offset, word.utf8Start, size) == 0 else {
+      return false
+    }
     offset += size
     return true
   }

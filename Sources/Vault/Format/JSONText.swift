@@ -91,7 +91,9 @@ struct JSONText {
     return value
   }
 
-  private func fault(_ index: Int) -> JSONFault { JSONFault(offset: offset + index, reason: "an escape that isn't one") }
+  private func fault(_ index: Int) -> JSONFault {
+    JSONFault(offset: offset + index, reason: "an escape that isn't one")
+  }
 }
 
 @inline(__always)
@@ -184,7 +186,9 @@ enum Base64Text {
     var index = 0
     while index < input.count {
       let left = input.count - index
-      let group = UInt32(input[index]) << 16 | (left > 1 ? UInt32(input[index + 1]) << 8 : 0) | (left > 2 ? UInt32(input[index + 2]) : 0)
+      let group =
+        UInt32(input[index]) << 16 | (left > 1 ? UInt32(input[index + 1]) << 8 : 0)
+        | (left > 2 ? UInt32(input[index + 2]) : 0)
       output.append(alphabet[Int(group >> 18)])
       output.append(alphabet[Int(group >> 12 & 63)])
       output.append(left > 1 ? alphabet[Int(group >> 6 & 63)] : 61)

@@ -58,7 +58,9 @@ enum PackHeader {
     var (index, offset) = (0, 0)
     while index < header.count {
       let type = header[index]
-      guard type < 4, let kind = BlobKind(rawValue: type & 1) else { return .failure(.init("a blob of unknown type \(type)")) }
+      guard type < 4, let kind = BlobKind(rawValue: type & 1) else {
+        return .failure(.init("a blob of unknown type \(type)"))
+      }
       let size = type & 2 == 0 ? plainEntryBytes : compressedEntryBytes
       guard header.count - index >= size else { return .failure(.init("its last entry is cut off")) }
       let length = number(header, at: index + 1)

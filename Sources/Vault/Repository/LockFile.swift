@@ -51,7 +51,8 @@ package struct LockFile: Hashable, Sendable {
 extension LockFile {
   init(json bytes: [UInt8], id: Digest) throws(VaultError) {
     self.init(
-      time: Timestamp(nanoseconds: 0), isExclusive: true, hostname: "", username: "", processID: 0, userID: 0, groupID: 0)
+      time: Timestamp(nanoseconds: 0), isExclusive: true, hostname: "", username: "", processID: 0, userID: 0,
+      groupID: 0)
     do throws(JSONFault) {
       var time: Timestamp?
       try JSONScanner.scan(bytes) { (scanner) throws(JSONFault) in

@@ -22,7 +22,7 @@ package struct Owner: Sendable {
   /// This process.
   package static var current: Owner {
     Owner(
-      hostname: ProcessInfo.processInfo.hostName, username: ProcessInfo.processInfo.userName,
+      hostname: localHostname(), username: ProcessInfo.processInfo.userName,
       processID: Int(getpid()), userID: getuid(), groupID: getgid(),
       isAlive: { processID in
         guard let processID = pid_t(exactly: processID), processID > 0 else { return false }
@@ -30,4 +30,11 @@ package struct Owner: Sendable {
         return kill(processID, 0) == 0 || errno == EPERM
       })
   }
+}
+
+/// As gethostname(2) has it, which is what restic compares; Foundation's would ask a resolver.
+private func localHostname() -> String {
+  var name = [CChar](repeating: 0, count: 256)
+  guard gethostname(&name, name.count - 1) == 0 else { return "unknown" }
+  return String(decoding: name.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
 }

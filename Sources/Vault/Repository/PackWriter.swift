@@ -17,11 +17,17 @@ final class PackBuffer: @unchecked Sendable {
   /// The pack's name, once the header is in.
   var id: Digest?
 
-  init(_ kind: BlobKind) { self.kind = kind }
+  /// - Parameter capacity: How many bytes it will hold; reserved at once, so that nothing is copied as it grows.
+  init(_ kind: BlobKind, capacity: Int) {
+    self.kind = kind
+    // Pages that are never written cost nothing.
+    bytes.reserveCapacity(capacity + capacity / 8)
+  }
 
   func append(_ blob: StoredBlob) -> PackedBlob {
     let packed = PackedBlob(
-      kind: kind, id: blob.id, offset: bytes.count, length: blob.sealed.count, uncompressedBytes: blob.uncompressedBytes)
+      kind: kind, id: blob.id, offset: bytes.count, length: blob.sealed.count, uncompressedBytes: blob.uncompressedBytes
+    )
     bytes.append(contentsOf: blob.sealed)
     blobs.append(packed)
     return packed
@@ -95,7 +101,7 @@ final class PackWriter: Sendable {
       let kind = Int(blob.kind.rawValue)
       // What fills a pack by itself gets one.
       let alone = blob.sealed.count >= targetBytes
-      let pack = (alone ? nil : state.open[kind][slot]) ?? PackBuffer(blob.kind)
+      let pack = (alone ? nil : state.open[kind][slot]) ?? PackBuffer(blob.kind, capacity: alone ? 0 : targetBytes)
       state.unstored[key] = (pack, pack.append(blob))
       let full = pack.bytes.count >= targetBytes || pack.blobs.count >= PackHeader.entryLimit
       if !alone { state.open[kind][slot] = full ? nil : pack }
@@ -196,6 +202,9 @@ final class PackWriter: Sendable {
         && (state.unindexedBlobs >= blobs || now - state.unindexedSince >= interval.wholeNanoseconds)
     }
   }
+
+  /// Durable, and in no index yet.
+  var unindexedPacks: [IndexedPack] { state.withLock { $0.unindexed } }
 
   /// Packs that no index lists, up to about `blobs` blobs; the caller writes the index or calls ``giveBack(_:at:)``.
   func takeUnindexed(blobs limit: Int) -> [IndexedPack] {

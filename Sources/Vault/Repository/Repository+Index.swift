@@ -5,12 +5,21 @@ import Synchronization
 extension Repository {
   /// Learns of index files that came since, and forgets everything if one has gone.
   package func refreshIndex() async throws(VaultError) {
+    // Not while one is being written: its packs would be in neither place.
+    try await indexGate.through { () throws(VaultError) in try await readIndexes() }
+  }
+
+  private func readIndexes() async throws(VaultError) {
     let listed = Set(
       try await access { store throws(StoreError) in try await store.list(.index) }.compactMap(\.name.id))
     let seed = settings.randomness.next()
+    let unindexed = writer.unindexedPacks
     let missing = index.withLock { state -> [Digest] in
       // Someone pruned or repaired: what the vanished file said may not hold any more.
-      if !state.files.isSubset(of: listed) { state = IndexState(blobs: BlobIndex(seed: seed)) }
+      if !state.files.isSubset(of: listed) {
+        state = IndexState(blobs: BlobIndex(seed: seed))
+        for pack in unindexed { state.blobs.add(pack: pack.id, pack.blobs[...]) }
+      }
       return listed.subtracting(state.files).sorted()
     }
     try await inParallel(missing, limit: settings.downloads) { [self] (id) throws(VaultError) in

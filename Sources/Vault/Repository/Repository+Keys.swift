@@ -76,7 +76,7 @@ extension Repository {
   }
 
   /// Tries the password on each key, the hinted one first. A damaged key is passed over while others may still open.
-  static func unlock(
+  static func tryKeys(
     _ store: any ObjectStore, password: Secret, hint: Digest?, settings: VaultSettings
   ) async throws(VaultError) -> (MasterKey, Digest) {
     var ids = try await access(store) { store throws(StoreError) in try await store.list(.key) }.compactMap(\.name.id)

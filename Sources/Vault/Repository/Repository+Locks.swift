@@ -15,13 +15,15 @@ extension Repository {
   /// - Parameters:
   ///   - exclusive: For what removes anything; shared locks let others read and write.
   ///   - wait: How long to try while someone else holds the repository.
+  ///   - loadingIndex: `false` leaves the index as it is, for a check of a repository whose indexes may be damaged.
   /// - Throws: ``VaultError/lockHeld(by:)``; ``VaultError/lockLost(_:)``; whatever `body` throws.
   package func withLock<T: Sendable>(
-    exclusive: Bool = false, wait: Duration = .zero, _ body: @escaping @Sendable () async throws -> T
+    exclusive: Bool = false, wait: Duration = .zero, loadingIndex: Bool = true,
+    _ body: @escaping @Sendable () async throws -> T
   ) async throws -> T {
     let held = HeldLock(try await acquire(exclusive: exclusive, wait: wait))
     do {
-      try await refreshIndex()
+      if loadingIndex { try await refreshIndex() }
       let result = try await keeping(held, exclusive: exclusive, body)
       try await release(held)
       return result

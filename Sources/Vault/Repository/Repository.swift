@@ -6,7 +6,7 @@ import Synchronization
 /// snapshots, sealed with a master key that passwords unlock.
 ///
 /// May be used from many tasks at once, several backups side by side included. Work on a repository happens inside
-/// ``withLock(exclusive:wait:_:)``: a writer without a lock loses data to a prune.
+/// ``withLock(exclusive:wait:loadingIndex:_:)``: a writer without a lock loses data to a prune.
 package final class Repository: Sendable {
   package let store: any ObjectStore
   package let config: RepositoryConfig
@@ -58,7 +58,9 @@ package final class Repository: Sendable {
   ) async throws(VaultError) -> Repository {
     guard version == 1 || version == 2 else { throw .unsupportedVersion(version) }
     let polynomial = chunkerPolynomial ?? IrreduciblePolynomial.random(settings.randomness)
-    guard IrreduciblePolynomial.isIrreducible(polynomial) else { throw .setting("the chunker's polynomial is reducible") }
+    guard IrreduciblePolynomial.isIrreducible(polynomial) else {
+      throw .setting("the chunker's polynomial is reducible")
+    }
     guard settings.scrypt.isAffordable else { throw .setting("scrypt's parameters are out of bounds") }
     try await access(store) { store throws(StoreError) in try await store.prepare() }
     guard try await !access(store, { store throws(StoreError) in try await store.contains(.config) }) else {
@@ -89,7 +91,7 @@ package final class Repository: Sendable {
       if case .notFound = error { throw .notARepository(store.location) }
       throw VaultError(error)
     }
-    let (master, key) = try await unlock(store, password: password, hint: keyHint, settings: settings)
+    let (master, key) = try await tryKeys(store, password: password, hint: keyHint, settings: settings)
     // The version isn't known yet; the config is never compressed, so any will do.
     let codec = try Codec(key: master, version: 1, level: settings.compression, randomness: settings.randomness)
     let json: [UInt8]

@@ -98,7 +98,9 @@ extension Snapshot {
     }
     guard let members = value.object else { throw .snapshotDamaged(id, "it is not an object") }
     guard let tree = try digest("tree") else { throw .snapshotDamaged(id, "it has no tree") }
-    guard let time = value["time"]?.string.flatMap({ Timestamp($0) }) else { throw .snapshotDamaged(id, "it has no time") }
+    guard let time = value["time"]?.string.flatMap({ Timestamp($0) }) else {
+      throw .snapshotDamaged(id, "it has no time")
+    }
     self.init(
       time: time, tree: tree, paths: strings("paths"), hostname: value["hostname"]?.string ?? "",
       username: value["username"]?.string ?? "", userID: Int(value["uid"]?.integer ?? 0),

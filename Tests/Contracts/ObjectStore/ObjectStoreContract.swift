@@ -52,7 +52,9 @@ package enum ObjectStorePromise: String, CaseIterable, Sendable, CustomStringCon
       let (name, bytes) = Self.object(.data, "short")
       try await store.put(name, bytes)
       for range in [0..<6, 5..<6, 100..<200] {
-        try await refuses(.pastEnd(name, sizeBytes: 5)) { () throws(StoreError) in _ = try await store.get(name, range: range) }
+        try await refuses(.pastEnd(name, sizeBytes: 5)) { () throws(StoreError) in
+          _ = try await store.get(name, range: range)
+        }
       }
     case .emptyRangesAreEmpty:
       let (name, bytes) = Self.object(.data, "content")
