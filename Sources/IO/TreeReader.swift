@@ -57,7 +57,8 @@ package final class DirectoryReader: Sendable {
         break
       }
       let start = UnsafeRawPointer(entry) + nameOffset
-      let bytes = [UInt8](UnsafeRawBufferPointer(start: start, count: strlen(start.assumingMemoryBound(to: CChar.self))))
+      let length = strlen(start.assumingMemoryBound(to: CChar.self))
+      let bytes = [UInt8](UnsafeRawBufferPointer(start: start, count: length))
       if bytes != [46], bytes != [46, 46] { result.append(FileName(bytes: bytes)) }
     }
     result.sort()
@@ -131,7 +132,9 @@ package final class DirectoryReader: Sendable {
 }
 
 /// Extended attributes of the file at `path`, which isn't followed; ascending by name.
-private func readAttributes(_ path: UnsafePointer<CChar>, _ shown: String) throws(SystemFailure) -> [ExtendedAttribute] {
+private func readAttributes(
+  _ path: UnsafePointer<CChar>, _ shown: String
+) throws(SystemFailure) -> [ExtendedAttribute] {
   var list: [UInt8] = []
   while true {
     let needed = salvor_llistxattr(path, nil, 0)

@@ -197,7 +197,9 @@ extension File {
         throw SystemFailure("setxattr \(attribute.name)", path: path)
       }
     }
-    guard fchmod(descriptor, mode_t(rights.permissions(metadata))) == 0 else { throw SystemFailure("chmod", path: path) }
+    guard fchmod(descriptor, mode_t(rights.permissions(metadata))) == 0 else {
+      throw SystemFailure("chmod", path: path)
+    }
     let times = [metadata.accessed.timespec, metadata.modified.timespec]
     guard futimens(descriptor, times) == 0 else { throw SystemFailure("utimens", path: path) }
   }

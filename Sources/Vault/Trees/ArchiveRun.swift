@@ -94,7 +94,9 @@ final class ArchiveRun: Sendable {
 
   private func nextItems() async throws(VaultError) -> [Item] {
     try await turn.through { () throws(VaultError) in
-      do { return try await walkOn() } catch { throw error is CancellationError ? .cancelled : .outside(AnyFailure(error)) }
+      do { return try await walkOn() } catch {
+        throw error is CancellationError ? .cancelled : .outside(AnyFailure(error))
+      }
     }
   }
 
@@ -251,7 +253,7 @@ final class ArchiveRun: Sendable {
     else { return nil }
     var size: Int64 = 0
     for id in old.content {
-      guard parent.reader.contains(.data, id), let length = parent.reader.length(.data, id) else { return nil }
+      guard let length = parent.reader.length(.data, id) else { return nil }
       size += Int64(length)
     }
     return size == metadata.size ? old.content : nil
@@ -265,7 +267,8 @@ final class ArchiveRun: Sendable {
       if Task.isCancelled { throw CancellationError() }
       switch item {
       case .left(let directory): try await settle(directory)
-      case .done(let directory, let node): try await deliver(node, to: directory, StoredContent(size: node.metadata.size))
+      case .done(let directory, let node):
+        try await deliver(node, to: directory, StoredContent(size: node.metadata.size))
       case .read(let directory, let name, var metadata):
         switch content {
         case .none: break
@@ -387,7 +390,9 @@ final class ArchiveRun: Sendable {
 
   // MARK: Reporting
 
-  private func problem(_ failure: SystemFailure) { state.withLock { $0.report.problems.append(failure.report.summary) } }
+  private func problem(_ failure: SystemFailure) {
+    state.withLock { $0.report.problems.append(failure.report.summary) }
+  }
 
   private func note(_ text: String) { state.withLock { $0.report.notes.append(text) } }
 

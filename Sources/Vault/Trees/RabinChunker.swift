@@ -3,8 +3,8 @@ import Core
 /// Finds the places where restic would cut: where the low 20 bits of a Rabin fingerprint over the last 64 bytes are
 /// zero, no sooner than 512 KiB and no later than 8 MiB after the last cut.
 ///
-/// Source: restic's chunker. It leaves the first 512 KiB − 64 bytes of a chunk unrolled, so the fingerprint at a possible
-/// cut covers exactly the 64 bytes before it.
+/// Source: restic's chunker. It leaves the first 512 KiB − 64 bytes of a chunk unrolled, so the fingerprint at a
+/// possible cut covers exactly the 64 bytes before it.
 package struct RabinChunker: Sendable {
   package static let window = 64
   package static let minimum = 512 << 10

@@ -127,7 +127,9 @@ package final class SnapshotBuilder: TreeSink {
     let problem = draft.withLock { draft -> TreeError? in
       var directory = draft.root
       for component in path.components.dropLast() {
-        guard let next = directory.descend(component) else { return .badPath(path, why: "'\(component)' is no directory") }
+        guard let next = directory.descend(component) else {
+          return .badPath(path, why: "'\(component)' is no directory")
+        }
         directory = next
       }
       if let encoded {

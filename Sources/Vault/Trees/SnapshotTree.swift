@@ -47,7 +47,9 @@ package struct SnapshotTree: TreeSource {
   /// `path`.
   ///
   /// Trees of one level are loaded together.
-  package func allNodes(below path: TreePath = TreePath()) async throws(TreeError) -> [(path: TreePath, node: TreeNode)] {
+  package func allNodes(
+    below path: TreePath = TreePath()
+  ) async throws(TreeError) -> [(path: TreePath, node: TreeNode)] {
     let trees = try await allTrees(below: try await tree(at: path))
     let limit = trees.entryLimit
     var result: [(path: TreePath, node: TreeNode)] = []

@@ -53,7 +53,8 @@ package enum TreeError: Failure {
     case .tooManyEntries(let limit):
       Report("TREE-104", "the snapshot unfolds to more than \(limit) entries", retry: .never)
         .remedy("it is forged or damaged: choose another snapshot")
-    case .noSuchEntry(let path): Report("TREE-201", "the snapshot has no '\(path)'").remedy("list it with `salvor vault ls`")
+    case .noSuchEntry(let path):
+      Report("TREE-201", "the snapshot has no '\(path)'").remedy("list it with `salvor vault ls`")
     case .notRegular(let path): Report("TREE-202", "'\(path)' is not a regular file")
     case .notDirectory(let path): Report("TREE-203", "'\(path)' is not a directory")
     case .tooLarge(let path, let bytes, let limit):

@@ -44,7 +44,9 @@ package enum TreeListing {
   package static func permissions(_ metadata: FileMetadata) -> String {
     let mode = GoFileMode.encode(metadata.kind, metadata.permissions)
     var text = ""
-    for (index, letter) in "dalTLDpSugct?".enumerated() where mode >> UInt32(31 - index) & 1 != 0 { text.append(letter) }
+    for (index, letter) in "dalTLDpSugct?".enumerated() where mode >> UInt32(31 - index) & 1 != 0 {
+      text.append(letter)
+    }
     if text.isEmpty { text = "-" }
     for (index, letter) in "rwxrwxrwx".enumerated() {
       text.append(mode >> UInt32(8 - index) & 1 != 0 ? letter : "-")
