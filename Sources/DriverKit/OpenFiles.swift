@@ -24,7 +24,9 @@ package enum OpenFiles {
     guard !wanted.isEmpty, let processes = try? Files.names(in: "/proc") else { return [] }
     var found: [User] = []
     for process in processes {
-      guard let id = Int32(process.lossyText), let descriptors = try? Files.names(in: "/proc/\(id)/fd") else { continue }
+      guard let id = Int32(process.lossyText), let descriptors = try? Files.names(in: "/proc/\(id)/fd") else {
+        continue
+      }
       let hasOne = descriptors.contains { descriptor in
         var status = stat()
         return stat("/proc/\(id)/fd/\(descriptor)", &status) == 0

@@ -24,7 +24,8 @@ extension PathSwap {
       if status.isLink {
         found.append(
           Finding(
-            Report("DRIVER-604", "\(live) is a symbolic link").remedy("name the path it leads to in the catalog instead")))
+            Report("DRIVER-604", "\(live) is a symbolic link").remedy(
+              "name the path it leads to in the catalog instead")))
       } else if let around = Self.status(parent + "/."), around.device != status.device {
         found.append(Finding(Self.mountPoint(live)))
       }

@@ -13,7 +13,9 @@ import Testing
   @Test(.timeLimit(.minutes(1))) func closeFrees() async throws { try await contract.closeFrees() }
   @Test(.timeLimit(.minutes(1))) func cancellationFrees() async throws { try await contract.cancellationFrees() }
   @Test(.timeLimit(.minutes(1))) func sinkErrorsSurface() async throws { try await contract.sinkErrorsSurface() }
-  @Test(.timeLimit(.minutes(1))) func restoreBesideIsProved() async throws { try await contract.restoreBesideIsProved() }
+  @Test(.timeLimit(.minutes(1))) func restoreBesideIsProved() async throws {
+    try await contract.restoreBesideIsProved()
+  }
   @Test(.timeLimit(.minutes(1))) func damageIsFound() async throws { try await contract.damageIsFound() }
   @Test(.timeLimit(.minutes(1))) func swapInAndOut() async throws { try await contract.swapInAndOut() }
   @Test(.timeLimit(.minutes(1))) func swapReplays() async throws { try await contract.swapReplays() }
@@ -38,7 +40,9 @@ import Testing
   @Test(.timeLimit(.minutes(1))) func digestIsOfTheContent() async throws { try await contract.digestIsOfTheContent() }
   @Test(.timeLimit(.minutes(1))) func cancellationFrees() async throws { try await contract.cancellationFrees() }
   @Test(.timeLimit(.minutes(1))) func sinkErrorsSurface() async throws { try await contract.sinkErrorsSurface() }
-  @Test(.timeLimit(.minutes(1))) func restoreBesideIsProved() async throws { try await contract.restoreBesideIsProved() }
+  @Test(.timeLimit(.minutes(1))) func restoreBesideIsProved() async throws {
+    try await contract.restoreBesideIsProved()
+  }
   @Test(.timeLimit(.minutes(1))) func damageIsFound() async throws { try await contract.damageIsFound() }
   @Test(.timeLimit(.minutes(1))) func swapInAndOut() async throws { try await contract.swapInAndOut() }
   @Test(.timeLimit(.minutes(1))) func lostStateComesBack() async throws { try await contract.lostStateComesBack() }

@@ -50,10 +50,11 @@ struct FilesFixture: DriverFixture {
   func records() async throws -> Set<Int64> {
     let root = root
     return try await BlockingPool.shared.run {
-      Set(try Files.names(in: root + "/records").compactMap { name in
-        let text = name.lossyText
-        return text.hasSuffix(".txt") && !text.hasPrefix(".") ? Int64(text.dropLast(4)) : nil
-      })
+      Set(
+        try Files.names(in: root + "/records").compactMap { name in
+          let text = name.lossyText
+          return text.hasSuffix(".txt") && !text.hasPrefix(".") ? Int64(text.dropLast(4)) : nil
+        })
     }
   }
 

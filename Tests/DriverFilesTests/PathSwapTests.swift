@@ -3,8 +3,8 @@ import DriverKit
 import Glibc
 import IO
 import Synchronization
-import Testing
 import TestSupport
+import Testing
 
 @Suite("A swap of paths") struct PathSwapTests {
   enum Shape: String, CaseIterable { case file, fileWithCompanions, directory, nothingLive, orphanCompanion }
@@ -96,7 +96,11 @@ import TestSupport
 
   private final class Counter: Sendable {
     private let value = Mutex(0)
-    func next() -> Int { value.withLock { value in defer { value += 1 }; return value } }
+    func next() -> Int {
+      value.withLock { value in
+        defer { value += 1 }; return value
+      }
+    }
   }
 
   @Test(arguments: Shape.allCases)

@@ -4,8 +4,8 @@ import DriverKit
 import DriverSQLite
 import Foundation
 import IO
-import Testing
 import TestSupport
+import Testing
 
 @Suite("SQLite") struct DriverSQLiteTests {
   let contract = DriverContract<SQLiteFixture>()
@@ -219,7 +219,8 @@ import TestSupport
       #expect(first.parts["table:words"] == nil && first.parts["table:words_content"]?.count == 1)
       #expect(first.parts["table:odd"]?.count == 2 && first.parts["table:qu\"ote's"]?.count == 1)
       #expect(first.parts["table:sqlite_sequence"] != nil && first.parts["schema"] != nil)
-      try await fixture.run("UPDATE odd SET oid = '2' WHERE oid = 2; UPDATE odd SET oid = CAST('2' AS BLOB) WHERE oid = '2'")
+      try await fixture.run(
+        "UPDATE odd SET oid = '2' WHERE oid = 2; UPDATE odd SET oid = CAST('2' AS BLOB) WHERE oid = '2'")
       let second = try #require(try await contract.capture(fixture).result.contentDigest)
       #expect(second.differences(from: first) == ["table:odd"], "the same bytes in another type differ")
       try await fixture.run("CREATE INDEX later ON odd (oid)")

@@ -13,7 +13,9 @@ import Testing
   @Test(.timeLimit(.minutes(1))) func closeFrees() async throws { try await contract.closeFrees() }
   @Test(.timeLimit(.minutes(1))) func cancellationFrees() async throws { try await contract.cancellationFrees() }
   @Test(.timeLimit(.minutes(1))) func sinkErrorsSurface() async throws { try await contract.sinkErrorsSurface() }
-  @Test(.timeLimit(.minutes(1))) func restoreBesideIsProved() async throws { try await contract.restoreBesideIsProved() }
+  @Test(.timeLimit(.minutes(1))) func restoreBesideIsProved() async throws {
+    try await contract.restoreBesideIsProved()
+  }
   @Test(.timeLimit(.minutes(1))) func damageIsFound() async throws { try await contract.damageIsFound() }
   @Test(.timeLimit(.minutes(1))) func swapInAndOut() async throws { try await contract.swapInAndOut() }
   @Test(.timeLimit(.minutes(1))) func swapReplays() async throws { try await contract.swapReplays() }
@@ -28,7 +30,8 @@ import Testing
     try await contract.queriesOnlyRead(
       reading: "SELECT number, payload FROM record",
       writing: [
-        "DELETE FROM record", "PRAGMA user_version=7", "ATTACH '/tmp/salvor-no.db' AS no", "SELECT 1; DELETE FROM record",
+        "DELETE FROM record", "PRAGMA user_version=7", "ATTACH '/tmp/salvor-no.db' AS no",
+        "SELECT 1; DELETE FROM record",
         "SELECT nonsense", "", "BEGIN IMMEDIATE", "PRAGMA query_only=OFF", "VACUUM INTO '/tmp/salvor-no.db'",
       ])
   }

@@ -64,7 +64,9 @@ final class User: @unchecked Sendable {
 
   init(_ path: String) throws {
     var handle: OpaquePointer?
-    guard sqlite3_open_v2(path, &handle, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_FULLMUTEX, nil) == SQLITE_OK,
+    guard
+      sqlite3_open_v2(path, &handle, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_FULLMUTEX, nil)
+        == SQLITE_OK,
       let handle
     else { throw ContractBroken("can't open \(path)") }
     sqlite3_busy_timeout(handle, 30_000)

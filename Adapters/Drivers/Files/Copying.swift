@@ -32,7 +32,8 @@ final class Copying: Sendable {
 
   var outcome: (lines: [TreePath: String], sizeBytes: Int64, notes: [String]) {
     state.withLock { state in
-      let more = state.unsaidNotes > 0 ? ["\(state.unsaidNotes) more files changed or vanished while they were read"] : []
+      let more =
+        state.unsaidNotes > 0 ? ["\(state.unsaidNotes) more files changed or vanished while they were read"] : []
       return (state.lines, state.sizeBytes, state.notes + more)
     }
   }
@@ -120,9 +121,13 @@ final class Copying: Sendable {
   private func changed(_ path: TreePath, _ how: String) -> DriverError {
     .system(
       .init(
-        Report("DRIVER-621", "\(tree.root)/\(path) \(how) after the mark, so it can't be copied as it was then", retry: .afterBackoff)
-          .state("nobody waits for this capture any more")
-          .remedy("take the point again; writers that replace files often should add new ones and delete old ones later")))
+        Report(
+          "DRIVER-621", "\(tree.root)/\(path) \(how) after the mark, so it can't be copied as it was then",
+          retry: .afterBackoff
+        )
+        .state("nobody waits for this capture any more")
+        .remedy("take the point again; writers that replace files often should add new ones and delete old ones later"))
+    )
   }
 }
 
@@ -226,7 +231,9 @@ final class ListedSource: Sendable {
       if wanted > 0 {
         let part = UnsafeMutableRawBufferPointer(rebasing: buffer[..<wanted])
         if let content = source.opened.content {
-          content.withUnsafeBytes { part.copyMemory(from: UnsafeRawBufferPointer(rebasing: $0[Int(offset)..<Int(offset) + wanted])) }
+          content.withUnsafeBytes {
+            part.copyMemory(from: UnsafeRawBufferPointer(rebasing: $0[Int(offset)..<Int(offset) + wanted]))
+          }
           count = wanted
         } else {
           count = try source.opened.file.read(at: offset, into: part)

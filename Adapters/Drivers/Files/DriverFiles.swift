@@ -5,7 +5,8 @@ import IO
 /// A tree of files with their metadata.
 package enum FilesDriverFactory: DriverFactory {
   package static let name: DriverName = "files"
-  package static let summary = "A directory with everything below it; part of a consistent cut if its writers take a lock."
+  package static let summary =
+    "A directory with everything below it; part of a consistent cut if its writers take a lock."
   package static let options: [OptionSchema] = [
     OptionSchema("path", .path, required: true, help: "The directory."),
     OptionSchema(
@@ -14,7 +15,8 @@ package enum FilesDriverFactory: DriverFactory {
         + "one without `/` fits at any depth."),
     OptionSchema(
       "lockFile", .string,
-      help: "A file, absolute or below `path`, that every writer locks with flock(2) shared while it changes something; "
+      help:
+        "A file, absolute or below `path`, that every writer locks with flock(2) shared while it changes something; "
         + "brings the store into the cut."),
     OptionSchema(
       "immutable", .boolean, default: "false",
@@ -77,7 +79,8 @@ struct FilesDriver: DataStoreDriver {
           why: isImmutable
             ? "nothing makes writers wait; the tree is listed at the mark, so every file that was there then is in "
               + "the point, and a few newer ones may be; to bring it into the cut, \(how)"
-            : "files change while they are copied and nothing makes writers wait; to bring the store into the cut, \(how)"))
+            : "files change while they are copied and nothing makes writers wait; to bring the store into the cut, \(how)"
+        ))
     }
   }
 
@@ -137,12 +140,15 @@ struct FilesDriver: DataStoreDriver {
     }
     let found = try await digest(of: place)
     guard found.digest == expected else {
-      throw .corrupt("what was restored differs from what was captured in \(shown(found.digest.differences(from: expected)))")
+      throw .corrupt(
+        "what was restored differs from what was captured in \(shown(found.digest.differences(from: expected)))")
     }
     if !isComplete { try await pool.run { () throws(DriverError) -> Void in try swap.complete() } }
     return RestoredState(
       position: request.capture.position, sizeBytes: found.sizeBytes,
-      proofs: ["the SHA-256 of every file equals the captured one's (\(expected.parts.values.reduce(0) { $0 + $1.count }) entries)"])
+      proofs: [
+        "the SHA-256 of every file equals the captured one's (\(expected.parts.values.reduce(0) { $0 + $1.count }) entries)"
+      ])
   }
 
   private func shown(_ names: [String]) -> String {

@@ -89,7 +89,9 @@ private final class Reading: Sendable {
               line.append(byte)
             }
           }
-          guard line.count <= Self.lineLimitBytes else { throw DriverError.queryFailed("\(path) has a line of more than 16 MiB") }
+          guard line.count <= Self.lineLimitBytes else {
+            throw DriverError.queryFailed("\(path) has a line of more than 16 MiB")
+          }
         }
       } catch let error as SystemFailure {
         throw error.number == ENOENT ? .queryFailed("\(path) vanished while it was read") : Tree.error(error)

@@ -120,6 +120,7 @@ func contentDigest(ofLines lines: [TreePath: String]) -> ContentDigest {
 /// A name as people read it; what isn't plain UTF-8 is written as `%` and two digits per byte, so that no two are the same.
 private func partName(_ name: FileName, among count: Int) -> String {
   if count > 512 { return "#" + Digest.of(name.bytes).hex.prefix(2) }
-  let isPlain = name.lossyText.utf8.elementsEqual(name.bytes) && !name.bytes.contains(37) && !name.bytes.contains { $0 < 32 }
+  let isPlain =
+    name.lossyText.utf8.elementsEqual(name.bytes) && !name.bytes.contains(37) && !name.bytes.contains { $0 < 32 }
   return isPlain ? name.lossyText + "/" : name.bytes.map { "%" + Hex.encode([$0]) }.joined() + "/"
 }

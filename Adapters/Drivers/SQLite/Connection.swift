@@ -125,7 +125,8 @@ final class Connection: Sendable {
   static func isBusy(_ code: Int32) -> Bool { code & 0xff == SQLITE_BUSY || code & 0xff == SQLITE_LOCKED }
 
   static func error(_ code: Int32, _ handle: OpaquePointer?, _ path: String) -> DriverError {
-    let message = handle.flatMap { sqlite3_errmsg($0) }.map { String(cString: $0) } ?? String(cString: sqlite3_errstr(code))
+    let message =
+      handle.flatMap { sqlite3_errmsg($0) }.map { String(cString: $0) } ?? String(cString: sqlite3_errstr(code))
     switch code & 0xff {
     case SQLITE_INTERRUPT: return .cancelled
     case SQLITE_CANTOPEN: return .unreachable("\(path): \(message)")
@@ -140,7 +141,8 @@ final class Connection: Sendable {
 
   private static func percentEncoded(_ path: String) -> String {
     path.utf8.reduce(into: "") { text, byte in
-      let isPlain = (48...57).contains(byte) || (65...90).contains(byte) || (97...122).contains(byte)
+      let isPlain =
+        (48...57).contains(byte) || (65...90).contains(byte) || (97...122).contains(byte)
         || [45, 46, 47, 95].contains(byte)
       text += isPlain ? String(UnicodeScalar(byte)) : "%" + Hex.encode([byte])
     }
@@ -209,8 +211,10 @@ final class Statement {
   /// A text's or a blob's bytes; text in UTF-8 whatever the database's encoding.
   func withBlob<T>(_ index: Int32, _ body: (UnsafeRawBufferPointer) -> T) -> T {
     let start: UnsafeRawPointer? =
-      type(index) == SQLITE_BLOB ? sqlite3_column_blob(handle, index) : UnsafeRawPointer(sqlite3_column_text(handle, index))
-    return body(UnsafeRawBufferPointer(start: start, count: start == nil ? 0 : Int(sqlite3_column_bytes(handle, index))))
+      type(index) == SQLITE_BLOB
+      ? sqlite3_column_blob(handle, index) : UnsafeRawPointer(sqlite3_column_text(handle, index))
+    return body(
+      UnsafeRawBufferPointer(start: start, count: start == nil ? 0 : Int(sqlite3_column_bytes(handle, index))))
   }
 }
 

@@ -77,8 +77,9 @@ struct SQLiteDriver: DataStoreDriver {
       var found = swap.precheck(needsBytes: request.capture.sizeBytes)
       if capturedName(request.capture) == nil {
         found.append(
-          Finding(Report("DRIVER-611", "the snapshot does not say which file is the database", retry: .never)
-            .remedy("restore it with restic and check what it holds")))
+          Finding(
+            Report("DRIVER-611", "the snapshot does not say which file is the database", retry: .never)
+              .remedy("restore it with restic and check what it holds")))
       }
       return found
     }
@@ -127,7 +128,8 @@ struct SQLiteDriver: DataStoreDriver {
     }
     let result: Result<ContentDigest, DriverError>
     do throws(DriverError) {
-      result = .success(try await database.run(on: pool) { (database) throws(DriverError) in try database.rowsDigest() })
+      result = .success(
+        try await database.run(on: pool) { (database) throws(DriverError) in try database.rowsDigest() })
     } catch {
       result = .failure(error)
     }

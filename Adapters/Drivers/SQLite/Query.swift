@@ -10,7 +10,8 @@ extension SQLiteDriver {
     let database = try await pool.run { () throws(DriverError) -> Connection in try Connection(path, .readOnly) }
     let result: Result<QueryResult, DriverError>
     do throws(DriverError) {
-      result = .success(try await database.run(on: pool) { (database) throws(DriverError) in try database.rows(text, limit) })
+      result = .success(
+        try await database.run(on: pool) { (database) throws(DriverError) in try database.rows(text, limit) })
     } catch {
       result = .failure(error)
     }
@@ -76,7 +77,9 @@ extension Connection {
     guard statement.tail.allSatisfy({ $0.isWhitespace || $0 == ";" }) else {
       throw .queryFailed("only one statement at a time")
     }
-    guard statement.isReadOnly, statement.columnCount > 0 else { throw .queryFailed("only statements that read are run") }
+    guard statement.isReadOnly, statement.columnCount > 0 else {
+      throw .queryFailed("only statements that read are run")
+    }
     var result = QueryResult(columns: (0..<statement.columnCount).map { statement.columnName($0) }, rows: [])
     while try statement.step() {
       guard result.rows.count < limit else {

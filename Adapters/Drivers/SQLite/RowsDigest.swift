@@ -44,7 +44,8 @@ extension Connection {
     for pragma in ["user_version", "application_id"] {
       digest.update("\(pragma)=\(try integer("PRAGMA \(pragma)") ?? 0)\n")
     }
-    let statement = try Statement(self, "SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY type, name, tbl_name")
+    let statement = try Statement(
+      self, "SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY type, name, tbl_name")
     let count = try update(&digest, withRowsOf: statement)
     return .init(digest: digest.finish().hex, count: count)
   }

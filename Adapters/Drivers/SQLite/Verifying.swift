@@ -66,7 +66,8 @@ extension Connection {
     return [
       "integrity_check: ok",
       dangling == 0
-        ? "foreign_key_check: ok" : "foreign_key_check: \(dangling == 1000 ? "at least " : "")\(dangling) rows point nowhere",
+        ? "foreign_key_check: ok"
+        : "foreign_key_check: \(dangling == 1000 ? "at least " : "")\(dangling) rows point nowhere",
     ]
   }
 }

@@ -113,7 +113,8 @@ extension DriverContract {
           try promise(
             acknowledged >= releasedAt, "write \(write.number) began while held and was acknowledged before release()")
         }
-        try promise(log.writes.contains { $0.number == 5000 && $0.acknowledged != nil }, "the write that waited went on")
+        try promise(
+          log.writes.contains { $0.number == 5000 && $0.acknowledged != nil }, "the write that waited went on")
       }
     }
   }

@@ -75,7 +75,9 @@ extension DriverEnvironment {
     DriverEnvironment(time: SystemTime(), randomness: SystemRandomness(), pool: .shared) {
       reference throws(AnyFailure) in
       do {
-        guard case .file(let path) = reference else { throw ContractBroken("tests keep secrets in files: \(reference)") }
+        guard case .file(let path) = reference else {
+          throw ContractBroken("tests keep secrets in files: \(reference)")
+        }
         let bytes = try Files.read(path, limitBytes: 65_536)
         return Secret(Array(bytes.prefix { $0 != 10 }))
       } catch {

@@ -158,7 +158,8 @@ package final class MemoryTree: TreeSink, TreeSource {
   }
 
   package var middleOfLargestFile: (path: TreePath, offset: Int)? {
-    guard let largest = entries.max(by: { $0.value.content.count < $1.value.content.count }), !largest.value.content.isEmpty
+    guard let largest = entries.max(by: { $0.value.content.count < $1.value.content.count }),
+      !largest.value.content.isEmpty
     else { return nil }
     return (largest.key, largest.value.content.count / 2)
   }

@@ -61,7 +61,9 @@ final class TreeWriter {
   }
 
   private func apply(_ metadata: FileMetadata, to path: [CChar], _ shown: String) throws {
-    if geteuid() == 0, lchown(path, metadata.userID, metadata.groupID) != 0 { throw SystemFailure("chown", path: shown) }
+    if geteuid() == 0, lchown(path, metadata.userID, metadata.groupID) != 0 {
+      throw SystemFailure("chown", path: shown)
+    }
     var isLink = false
     if case .symbolicLink = metadata.kind { isLink = true }
     if !isLink, chmod(path, mode_t(metadata.permissions)) != 0 { throw SystemFailure("chmod", path: shown) }
