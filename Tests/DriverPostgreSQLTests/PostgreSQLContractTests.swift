@@ -15,7 +15,9 @@ import Testing
   @Test(.timeLimit(.minutes(2))) func closeFrees() async throws { try await contract.closeFrees() }
   @Test(.timeLimit(.minutes(2))) func cancellationFrees() async throws { try await contract.cancellationFrees() }
   @Test(.timeLimit(.minutes(2))) func sinkErrorsSurface() async throws { try await contract.sinkErrorsSurface() }
-  @Test(.timeLimit(.minutes(2))) func restoreBesideIsProved() async throws { try await contract.restoreBesideIsProved() }
+  @Test(.timeLimit(.minutes(2))) func restoreBesideIsProved() async throws {
+    try await contract.restoreBesideIsProved()
+  }
   @Test(.timeLimit(.minutes(2))) func damageIsFound() async throws { try await contract.damageIsFound() }
   @Test(.timeLimit(.minutes(2))) func swapInAndOut() async throws { try await contract.swapInAndOut() }
   @Test(.timeLimit(.minutes(2))) func swapReplays() async throws { try await contract.swapReplays() }

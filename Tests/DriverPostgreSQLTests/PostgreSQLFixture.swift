@@ -34,7 +34,8 @@ struct PostgreSQLFixture: DriverFixture {
       "runAs": .string(PostgreSQLServer.owner == nil ? "" : "postgres"),
     ]
     return StoreConfiguration(
-      name: "ledger", options: options.merging(changes) { _, new in new }.filter { $0.value != .string("") && $0.value != .null })
+      name: "ledger",
+      options: options.merging(changes) { _, new in new }.filter { $0.value != .string("") && $0.value != .null })
   }
 
   func driver(_ changes: [String: JSONValue]) throws -> any DataStoreDriver {

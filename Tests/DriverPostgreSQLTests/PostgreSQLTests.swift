@@ -167,7 +167,8 @@ import Testing
       try await PostgreSQLServer.command(pgbench, ["-iq", "-s", "1", target], asOwner: false, environment: password)
       let captured = try await withThrowingTaskGroup(of: Void.self) { group in
         group.addTask {
-          try await PostgreSQLServer.command(pgbench, ["-n", "-c", "3", "-T", "2", target], asOwner: false, environment: password)
+          try await PostgreSQLServer.command(
+            pgbench, ["-n", "-c", "3", "-T", "2", target], asOwner: false, environment: password)
         }
         group.addTask {
           for round in 1...6 {
@@ -203,7 +204,9 @@ import Testing
       byte[0] ^= 1
       try byte.withUnsafeBytes { try file.write($0, at: 8000) }
       try await fixture.server.start()
-      let error = await #expect(throws: DriverError.self) { try await withSession(fixture, MemoryTree()) { try await $0.prepare() } }
+      let error = await #expect(throws: DriverError.self) {
+        try await withSession(fixture, MemoryTree()) { try await $0.prepare() }
+      }
       guard case .corrupt(let what) = error else {
         Issue.record("damage is told as damage, not as \(String(describing: error))")
         return
@@ -321,7 +324,9 @@ import Testing
 
   // MARK: The hold
 
-  @Test(.timeLimit(.minutes(2))) func `a writer that doesn't end makes the hold give up, in time and without a trace`() async throws {
+  @Test(.timeLimit(.minutes(2))) func `a writer that doesn't end makes the hold give up, in time and without a trace`()
+    async throws
+  {
     try await contract.withStore { fixture in
       try await withReader(fixture) { writer in
         _ = try await writer.run("BEGIN; INSERT INTO records VALUES (8200, 'open')")
@@ -374,13 +379,15 @@ import Testing
         try await session.prepare()
         try await session.hold(limit: .seconds(30))
         let ended = try await fixture.server.sql(
-          "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'salvor' AND state = 'idle in transaction'")
+          "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'salvor' AND state = 'idle in transaction'"
+        )
         #expect(ended == "1")
         try await fixture.write(8400, payload: "nobody waits")
         let wasHeld = await session.release()
         #expect(!wasHeld)
       }
-      #expect(try await fixture.server.sql("SELECT count(*) FROM pg_replication_slots") == "0", "nothing is left behind")
+      #expect(
+        try await fixture.server.sql("SELECT count(*) FROM pg_replication_slots") == "0", "nothing is left behind")
     }
   }
 }

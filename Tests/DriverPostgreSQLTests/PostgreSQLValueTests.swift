@@ -25,7 +25,9 @@ import Testing
   /// Between a page's start and the end of its header is no record.
   @Test func `the end of a page and the first record of the next are one point`() throws {
     let geometry = try #require(LogGeometry(segmentBytes: 1 << 20))
-    for (given, expected) in [(0x10_0028, 0x10_0000), (0x10_0029, 0x10_0029), (0x10_2018, 0x10_2000), (0x10_2019, 0x10_2019)] {
+    for (given, expected) in [
+      (0x10_0028, 0x10_0000), (0x10_0029, 0x10_0029), (0x10_2018, 0x10_2000), (0x10_2019, 0x10_2019),
+    ] {
       #expect(geometry.normalised(LogSequenceNumber(UInt64(given))).value == UInt64(expected))
     }
   }
@@ -35,14 +37,18 @@ import Testing
     #expect((plain.number, plain.fork, plain.segment) == (16384, "", 0))
     let rich = try #require(RelationFileName("16384_vm.12"))
     #expect((rich.number, rich.fork, rich.segment) == (16384, "vm", 12))
-    for name in ["pg_filenode.map", "PG_VERSION", "t3_16384", "16384_xy", "16384.", "16384.1.2", "_vm", "99999999999", ""] {
+    for name in [
+      "pg_filenode.map", "PG_VERSION", "t3_16384", "16384_xy", "16384.", "16384.1.2", "_vm", "99999999999", "",
+    ] {
       #expect(RelationFileName(name) == nil, "\(name)")
     }
   }
 
   @Test func `pages are judged`() {
     var page = [UInt8](repeating: 0, count: DataPage.bytes)
-    func verdict(_ block: UInt32) -> DataPage.Verdict { page.withUnsafeBytes { DataPage.verdict(of: $0, block: block) } }
+    func verdict(_ block: UInt32) -> DataPage.Verdict {
+      page.withUnsafeBytes { DataPage.verdict(of: $0, block: block) }
+    }
     #expect(verdict(0) == .new)
     page[5000] = 1
     #expect(verdict(0) == .damaged, "no header, yet something in it")
@@ -77,7 +83,8 @@ import Testing
   }
 
   @Test func `commands are split without a shell`() {
-    #expect(splitCommand("  pg_ctlcluster 15 'my main' \"\" start;x ") == ["pg_ctlcluster", "15", "my main", "", "start;x"])
+    #expect(
+      splitCommand("  pg_ctlcluster 15 'my main' \"\" start;x ") == ["pg_ctlcluster", "15", "my main", "", "start;x"])
     #expect(splitCommand(" ").isEmpty)
   }
 

@@ -41,7 +41,8 @@ package final class PostgreSQLServer: Sendable {
     try Files.replace(server.passwordFile, with: Array((password + "\n").utf8))
     let lines = [
       "listen_addresses = '127.0.0.1'", "port = \(server.port)", "unix_socket_directories = ''", "fsync = off",
-      "shared_buffers = 16MB", "max_connections = 60", "max_wal_size = 64MB", "min_wal_size = 8MB", "log_min_messages = warning",
+      "shared_buffers = 16MB", "max_connections = 60", "max_wal_size = 64MB", "min_wal_size = 8MB",
+      "log_min_messages = warning",
     ]
     let file = try File(server.data + "/postgresql.conf", O_WRONLY | O_APPEND)
     try Array((lines + settings).joined(separator: "\n").utf8 + [10]).withUnsafeBytes { try file.write($0) }
@@ -103,7 +104,9 @@ package final class PostgreSQLServer: Sendable {
   // MARK: Programs
 
   package static func program(_ name: String) throws -> String {
-    let versions = try Files.names(in: "/usr/lib/postgresql").map(\.lossyText).sorted { (Int($0) ?? 0) > (Int($1) ?? 0) }
+    let versions = try Files.names(in: "/usr/lib/postgresql").map(\.lossyText).sorted {
+      (Int($0) ?? 0) > (Int($1) ?? 0)
+    }
     for version in versions {
       let path = "/usr/lib/postgresql/\(version)/bin/\(name)"
       if access(path, X_OK) == 0 { return path }

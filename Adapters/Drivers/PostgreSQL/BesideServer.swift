@@ -30,12 +30,14 @@ struct BesideServer: Sendable {
     var result = [
       // Reach: no network, a socket in a private directory, everyone there is us.
       ("data_directory", data), ("listen_addresses", ""), ("unix_socket_directories", socket), ("port", "5432"),
-      ("unix_socket_permissions", "0700"), ("hba_file", control + "/pg_hba.conf"), ("ident_file", control + "/pg_ident.conf"),
+      ("unix_socket_permissions", "0700"), ("hba_file", control + "/pg_hba.conf"),
+      ("ident_file", control + "/pg_ident.conf"),
       ("external_pid_file", ""), ("ssl", "off"),
       // Recovery: to the end of the captured log, which is the mark, and onto a timeline of its own.
       ("restore_command", "false"), ("recovery_target", ""), ("recovery_target_lsn", ""), ("recovery_target_name", ""),
       ("recovery_target_time", ""), ("recovery_target_xid", ""), ("recovery_target_timeline", "current"),
-      ("archive_cleanup_command", ""), ("recovery_end_command", ""), ("primary_conninfo", ""), ("primary_slot_name", ""),
+      ("archive_cleanup_command", ""), ("recovery_end_command", ""), ("primary_conninfo", ""),
+      ("primary_slot_name", ""),
       ("hot_standby", "off"),
       // No effect on the world: no archive, no subscriptions, no jobs, nobody to wait for.
       ("archive_mode", "off"), ("synchronous_standby_names", ""), ("max_logical_replication_workers", "0"),
@@ -53,12 +55,15 @@ struct BesideServer: Sendable {
     settings.map { "-c " + Self.quoted("\($0.0)=\($0.1)") }.joined(separator: " ")
   }
 
-  static func quoted(_ text: String) -> String { "'" + text.split(separator: "'", omittingEmptySubsequences: false).joined(separator: "'\\''") + "'" }
+  static func quoted(_ text: String) -> String {
+    "'" + text.split(separator: "'", omittingEmptySubsequences: false).joined(separator: "'\\''") + "'"
+  }
 
   /// Writes what the server needs to start: ours, for its user to read. Blocks.
   func writeFiles(owner: SystemUser?) throws(SystemFailure) {
     try makePassage(control)
-    let libraries = "'" + preloaded.split(separator: "'", omittingEmptySubsequences: false).joined(separator: "''") + "'"
+    let libraries =
+      "'" + preloaded.split(separator: "'", omittingEmptySubsequences: false).joined(separator: "''") + "'"
     for (name, text) in [
       ("pg_hba.conf", "local all all trust\n"), ("pg_ident.conf", ""),
       ("postgresql.conf", "shared_preload_libraries = \(libraries)\n"),
@@ -84,7 +89,9 @@ func makeOwnDirectory(_ path: String, _ owner: SystemUser?) throws(SystemFailure
     throw SystemFailure("mkdir", path: path, number: EEXIST)
   }
   guard fchmod(directory.descriptor, 0o700) == 0 else { throw SystemFailure("chmod", path: path) }
-  if let owner, fchown(directory.descriptor, owner.userID, owner.groupID) != 0 { throw SystemFailure("chown", path: path) }
+  if let owner, fchown(directory.descriptor, owner.userID, owner.groupID) != 0 {
+    throw SystemFailure("chown", path: path)
+  }
 }
 
 /// Gives a tree to `owner`, links themselves and not what they lead to; a no-op where it is theirs. Blocks.
@@ -95,7 +102,9 @@ func settleTree(_ path: String, owner: SystemUser?) throws(SystemFailure) -> Int
   guard lstat(path, &status) == 0 else { throw SystemFailure("stat", path: path) }
   if let owner, status.st_uid != owner.userID || status.st_gid != owner.groupID,
     lchown(path, owner.userID, owner.groupID) != 0
-  { throw SystemFailure("chown", path: path) }
+  {
+    throw SystemFailure("chown", path: path)
+  }
   switch status.st_mode & S_IFMT {
   case S_IFREG: return Int64(status.st_size)
   case S_IFDIR:

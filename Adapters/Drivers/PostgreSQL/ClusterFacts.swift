@@ -56,7 +56,8 @@ struct ClusterFacts: Sendable {
   private init(_ values: [String: String]) throws(DriverError) {
     guard let number = values["server_version_num"].flatMap({ Int($0) }), let version = values["server_version"],
       let identifier = values["system_identifier"], let catalog = values["catalog_version"],
-      let segment = values["wal_segment_size"].flatMap({ UInt64($0) }), let geometry = LogGeometry(segmentBytes: segment),
+      let segment = values["wal_segment_size"].flatMap({ UInt64($0) }),
+      let geometry = LogGeometry(segmentBytes: segment),
       let blocks = values["segment_size"].flatMap({ UInt32($0) }), blocks > 0
     else { throw .unsupported("the server does not say what it is; is it PostgreSQL?") }
     guard Self.supported.contains(number / 10_000) else {
@@ -85,28 +86,38 @@ struct ClusterFacts: Sendable {
   /// - Throws: ``DriverError/unsupported(_:)`` for settings under which no consistent copy can be made.
   func requireCapturable() throws(DriverError) {
     if logLevel == "minimal" {
-      throw .unsupported("wal_level is minimal: set wal_level = replica and max_wal_senders > 0, and restart the server")
+      throw .unsupported(
+        "wal_level is minimal: set wal_level = replica and max_wal_senders > 0, and restart the server")
     }
     if isInRecovery {
       throw .unsupported("the server is a standby, where writers can't be held: name the primary in the catalog")
     }
     if settings["max_replication_slots"] == "0" {
-      throw .unsupported("max_replication_slots is 0: set it to 1 or more and restart the server, so that it keeps its log during a backup")
+      throw .unsupported(
+        "max_replication_slots is 0: set it to 1 or more and restart the server, so that it keeps its log during a backup"
+      )
     }
   }
 
   var notes: [String] {
     var notes: [String] = []
     if settings["full_page_writes"] == "off" {
-      notes.append("full_page_writes is off: the server turns it on while a backup runs, but a power failure can tear its own pages")
+      notes.append(
+        "full_page_writes is off: the server turns it on while a backup runs, but a power failure can tear its own pages"
+      )
     }
     if settings["synchronous_commit"] == "off" {
-      notes.append("synchronous_commit is off: a crash of the server can lose commits it has acknowledged; a backup does not")
+      notes.append(
+        "synchronous_commit is off: a crash of the server can lose commits it has acknowledged; a backup does not")
     }
     if settings["fsync"] == "off" { notes.append("fsync is off: a crash of the machine can damage the cluster") }
-    if !hasChecksums { notes.append("data checksums are off: damaged pages are copied unnoticed; pg_checksums --enable turns them on") }
+    if !hasChecksums {
+      notes.append("data checksums are off: damaged pages are copied unnoticed; pg_checksums --enable turns them on")
+    }
     if !isSuperuser {
-      notes.append("the user is no superuser: it needs REPLICATION, pg_read_all_data, pg_write_all_data, pg_monitor and EXECUTE on pg_backup_start and pg_backup_stop")
+      notes.append(
+        "the user is no superuser: it needs REPLICATION, pg_read_all_data, pg_write_all_data, pg_monitor and EXECUTE on pg_backup_start and pg_backup_stop"
+      )
     }
     return notes
   }

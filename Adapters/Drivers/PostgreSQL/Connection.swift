@@ -24,7 +24,8 @@ struct StatementFailure: Error, Sendable {
   func driverError(_ what: String) -> DriverError {
     switch code {
     case Self.cancelled.code: .cancelled
-    case "42501": .permissionDenied("\(what): \(message)", needs: "a superuser, or the grants in docs/drivers/postgresql.md")
+    case "42501":
+      .permissionDenied("\(what): \(message)", needs: "a superuser, or the grants in docs/drivers/postgresql.md")
     case "28000", "28P01": .authenticationFailed(message)
     case "3D000", "57P01", "57P02", "57P03", "08006", "": .unreachable("\(what): \(message)")
     case "53400", "53300": .unsupported("\(what): \(message)")
@@ -50,7 +51,9 @@ final class Connection: Sendable {
 
   deinit { handle.withLock { if let pointer = $0.pointer { PQfinish(pointer) } } }
 
-  static func open(_ address: ServerAddress, password: Secret?, pool: BlockingPool) async throws(DriverError) -> Connection {
+  static func open(_ address: ServerAddress, password: Secret?, pool: BlockingPool) async throws(DriverError)
+    -> Connection
+  {
     try await pool.run { () throws(DriverError) -> Connection in
       let pointer = address.connect(password: password)
       guard let pointer else { throw .unreachable("\(address): out of memory") }
@@ -61,7 +64,8 @@ final class Connection: Sendable {
         return Connection(adopting: adopted, pool: pool)
       }
       let message = text(PQerrorMessage(pointer))
-      let isRefused = PQconnectionNeedsPassword(pointer) != 0
+      let isRefused =
+        PQconnectionNeedsPassword(pointer) != 0
         || ["authentication", "pg_hba.conf", "role "].contains { message.contains($0) }
       PQfinish(pointer)
       if isRefused { throw .authenticationFailed("\(address): \(message)") }
@@ -214,7 +218,8 @@ private func rows(of result: OpaquePointer) -> [[String?]] {
   return (0..<PQntuples(result)).map { row in
     (0..<width).map { column in
       if PQgetisnull(result, row, column) == 1 { return nil }
-      let bytes = UnsafeRawBufferPointer(start: PQgetvalue(result, row, column), count: Int(PQgetlength(result, row, column)))
+      let bytes = UnsafeRawBufferPointer(
+        start: PQgetvalue(result, row, column), count: Int(PQgetlength(result, row, column)))
       return String(decoding: bytes, as: UTF8.self)
     }
   }

@@ -66,11 +66,13 @@ struct DataDirectory: Sendable {
 
   /// Where the contents are made anew at every start; the directories themselves must be there.
   static let emptied: Set<String> = [
-    "pg_wal", "pg_replslot", "pg_dynshmem", "pg_notify", "pg_serial", "pg_snapshots", "pg_stat_tmp", "pg_subtrans", "pg_tblspc",
+    "pg_wal", "pg_replslot", "pg_dynshmem", "pg_notify", "pg_serial", "pg_snapshots", "pg_stat_tmp", "pg_subtrans",
+    "pg_tblspc",
   ]
 
   static let leftOut: Set<String> = [
-    "postmaster.pid", "postmaster.opts", "backup_label", "tablespace_map", "backup_manifest", "postgresql.auto.conf.tmp",
+    "postmaster.pid", "postmaster.opts", "backup_label", "tablespace_map", "backup_manifest",
+    "postgresql.auto.conf.tmp",
     "current_logfiles.tmp", "recovery.signal", "standby.signal", "backup_label.old", "tablespace_map.old",
   ]
 
@@ -121,7 +123,9 @@ struct DataDirectory: Sendable {
       if depth == 0, Self.emptied.contains(name) {
         // `pg_wal` may be a link to another disk; in the copy it is a directory.
         metadata.kind = .directory
-        if metadata.permissions & 0o1000 != 0 || metadata.permissions == 0o777 { metadata.permissions = own.permissions }
+        if metadata.permissions & 0o1000 != 0 || metadata.permissions == 0o777 {
+          metadata.permissions = own.permissions
+        }
         result.append(ClusterFile(path: path, target: place, kind: .directory, metadata: metadata))
         continue
       }
@@ -171,7 +175,9 @@ func readMetadata(_ path: String) -> FileMetadata? {
   case S_IFLNK: kind = .symbolicLink(target: Array((readLink(path) ?? "").utf8))
   default: kind = .fifo
   }
-  func time(_ value: timespec) -> Timestamp { Timestamp(seconds: Int64(value.tv_sec), nanoseconds: Int64(value.tv_nsec)) }
+  func time(_ value: timespec) -> Timestamp {
+    Timestamp(seconds: Int64(value.tv_sec), nanoseconds: Int64(value.tv_nsec))
+  }
   return FileMetadata(
     kind: kind, permissions: UInt16(status.st_mode & 0o7777), userID: status.st_uid, groupID: status.st_gid,
     userName: SystemUser(userID: status.st_uid)?.name ?? "",

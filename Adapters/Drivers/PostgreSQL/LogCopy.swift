@@ -85,7 +85,8 @@ struct LogCopy: Sendable {
         isZero = true
       } else {
         guard !isZero, address == begin + UInt64(offset), pageTimeline != 0, pageTimeline <= timeline else {
-          throw .logGap("\(path): the page at \(LogSequenceNumber(begin + UInt64(offset))) belongs to another place in the log")
+          throw .logGap(
+            "\(path): the page at \(LogSequenceNumber(begin + UInt64(offset))) belongs to another place in the log")
         }
       }
       offset += Int(LogGeometry.pageBytes)

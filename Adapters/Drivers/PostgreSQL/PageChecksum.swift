@@ -18,7 +18,8 @@ enum DataPage {
   static func verdict(of page: UnsafeRawBufferPointer, block: UInt32) -> Verdict {
     let upper = page.loadUnaligned(fromByteOffset: 14, as: UInt16.self)
     if upper == 0 { return page.allSatisfy { $0 == 0 } ? .new : .damaged }
-    return checksum(of: page, block: block) == page.loadUnaligned(fromByteOffset: 8, as: UInt16.self) ? .sound : .damaged
+    return checksum(of: page, block: block) == page.loadUnaligned(fromByteOffset: 8, as: UInt16.self)
+      ? .sound : .damaged
   }
 
   /// The position in the log of the last change to this page: `pd_lsn`, two 32-bit halves.

@@ -63,7 +63,8 @@ actor PostgreSQLCapture: CaptureSession {
     let controlFile = driver.dataDirectory + "/global/pg_control"
     guard let metadata = readMetadata(controlFile) else { throw .corrupt("\(controlFile) is missing") }
     ownFile = metadata
-    try await copy.copy(ClusterFile(path: controlFile, target: "data/global/pg_control", kind: .ordinary, metadata: metadata))
+    try await copy.copy(
+      ClusterFile(path: controlFile, target: "data/global/pg_control", kind: .ordinary, metadata: metadata))
     try await copyOutsideConfiguration(copy)
     try await endBackup(copy, like: metadata)
     hold = try await prepareHold(control, cluster)
@@ -101,7 +102,9 @@ actor PostgreSQLCapture: CaptureSession {
       notes.append("\(copy.unjudged.count) pages were caught while they were written; the log brings them whole")
     }
     try await copy.add("data/backup_label", like: metadata, bytes: Array(label.utf8))
-    if let map = row[2], !map.isEmpty { try await copy.add("data/tablespace_map", like: metadata, bytes: Array(map.utf8)) }
+    if let map = row[2], !map.isEmpty {
+      try await copy.add("data/tablespace_map", like: metadata, bytes: Array(map.utf8))
+    }
   }
 
   private func prepareHold(_ control: Connection, _ cluster: ClusterFacts) async throws(DriverError) -> TableHold {
@@ -109,7 +112,8 @@ actor PostgreSQLCapture: CaptureSession {
       var members: [TableHold.Member] = []
       // Not the templates: a connection to one would keep CREATE DATABASE waiting.
       let databases = try await control.run(
-        "SELECT datname FROM pg_database WHERE datallowconn AND NOT datistemplate ORDER BY oid").rows
+        "SELECT datname FROM pg_database WHERE datallowconn AND NOT datistemplate ORDER BY oid"
+      ).rows
       for row in databases {
         guard let database = row.first ?? nil else { continue }
         let locks = try await driver.connect(database)
@@ -137,8 +141,10 @@ actor PostgreSQLCapture: CaptureSession {
   func mark() async throws(DriverError) -> LogPosition {
     guard let control, let hold, let cluster else { throw .holdImpossible("the session is not prepared") }
     do throws(StatementFailure) {
-      let row = try await control.run(
-        "SELECT lsn, pg_walfile_name(lsn) FROM (SELECT pg_current_wal_insert_lsn() AS lsn) AS now").rows.first ?? []
+      let row =
+        try await control.run(
+          "SELECT lsn, pg_walfile_name(lsn) FROM (SELECT pg_current_wal_insert_lsn() AS lsn) AS now"
+        ).rows.first ?? []
       guard row.count == 2, let lsn = row[0].flatMap({ LogSequenceNumber($0) }),
         let timeline = row[1].flatMap({ UInt32($0.prefix(8), radix: 16) })
       else { throw StatementFailure(code: "XX000", message: "the server did not name its position") }
@@ -164,12 +170,15 @@ actor PostgreSQLCapture: CaptureSession {
     guard let control, let hold, let cluster, let start, let stop, let marked, let ownFile else {
       throw .holdImpossible("there is no mark")
     }
-    guard marked.position >= stop else { throw .logGap("the mark \(marked.position) lies before the backup's end \(stop)") }
+    guard marked.position >= stop else {
+      throw .logGap("the mark \(marked.position) lies before the backup's end \(stop)")
+    }
     do throws(StatementFailure) {
       // A commit of our own makes the server flush all that came before it. Not further than the local disk: a
       // standby that hangs must not hang us.
       _ = try await control.run(
-        "BEGIN READ WRITE; SET LOCAL synchronous_commit = local; SELECT pg_logical_emit_message(true, 'salvor', 'mark'); COMMIT")
+        "BEGIN READ WRITE; SET LOCAL synchronous_commit = local; SELECT pg_logical_emit_message(true, 'salvor', 'mark'); COMMIT"
+      )
       let flushed = try await control.value("SELECT pg_current_wal_flush_lsn()").flatMap { LogSequenceNumber($0) }
       guard let flushed, flushed >= cluster.geometry.normalised(marked.position) else {
         throw StatementFailure(code: "XX000", message: "the log is not on disk up to the mark \(marked.position)")

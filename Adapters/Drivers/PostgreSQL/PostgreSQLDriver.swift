@@ -23,9 +23,12 @@ package enum PostgreSQLDriverFactory: DriverFactory {
     OptionSchema(
       "binDirectory", .path, help: "Where postgres and pg_ctl are; else /usr/lib/postgresql/<major>/bin, then PATH."),
     OptionSchema(
-      "runAs", .string, help: "System user for server processes when Salvor runs as root; else the data directory's owner."),
-    OptionSchema("start", .string, help: "Command that starts the server, without a shell; else pg_ctl. 'none': nobody does."),
-    OptionSchema("stop", .string, help: "Command that stops the server, without a shell; else pg_ctl. 'none': nobody does."),
+      "runAs", .string,
+      help: "System user for server processes when Salvor runs as root; else the data directory's owner."),
+    OptionSchema(
+      "start", .string, help: "Command that starts the server, without a shell; else pg_ctl. 'none': nobody does."),
+    OptionSchema(
+      "stop", .string, help: "Command that stops the server, without a shell; else pg_ctl. 'none': nobody does."),
     OptionSchema("serverOptions", .string, help: "Options for the server when pg_ctl starts it, such as '-p 5433'."),
     OptionSchema("startTimeout", .duration, default: "1h", help: "How long a start may take, recovery included."),
   ]
@@ -88,11 +91,14 @@ struct PostgreSQLDriver: DataStoreDriver {
       throw error
     }
     return DriverTraits(
-      version: facts.version, hold: .held(how: "SHARE lock on every table, in every database"), sizeBytes: facts.sizeBytes,
+      version: facts.version, hold: .held(how: "SHARE lock on every table, in every database"),
+      sizeBytes: facts.sizeBytes,
       notes: facts.notes)
   }
 
-  func capture(_ context: CaptureContext) async throws(DriverError) -> any CaptureSession { PostgreSQLCapture(self, context) }
+  func capture(_ context: CaptureContext) async throws(DriverError) -> any CaptureSession {
+    PostgreSQLCapture(self, context)
+  }
 
   func query(_ text: String, limit: QueryLimit) async throws(DriverError) -> QueryResult {
     let connection = try await connect()
@@ -144,7 +150,8 @@ struct PostgreSQLDriver: DataStoreDriver {
     // The first field of pg_control is the system identifier.
     let identifier = bytes.count >= 8 ? bytes.withUnsafeBytes { $0.loadUnaligned(as: UInt64.self) } : 0
     guard String(identifier) == facts.systemIdentifier, isLive(dataDirectory) else {
-      throw .unsupported("the server at \(address) does not run on \(dataDirectory): correct dataDirectory, host or port")
+      throw .unsupported(
+        "the server at \(address) does not run on \(dataDirectory): correct dataDirectory, host or port")
     }
   }
 }

@@ -176,7 +176,9 @@ extension PostgreSQLDriver {
     do throws(SystemFailure) {
       let histories = try Files.names(in: data + "/pg_wal").map(\.lossyText)
         .filter { $0.hasSuffix(".history") && (UInt32($0.dropLast(8), radix: 16) ?? 0) > facts.timeline }
-      guard let newest = histories.max() else { throw SystemFailure("open", path: data + "/pg_wal/*.history", number: ENOENT) }
+      guard let newest = histories.max() else {
+        throw SystemFailure("open", path: data + "/pg_wal/*.history", number: ENOENT)
+      }
       let bytes = try Files.read(data + "/pg_wal/" + newest, limitBytes: 1 << 20)
       lines = String(decoding: bytes, as: UTF8.self).split(separator: "\n").filter { $0.first?.isNumber == true }
     } catch { throw DriverError(error) }
@@ -238,7 +240,9 @@ extension PostgreSQLDriver {
     return ContentDigest(scheme: RowDigest.scheme, parts: parts)
   }
 
-  private func checkIndexes(_ place: ServerAddress, _ facts: RestoreFacts, _ owner: SystemUser?) async throws(DriverError) {
+  private func checkIndexes(_ place: ServerAddress, _ facts: RestoreFacts, _ owner: SystemUser?)
+    async throws(DriverError)
+  {
     let program = try await program("pg_amcheck", major: facts.major)
     try await ServerCommand(
       executable: program,
@@ -246,7 +250,9 @@ extension PostgreSQLDriver {
     ).run()
   }
 
-  private func checkPages(_ data: String, _ facts: RestoreFacts, _ owner: SystemUser?) async throws(DriverError) -> String {
+  private func checkPages(_ data: String, _ facts: RestoreFacts, _ owner: SystemUser?) async throws(DriverError)
+    -> String
+  {
     let program = try await program("pg_checksums", major: facts.major)
     do throws(DriverError) {
       try await ServerCommand(executable: program, arguments: ["--check", "-D", data], user: owner).run()

@@ -33,17 +33,23 @@ extension PostgreSQLDriver {
   private func place(_ layout: RestoreLayout, sizeBytes: Int64) -> [Finding] {
     var findings: [Finding] = []
     let parent = Files.parent(of: dataDirectory)
-    for directory in [parent] + layout.spaces.map({ Files.isDirectory($0.location) ? $0.location : Files.parent(of: $0.location) }) {
-      if access(directory, W_OK | X_OK) != 0 { findings.append(Finding(SystemFailure("write", path: directory).report)) }
+    for directory in [parent]
+      + layout.spaces.map({ Files.isDirectory($0.location) ? $0.location : Files.parent(of: $0.location) })
+    {
+      if access(directory, W_OK | X_OK) != 0 {
+        findings.append(Finding(SystemFailure("write", path: directory).report))
+      }
     }
     if let metadata = readMetadata(dataDirectory) {
       if case .symbolicLink = metadata.kind {
-        findings.append(Finding(DriverError.unsupported("\(dataDirectory) is a symbolic link: name the directory itself").report))
+        findings.append(
+          Finding(DriverError.unsupported("\(dataDirectory) is a symbolic link: name the directory itself").report))
       } else if let above = readMetadata(parent), above.device != metadata.device {
         findings.append(
           Finding(
             DriverError.unsupported(
-              "\(dataDirectory) is a mount point, so nothing can be put beside it: keep the cluster in a directory below").report))
+              "\(dataDirectory) is a mount point, so nothing can be put beside it: keep the cluster in a directory below"
+            ).report))
       }
     }
     if let free = try? Files.freeBytes(at: parent), free < sizeBytes {

@@ -26,7 +26,8 @@ final class UnjudgedPages: Sendable {
   /// - Throws: ``DriverError/corrupt(_:)`` if a page names a change the log does not hold: its header is damaged.
   func check(against stop: LogSequenceNumber) throws(DriverError) {
     guard let page = furthest.withLock({ $0 }), page.position > stop else { return }
-    throw .corrupt("\(page.file), block \(page.block): bad checksum, and a change at \(page.position) that the log does not have")
+    throw .corrupt(
+      "\(page.file), block \(page.block): bad checksum, and a change at \(page.position) that the log does not have")
   }
 }
 
@@ -50,7 +51,9 @@ final class RelationSource: ByteSource {
   private var ready = 0..<0
 
   /// - Parameter limit: Bytes; what is beyond it came after the backup began, and is in the log.
-  init(_ file: File, limit: Int64, firstBlock: UInt32, verifyingSince start: LogSequenceNumber?, unjudged: UnjudgedPages) {
+  init(
+    _ file: File, limit: Int64, firstBlock: UInt32, verifyingSince start: LogSequenceNumber?, unjudged: UnjudgedPages
+  ) {
     (self.file, self.limit, self.firstBlock, self.start, self.unjudged) = (file, limit, firstBlock, start, unjudged)
     buffer = .allocate(byteCount: Self.bufferBytes, alignment: 16)
   }

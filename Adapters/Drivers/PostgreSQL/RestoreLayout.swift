@@ -29,7 +29,8 @@ struct RestoreLayout: Sendable {
     spaces = facts.tablespaces.map { space in
       let live = space.location + "/" + facts.tablespaceVersion
       return Space(
-        oid: space.oid, location: space.location, swap: PathSwap(live: live, workspace: request.workspace(beside: live)))
+        oid: space.oid, location: space.location, swap: PathSwap(live: live, workspace: request.workspace(beside: live))
+      )
     }
   }
 

@@ -25,19 +25,23 @@ enum RowDigest {
   /// To be run before the transaction whose snapshot counts: `SET` takes none.
   static func settle(_ connection: Connection) async throws(StatementFailure) { _ = try await connection.run(settings) }
 
-  static func parts(_ connection: Connection, database: String) async throws(StatementFailure) -> [String: ContentDigest.Part] {
+  static func parts(_ connection: Connection, database: String) async throws(StatementFailure) -> [String: ContentDigest
+    .Part]
+  {
     var result: [String: ContentDigest.Part] = [:]
     for row in try await connection.run(tables).rows where row.count == 3 && row[2] == "r" {
       guard let quoted = row[0], let name = row[1] else { continue }
       // The alias is one no column has; a column of its name would be hashed instead of the row.
-      let sums = try await connection.run(
-        """
-        SELECT count(*), coalesce(sum(hashtextextended(salvor_row_::text, 0)::numeric), 0),
-        coalesce(sum(hashtextextended(salvor_row_::text, 8675309)::numeric), 0) FROM ONLY \(quoted) AS salvor_row_
-        """
-      ).rows.first?.map { $0 ?? "" } ?? []
+      let sums =
+        try await connection.run(
+          """
+          SELECT count(*), coalesce(sum(hashtextextended(salvor_row_::text, 0)::numeric), 0),
+          coalesce(sum(hashtextextended(salvor_row_::text, 8675309)::numeric), 0) FROM ONLY \(quoted) AS salvor_row_
+          """
+        ).rows.first?.map { $0 ?? "" } ?? []
       guard sums.count == 3, let count = Int64(sums[0]) else { continue }
-      result[database + "." + name] = ContentDigest.Part(digest: Digest.of(sums.joined(separator: " ")).hex, count: count)
+      result[database + "." + name] = ContentDigest.Part(
+        digest: Digest.of(sums.joined(separator: " ")).hex, count: count)
     }
     return result
   }

@@ -54,7 +54,8 @@ struct ServerCommand: Sendable {
     let program = executable.split(separator: "/").last.map(String.init) ?? executable
     do {
       let result = try await Subprocess.run(
-        line[0].contains("/") ? .path(FilePath(line[0])) : .name(line[0]), arguments: Arguments(Array(line.dropFirst())),
+        line[0].contains("/") ? .path(FilePath(line[0])) : .name(line[0]),
+        arguments: Arguments(Array(line.dropFirst())),
         // The server's messages are read by people who read English, and some by us.
         environment: .inherit.updating(["LC_ALL": "C.UTF-8", "LC_MESSAGES": "C"]),
         // Ours may be out of the user's reach.

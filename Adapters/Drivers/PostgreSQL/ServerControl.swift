@@ -19,7 +19,9 @@ func serverProcess(_ directory: String) -> pid_t? {
   var there = stat()
   if stat("/proc/\(number)/cwd", &there) == 0, stat(directory, &here) == 0,
     here.st_ino != there.st_ino || here.st_dev != there.st_dev
-  { return nil }
+  {
+    return nil
+  }
   return number
 }
 
@@ -33,7 +35,9 @@ extension PostgreSQLDriver {
         if let serverOptions { arguments += ["-o", serverOptions] }
         let control = try await program("pg_ctl", major: await majorOnDisk(dataDirectory))
         do throws(DriverError) {
-          try await ServerCommand(executable: control, arguments: arguments + ["start"], user: try serverUser(dataDirectory)).run()
+          try await ServerCommand(
+            executable: control, arguments: arguments + ["start"], user: try serverUser(dataDirectory)
+          ).run()
         } catch {
           throw explained(error, log: dataDirectory + "/startup.log")
         }
@@ -74,7 +78,9 @@ extension PostgreSQLDriver {
 
   private func runGiven(_ command: String, _ option: String) async throws(DriverError) {
     if command == "none" {
-      throw .unsupported("the server on \(dataDirectory) must be \(option == "start" ? "started" : "stopped") by hand: '\(option)' is 'none'")
+      throw .unsupported(
+        "the server on \(dataDirectory) must be \(option == "start" ? "started" : "stopped") by hand: '\(option)' is 'none'"
+      )
     }
     let words = splitCommand(command)
     guard let first = words.first else { throw .badOption(store: store, option: option, why: "is empty") }
@@ -99,7 +105,9 @@ extension PostgreSQLDriver {
 
   /// The end of the server's log says why, pg_ctl does not.
   func explained(_ error: DriverError, log: String) -> DriverError {
-    guard case .engineFailed(let what, let said) = error, let bytes = try? Files.read(log, limitBytes: 1 << 24) else { return error }
+    guard case .engineFailed(let what, let said) = error, let bytes = try? Files.read(log, limitBytes: 1 << 24) else {
+      return error
+    }
     return .engineFailed(what, log: lastLines(String(decoding: bytes, as: UTF8.self)) + "; " + said)
   }
 
@@ -125,7 +133,8 @@ extension PostgreSQLDriver {
       let path = "\(directory)/\(name)"
       if access(path, X_OK) == 0 { return path }
     }
-    throw .unsupported("\(name) of PostgreSQL\(major.map { " \($0)" } ?? "") is not installed: install it, or set binDirectory")
+    throw .unsupported(
+      "\(name) of PostgreSQL\(major.map { " \($0)" } ?? "") is not installed: install it, or set binDirectory")
   }
 
   /// Who server processes on `directory` run as; `nil` unless we are root, who must not run them.
@@ -142,7 +151,8 @@ extension PostgreSQLDriver {
       guard let user = SystemUser(userID: owner) else { continue }
       return user
     }
-    throw .badOption(store: store, option: "runAs", why: "is needed: PostgreSQL does not run as root, and nobody owns \(directory)")
+    throw .badOption(
+      store: store, option: "runAs", why: "is needed: PostgreSQL does not run as root, and nobody owns \(directory)")
   }
 
   private func seconds(_ duration: Duration) -> String { String(max(1, duration.components.seconds)) }

@@ -82,7 +82,8 @@ struct TableHold: Sendable {
       switch error.code {
       case StatementFailure.cancelled.code: throw .cancelled
       case "42501":
-        throw .permissionDenied("locking tables: \(error.message)", needs: "UPDATE on every table, or pg_write_all_data")
+        throw .permissionDenied(
+          "locking tables: \(error.message)", needs: "UPDATE on every table, or pg_write_all_data")
       case "53200":
         throw .holdImpossible("the server's lock table is full: raise max_locks_per_transaction and restart it")
       default: throw .holdImpossible(error.message)
@@ -94,7 +95,8 @@ struct TableHold: Sendable {
     let deadline = time.monotonicNanoseconds() + budget.wholeNanoseconds
     func left() -> Int64 { max(1, (deadline - time.monotonicNanoseconds()) / 1_000_000) }
     do throws(StatementFailure) {
-      _ = try await member.locks.run("BEGIN; SET LOCAL lock_timeout = \(left()); SET LOCAL statement_timeout = \(left())")
+      _ = try await member.locks.run(
+        "BEGIN; SET LOCAL lock_timeout = \(left()); SET LOCAL statement_timeout = \(left())")
       var locked: Set<String> = []
       // A table made while we waited is found by the second look, or the third.
       while true {
