@@ -52,10 +52,11 @@ enum PlanText {
 package enum OutcomeText {
   static func show(_ outcome: RestoreOutcome, _ output: OutputOptions) throws {
     try output.show(outcome) { style in lines(outcome, style) }
+    // Found before anything was touched: there was nothing to roll back.
+    if outcome.failure?.code == "RESTORE-102" { throw ExitStatus.refused }
     switch outcome.state {
     case .succeeded: if outcome.missesObjective { throw ExitStatus.objectiveMissed }
     case .rolledBack: throw ExitStatus.validationFailed
-    case .failed where outcome.failure?.code == "RESTORE-102": throw ExitStatus.refused
     default: throw ExitStatus.failed
     }
   }

@@ -117,9 +117,12 @@ struct Bank: Sendable {
     }
   }
 
-  /// Removes all state, as a lost disk would.
+  /// Empties every disk: what is there after a loss, once new disks are in.
   func loseEveryDisk() throws {
-    for name in try Files.names(in: "\(directory)/data") { try Files.removeTree("\(directory)/data/\(name)") }
+    for disk in try Files.names(in: "\(directory)/data") {
+      let path = "\(directory)/data/\(disk)"
+      for name in try Files.names(in: path) { try Files.removeTree("\(path)/\(name)") }
+    }
   }
 }
 
