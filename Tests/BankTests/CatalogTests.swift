@@ -17,7 +17,7 @@ struct DeclaredBank {
 
   init(_ bank: TestBank) throws {
     let factories: [any DriverFactory.Type] = [
-      FilesFactory.self, SQLiteFactory.self, PostgreSQLDriverFactory.self, RedisDriverFactory.self,
+      FilesDriverFactory.self, SQLiteDriverFactory.self, PostgreSQLDriverFactory.self, RedisDriverFactory.self,
     ]
     let text = try bank.run(["catalog", "--directory", bank.root])
     let resolution = Catalog.resolve(

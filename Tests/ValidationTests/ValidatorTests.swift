@@ -105,7 +105,7 @@ struct ValidatorTests {
     let environment = DriverEnvironment(
       time: SystemTime(), randomness: SystemRandomness(), pool: .shared,
       resolve: { _ throws(AnyFailure) in throw AnyFailure(DriverError.unsupported("secrets")) })
-    let driver = try SQLiteFactory.make(
+    let driver = try SQLiteDriverFactory.make(
       StoreConfiguration(name: "a", options: ["path": .string(path)]), in: environment)
     let checks = CheckRunner(
       CheckPorts(
