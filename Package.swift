@@ -135,6 +135,10 @@ let doors: [Target] = [
       .arguments, .logging, .yams,
     ]),
   .executableTarget(name: "salvor", dependencies: ["CLI"], path: "Sources/salvor", swiftSettings: strict),
+  .executableTarget(
+    name: "salvor-torture",
+    dependencies: ["Core", "IO", "Catalog", "DriverKit", "Vault", "Recovery", "Runtime", "Demo", .arguments],
+    path: "Sources/Torture", swiftSettings: strict),
   // Carries one run out for `KillTests`, which kills it at random moments; not a product.
   .executableTarget(
     name: "salvor-torture-flow", dependencies: ["Core", "IO", "StateKit", "Workflow", "JournalSQLite"],

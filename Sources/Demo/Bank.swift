@@ -4,20 +4,24 @@ import IO
 import Subprocess
 
 /// The small bank of the demo: real services, run by the program `salvor-bank`, below one directory.
-struct Bank: Sendable {
+package struct Bank: Sendable {
   /// The program.
-  let program: String
+  package let program: String
   /// Holds everything of the bank's.
-  let directory: String
-  let engines: Bool
-  let basePort: Int
+  package let directory: String
+  package let engines: Bool
+  package let basePort: Int
 
-  static let services = ["ledger", "accounts", "sessions", "statements", "gateway"]
+  package init(program: String, directory: String, engines: Bool, basePort: Int) {
+    (self.program, self.directory, self.engines, self.basePort) = (program, directory, engines, basePort)
+  }
+
+  package static let services = ["ledger", "accounts", "sessions", "statements", "gateway"]
 
   var gateway: String { "http://127.0.0.1:\(basePort + 4)" }
 
   /// Lays the bank out, opens its accounts, and starts its database servers if it has any.
-  func create() async throws {
+  package func create() async throws {
     if engines {
       try await run([
         "engines", "up", "--directory", directory, "--postgresql-port", "\(basePort + 5)", "--redis-port",
@@ -32,12 +36,12 @@ struct Bank: Sendable {
   }
 
   /// The bank's catalog, as YAML.
-  func catalog() async throws -> String { try await run(["catalog", "--directory", directory]) }
+  package func catalog() async throws -> String { try await run(["catalog", "--directory", directory]) }
 
   /// Drives transfers for as long as `body` runs.
   ///
   /// - Returns: What `body` returned, and the load's own summary: one JSON object.
-  func underLoad<T: Sendable>(
+  package func underLoad<T: Sendable>(
     rate: Double, seed: UInt64, record: String, _ body: @Sendable () async throws -> T
   ) async throws -> (T, JSONValue) {
     let result = try await Subprocess.run(
@@ -61,7 +65,7 @@ struct Bank: Sendable {
   }
 
   /// Makes `count` transfers and returns how many were acknowledged.
-  func transfers(_ count: Int, seed: UInt64, record: String) async throws -> Int {
+  package func transfers(_ count: Int, seed: UInt64, record: String) async throws -> Int {
     let text = try await run([
       "load", "--gateway", gateway, "--rate", "\(count)", "--seconds", "1", "--seed", "\(seed)", "--record", record,
     ])
@@ -85,7 +89,7 @@ struct Bank: Sendable {
   /// Kills every process that lives in the bank's directory, without warning, and returns when they are gone.
   ///
   /// - Parameter sparing: Command-line words of processes to leave alone.
-  func killEverything(sparing: String? = nil, time: any Timekeeper) async throws -> Int {
+  package func killEverything(sparing: String? = nil, time: any Timekeeper) async throws -> Int {
     var killed: Set<Int32> = []
     for _ in 0..<200 {
       let alive = processes(sparing: sparing)
@@ -118,7 +122,7 @@ struct Bank: Sendable {
   }
 
   /// Empties every disk: what is there after a loss, once new disks are in.
-  func loseEveryDisk() throws {
+  package func loseEveryDisk() throws {
     for disk in try Files.names(in: "\(directory)/data") {
       let path = "\(directory)/data/\(disk)"
       for name in try Files.names(in: path) { try Files.removeTree("\(path)/\(name)") }
@@ -126,13 +130,13 @@ struct Bank: Sendable {
   }
 }
 
-enum DemoError: Failure {
+package enum DemoError: Failure {
   case bank(String, String, String)
   case stillAlive(Int)
   case noProgram(String)
   case story(String)
 
-  var report: Report {
+  package var report: Report {
     switch self {
     case .bank(let what, let status, let log):
       Report("DEMO-101", "salvor-bank \(what): \(status)\(log.isEmpty ? "" : ": \(log)")", retry: .never)
