@@ -190,6 +190,9 @@ let testTargets: [Target] = [
   tests(
     "SystemTests",
     ["Core", "IO", "Catalog", "Vault", "StateKit", "Recovery", "Governance", "Runtime", "CLI", "Demo", "TestSupport"]),
+  tests(
+    "CLITests",
+    ["Core", "IO", "CLI", "DriverPostgreSQL", "DriverRedis", "TestSupport", .arguments, "salvor"]),
   tests("ArchitectureTests", ["Core", "IO", "DriverKit", "Runtime", "TestSupport"]),
 ]
 
