@@ -18,7 +18,7 @@ struct PlanScope {
     for name in input.services.sorted() where catalog.service(name) == nil {
       refusals.append(
         PlanNote(
-          "PLAN-101", "there is no service '\(name)' in the catalog", remedy: "`salvor catalog show` lists the services"))
+          "PLAN-101", "there is no service '\(name)' in the catalog", remedy: "`salvor graph` lists the services"))
     }
     services = catalog.services.filter { input.services.isEmpty || input.services.contains($0.name) }
     let planned = Set(services.map(\.name))
