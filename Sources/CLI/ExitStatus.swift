@@ -47,10 +47,12 @@ package struct CommandFailure: Failure {
     report = failure.report
     status =
       switch true {
-      case failure.isCancellation || report.code == "CORE-001": .interrupted
+      case failure.isCancellation || ["CORE-001", "VAULT-302", "STORE-110"].contains(report.code): .interrupted
       case report.code.hasPrefix("CATALOG-") || report.code.hasPrefix("USAGE-"): .usage
       case report.code.hasPrefix("PLAN-"), report.code == "RESTORE-101", report.code == "RESTORE-102", report.code == "POINT-204":
         .refused
+      // A repository that is there, a key in use, a target that holds something.
+      case ["VAULT-103", "VAULT-106", "TREE-302"].contains(report.code): .refused
       case report.code.hasPrefix("RESTORE-2"), report.code.hasPrefix("EVIDENCE-"): .validationFailed
       case report.code.hasPrefix("OBJECTIVE-"): .objectiveMissed
       default: .failed
