@@ -193,6 +193,8 @@ let testTargets: [Target] = [
   tests(
     "CLITests",
     ["Core", "IO", "CLI", "DriverPostgreSQL", "DriverRedis", "TestSupport", .arguments, "salvor"]),
+  // Runs the built program, as the pages do.
+  tests("DocsTests", ["Core", "IO", "Catalog", "TestSupport", "salvor"]),
   tests("ArchitectureTests", ["Core", "IO", "DriverKit", "Runtime", "TestSupport"]),
 ]
 

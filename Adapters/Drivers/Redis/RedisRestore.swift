@@ -70,7 +70,7 @@ extension RedisDriver {
       add(
         .system(
           .init(
-            Report("DRIVER-601", "\(directory) has \(free) bytes free; restoring beside needs about \(needed)")
+            Report("DRIVER-602", "\(directory) has \(free) bytes free; restoring beside needs about \(needed)")
               .remedy("make room on that file system, then run the command again"))))
     }
     if await environment.pool.run({ access(parent, W_OK) }) != 0 {
