@@ -190,6 +190,8 @@ let testTargets: [Target] = [
   tests(
     "SystemTests",
     ["Core", "IO", "Catalog", "Vault", "StateKit", "Recovery", "Governance", "Runtime", "CLI", "Demo", "TestSupport"]),
+  tests("VaultCLITests", ["Core", "IO", "Vault", "ObjectStoreLocal", "TestSupport", "salvor"]),
+  tests("ExitDoorTests", ["Core", "IO", "TestSupport", "salvor"]),
   tests("ArchitectureTests", ["Core", "IO", "DriverKit", "Runtime", "TestSupport"]),
 ]
 
