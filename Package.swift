@@ -195,6 +195,8 @@ let testTargets: [Target] = [
     ["Core", "IO", "CLI", "DriverPostgreSQL", "DriverRedis", "TestSupport", .arguments, "salvor"]),
   // Runs the built program, as the pages do.
   tests("DocsTests", ["Core", "IO", "Catalog", "TestSupport", "salvor"]),
+  tests("VaultCLITests", ["Core", "IO", "Vault", "ObjectStoreLocal", "TestSupport", "salvor"]),
+  tests("ExitDoorTests", ["Core", "IO", "TestSupport", "salvor"]),
   tests("ArchitectureTests", ["Core", "IO", "DriverKit", "Runtime", "TestSupport"]),
 ]
 
