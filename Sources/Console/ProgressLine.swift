@@ -48,6 +48,7 @@ package final class ProgressLine: Sendable {
 
   /// Prints a line that stays, above the one that changes.
   package func note(_ line: String) {
+    guard !isQuiet else { return }
     state.withLock { state in
       if state.isDrawn { write("\r\u{1B}[K") }
       state.isDrawn = false

@@ -16,11 +16,10 @@ package struct Style: Sendable {
 
   /// Asks the descriptor, and respects `NO_COLOR` (no-color.org) and `TERM=dumb`.
   package static func detect(_ descriptor: Int32, environment: [String: String]) -> Style {
-    guard isatty(descriptor) == 1 else { return .plain }
+    guard isatty(descriptor) == 1, environment["TERM"] != "dumb" else { return .plain }
     var size = winsize()
     let columns = ioctl(descriptor, UInt(TIOCGWINSZ), &size) == 0 && size.ws_col > 0 ? Int(size.ws_col) : 80
-    let refused = !(environment["NO_COLOR"] ?? "").isEmpty || environment["TERM"] == "dumb"
-    return Style(usesColor: !refused, width: columns)
+    return Style(usesColor: (environment["NO_COLOR"] ?? "").isEmpty, width: columns)
   }
 
   package enum Tone: Sendable {

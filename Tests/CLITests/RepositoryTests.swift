@@ -39,7 +39,7 @@ struct WrongRepositoryTests {
     let disk = try await Disk(site.vault, kibibytes: (Int(size) ?? 0) + 600, keeping: true)
     defer { disk.unmount() }
     try site.write("\(site.statements)/noise", Hex.encode(SystemRandomness().bytes(2 << 20)))
-    try await site.refuses("backup", status: 1, code: "POINT-103", saying: ["room", "no point was recorded"])
+    try await site.refuses("backup", status: 1, code: "STORE-105", saying: ["room", "no point was recorded"])
     #expect(try await site.salvor("points", "-o", "json", is: 0).json?.array?.count == 1)
     try await site.salvor("verify", "--all", is: 0)
     try Files.removeTree("\(site.statements)/noise")
