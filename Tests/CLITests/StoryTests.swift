@@ -151,6 +151,7 @@ struct StoryTests {
     for path in [site.state, site.work] { try Files.removeTree(path) }
     try Files.removeTree(site.live)
     try Files.createDirectory(site.work)
+    try Files.createDirectory(site.live)
     try await site.refuses(
       "init", "--from", "local:/nowhere", "--password-file", site.home.file("note"), status: 1, code: "VAULT-102")
     try await site.refuses(
@@ -162,6 +163,10 @@ struct StoryTests {
     try await site.refuses(
       "init", "--from", site.home.file("usb"), "--password-file", site.home.file("note"), status: 6, code: "USAGE-301")
     try await site.salvor("validate", is: 0)
+    // Where a store's directory is to be is not guessed: a disk may not be mounted yet.
+    let early = try await site.salvor("restore", "--yes", is: 6)
+    #expect(early.out.contains("there is no directory \(site.live)/ledger"), "\(early)")
+    try Files.createDirectory("\(site.live)/ledger")
     try await site.salvor("restore", "--yes", is: 0)
     #expect(try await site.entries() == Site.captured)
     #expect(try Files.read("\(site.statements)/e3.txt") == Array("e3\n".utf8))
