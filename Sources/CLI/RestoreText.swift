@@ -14,7 +14,7 @@ enum PlanText {
     }
     lines.append(
       "point \(style.paint(plan.pointID, .strong)) of \(plan.pointTime.format(fractionDigits: 3)), "
-        + "\(plan.services.count) services, \(plan.stores.count) stores")
+        + "\(plan.services.count.of("service")), \(plan.stores.count.of("store"))")
     lines += plan.refusals.map { style.paint("refused \($0.description.harmless)", .bad) }
     lines += plan.warnings.map { style.paint("warning \($0.description.harmless)", .warning) }
     guard !plan.steps.isEmpty else { return lines }
@@ -32,7 +32,7 @@ enum PlanText {
       "critical path (*): "
         + (unknown == plan.criticalPath.steps.count
           ? "no history yet"
-          : Duration.seconds(plan.criticalPath.seconds).brief + (unknown > 0 ? ", and \(unknown) steps with no history yet" : "")))
+          : Duration.seconds(plan.criticalPath.seconds).brief + (unknown > 0 ? ", and \(unknown.of("step")) with no history yet" : "")))
     var services = Table([.init("service"), .init("predicted", .right), .init("rto", .right), .init("verdict")])
     for prediction in plan.predictions {
       let tone: Style.Tone =

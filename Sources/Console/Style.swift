@@ -58,6 +58,25 @@ extension String {
     return width
   }
 
+  /// At most `width` columns of this; what is cut off leaves a `…`, and colours end with it.
+  package func cut(to width: Int) -> String {
+    guard displayWidth > width, width > 0 else { return self }
+    var text = ""
+    var shown = 0
+    var inEscape = false
+    for character in self {
+      if inEscape || character == "\u{1B}" {
+        inEscape = character != "m"
+      } else if shown == width - 1 {
+        break
+      } else {
+        shown += 1
+      }
+      text.append(character)
+    }
+    return text + "…" + (text.contains("\u{1B}") ? "\u{1B}[0m" : "")
+  }
+
   /// What an outside name may show: control characters become `?`, so that no repository can write to the terminal.
   package var harmless: String {
     String(

@@ -66,9 +66,9 @@ struct ServerTests {
     try Files.replace(site.home.file("redis-server"), with: Array("#!/bin/sh\nexec redis-server \"$@\"\n".utf8), mode: 0o755)
     try await site.salvor("backup", "sessions-db", "-q", is: 0)
     try Files.replace(
-      site.home.file("redis-server"), with: Array("#!/bin/sh\necho 'Redis server v=7.0.0 sha=0'\n".utf8), mode: 0o755)
+      site.home.file("redis-server"), with: Array("#!/bin/sh\necho 'Redis server v=6.2.14 sha=0'\n".utf8), mode: 0o755)
     let ran = try await site.salvor("restore", "sessions", "--yes", "-q", is: 6)
-    #expect(ran.out.contains("DRIVER-403") && ran.out.contains("7.0.0"), "\(ran)")
+    #expect(ran.out.contains("DRIVER-403") && ran.out.contains("6.2.14"), "\(ran)")
     #expect(server.pid != nil, "it still serves")
   }
 

@@ -1,5 +1,6 @@
 import ArgumentParser
 import CLI
+import Console
 import Core
 import IO
 import TestSupport
@@ -131,5 +132,20 @@ struct TextTests {
       let child = "\(path)/\(name.lossyText)"
       return Files.isDirectory(child) ? try files(below: child) : [child]
     }
+  }
+}
+
+@Suite("Text on a terminal")
+struct TerminalTextTests {
+  @Test func `what is too wide is cut, colours ended, and nothing else touched`() {
+    let style = Style(usesColor: true, width: 20)
+    let long = style.paint(String(repeating: "x", count: 30), .bad)
+    #expect(long.cut(to: 30) == long)
+    #expect(long.cut(to: 10) == "\u{1B}[31;1m" + String(repeating: "x", count: 9) + "…\u{1B}[0m")
+    #expect(long.cut(to: 10).displayWidth == 10)
+    var table = Table("a", "b")
+    table.add("one", long)
+    for line in table.lines(style) { #expect(line.displayWidth <= 20, "\(line)") }
+    #expect(table.lines(.plain)[1].displayWidth == 35, "a file gets all of it")
   }
 }
