@@ -88,7 +88,8 @@ package struct Restore: Sendable {
       guard prepared.plan.isRunnable else { throw PlanError.refused(prepared.plan.refusals) }
       let spec = try prepared.plan.run(prepared.input, at: prepared.input.requestedAt)
       try await OtherRuns(journal: journal).requireFinished(touching: prepared.plan.stores, but: spec.id)
-      let record = try await engine(for: prepared.input, observer: observer).start(spec)
+      let engine = engine(for: prepared.input, observer: observer)
+      let record = try await system.holdingRepositories(of: prepared.plan.stores) { try await engine.start(spec) }
       return try await finish(record, prepared.input)
     } catch {
       throw AnyFailure(error)

@@ -46,11 +46,12 @@ package struct Runs: Sendable {
 
   private func carryOut(
     _ record: RunRecord, observer: @escaping RunObserver,
-    _ body: (RunEngine) async throws -> RunRecord
+    _ body: @escaping @Sendable (RunEngine) async throws -> RunRecord
   ) async throws(AnyFailure) -> RestoreOutcome {
     do {
       let (restore, input) = try restore(of: record)
-      let settled = try await body(restore.engine(for: input, observer: observer))
+      let engine = restore.engine(for: input, observer: observer)
+      let settled = try await restore.system.holdingRepositories(of: input.plan.stores) { try await body(engine) }
       return try await restore.finish(settled, input)
     } catch {
       throw AnyFailure(error)

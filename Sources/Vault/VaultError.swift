@@ -108,7 +108,7 @@ extension VaultError {
         .remedy("bring the file back from a second copy; other snapshots are not affected")
     case .lockDamaged(let id, let reason):
       Report("VAULT-129", "lock \(id) cannot be read: \(reason)")
-        .remedy("if no other program works on the repository, run `salvor vault unlock --all`")
+        .remedy("if no other program works on the repository, run `salvor vault unlock --remove-all`")
     case .treeDamaged(let id, let reason):
       Report("VAULT-130", "tree \(id) is damaged: \(reason)", retry: .never)
         .remedy("its pack is intact, so it was written wrong; restore from another snapshot and report this")

@@ -192,6 +192,7 @@ struct LiveStateTests {
     let ran = await restore.wait()
     #expect(ran.status == 130, "\(ran)")
     #expect(ran.err.contains("RUN-101") && ran.err.contains("salvor run resume"), "\(ran)")
+    #expect(try Files.names(in: site.vault + "/locks").isEmpty)
     // Nobody else may begin on the same stores.
     try await site.refuses("restore", "--yes", "-q", status: 6, code: "RUN-205", saying: ["salvor run resume"])
     let listed = try await site.salvor("runs", "-o", "json", is: 0)
