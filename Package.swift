@@ -190,8 +190,13 @@ let testTargets: [Target] = [
   tests(
     "SystemTests",
     ["Core", "IO", "Catalog", "Vault", "StateKit", "Recovery", "Governance", "Runtime", "CLI", "Demo", "TestSupport"]),
+  tests(
+    "CLITests",
+    ["Core", "IO", "CLI", "DriverPostgreSQL", "DriverRedis", "TestSupport", .arguments, "salvor"]),
   // Runs the built program, as the pages do.
   tests("DocsTests", ["Core", "IO", "Catalog", "TestSupport", "salvor"]),
+  tests("VaultCLITests", ["Core", "IO", "Vault", "ObjectStoreLocal", "TestSupport", "salvor"]),
+  tests("ExitDoorTests", ["Core", "IO", "TestSupport", "salvor"]),
   tests("ArchitectureTests", ["Core", "IO", "DriverKit", "Runtime", "TestSupport"]),
 ]
 

@@ -52,13 +52,8 @@ enum PlanText {
 package enum OutcomeText {
   static func show(_ outcome: RestoreOutcome, _ output: OutputOptions) throws {
     try output.show(outcome) { style in lines(outcome, style) }
-    // Found before anything was touched: there was nothing to roll back.
-    if outcome.failure?.code == "RESTORE-102" { throw ExitStatus.refused }
-    switch outcome.state {
-    case .succeeded: if outcome.missesObjective { throw ExitStatus.objectiveMissed }
-    case .rolledBack: throw ExitStatus.validationFailed
-    default: throw ExitStatus.failed
-    }
+    let status = ExitStatus(outcome)
+    if status != .done { throw status }
   }
 
   package static func lines(_ outcome: RestoreOutcome, _ style: Style) -> [String] {

@@ -36,6 +36,7 @@ package enum RunError: Failure {
     case .journal(_, let error): error.report
     case .notPossible(let run, let state, let wanted):
       Report("RUN-102", "run \(run) is \(state.rawValue): it can't be \(wanted)", retry: .never)
+        .state("nothing was changed").remedy("`salvor run show \(run)` tells what became of it")
     }
   }
 }

@@ -1,8 +1,9 @@
-import Catalog
 import Foundation
 import IO
 import Testing
 import TestSupport
+
+@testable import Catalog
 
 @Suite("Pages")
 struct PageTests {
@@ -39,7 +40,7 @@ struct PageTests {
   @Test(.timeLimit(.minutes(2))) func `getting started works as it is written`() throws {
     let blocks = try Pages.blocks(of: "docs/getting-started.md", marked: "getting-started")
     try #require(blocks.count > 5)
-    let program = try FileManager.default.destinationOfSymbolicLink(atPath: "/proc/self/exe")
+    let program = try #require(try? FileManager.default.destinationOfSymbolicLink(atPath: "/proc/self/exe"))
     let directory = try TemporaryDirectory("getting-started")
     let numbered = blocks.enumerated().map { ": block \($0 + 1)\necho '== block \($0 + 1)'\n\($1)\n" }
     let script = directory.file("walk.sh")

@@ -16,7 +16,7 @@ extension VaultCommand {
 
         EXAMPLES
           salvor vault backup /etc /home
-          salvor vault backup ~ --exclude '*.o' --exclude-file ~/.backup-excludes --tag laptop
+          salvor vault backup ~ --exclude '*.o' --exclude-file ~/.excludes
           salvor vault backup /srv -x --dry-run
         """)
 

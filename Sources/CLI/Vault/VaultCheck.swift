@@ -93,7 +93,7 @@ extension VaultCommand {
 
         EXAMPLES
           salvor vault unlock
-          salvor vault unlock --remove-all      only when nobody else works on the repository
+          salvor vault unlock --remove-all      only when nobody else works on it
         """)
 
     @Flag(help: "Remove every lock, held or not.") var removeAll = false

@@ -15,7 +15,7 @@ extension VaultCommand {
 
         EXAMPLES
           salvor vault restore latest --target /tmp/out
-          salvor vault restore latest --tag nightly --host db1 -t /tmp/out --include /etc --verify
+          salvor vault restore latest --host db1 -t /tmp/out -i /etc --verify
           salvor vault restore 40dc1520 -t /tmp/out --exclude '*.log' --dry-run
         """)
 
