@@ -100,7 +100,7 @@ package struct Restore: Sendable {
     let environment = LiveRestore(
       system: system, point: input.point, invariantNames: Set(input.plan.invariants))
     let host = system.host
-    var options = RunEngine.Options(holder: Holder.thisProcess(host))
+    var options = RunEngine.Options(holder: Holder(ProcessIdentity.current.description))
     options.limits = ["copy": 4]
     options.parallelism = 8
     let precheck = input.plan.steps.first { $0.action == .precheck }.flatMap { StepID($0.id) } ?? "precheck"
@@ -126,7 +126,9 @@ package struct Restore: Sendable {
       guard let service = system.catalog.service(name) else { return nil }
       let steps = record.spec.steps.filter { $0.service == name && $0.store == nil }
       let ends = steps.compactMap { record.steps[$0.id]?.measurement?.finishedAt }
-      let isBack = record.state == .succeeded && ends.count == steps.count
+      // Nobody asked whether it works, so nobody can say that it does.
+      let isAsked = !service.ready.isEmpty || !service.validators.isEmpty
+      let isBack = record.state == .succeeded && ends.count == steps.count && isAsked
       let phases = record.spec.steps.filter { step in
         step.service == name || step.store.map { service.stores.contains($0) } ?? false
       }.compactMap { step -> PhaseMeasurement? in
@@ -140,10 +142,6 @@ package struct Restore: Sendable {
         rtoObjectiveSeconds: service.objectives.rto?.seconds, phases: phases)
     }
   }
-}
-
-extension Holder {
-  static func thisProcess(_ host: Machine) -> Holder { Holder("\(host.name):\(ProcessID.current)") }
 }
 
 /// What a restore came to.
