@@ -192,7 +192,7 @@ let testTargets: [Target] = [
     ["Core", "IO", "Catalog", "Vault", "StateKit", "Recovery", "Governance", "Runtime", "CLI", "Demo", "TestSupport"]),
   tests(
     "CLITests",
-    ["Core", "IO", "CLI", "DriverPostgreSQL", "DriverRedis", "TestSupport", .arguments, "salvor"]),
+    ["Core", "IO", "Console", "CLI", "TestSupport", .arguments, "salvor"]),
   // Runs the built program, as the pages do.
   tests("DocsTests", ["Core", "IO", "Catalog", "TestSupport", "salvor"]),
   tests("VaultCLITests", ["Core", "IO", "Vault", "ObjectStoreLocal", "TestSupport", "salvor"]),

@@ -104,11 +104,11 @@ struct PlanScope {
   }
 
   private mutating func checkServices() {
-    let unstoppable = services.filter { !$0.stores.isEmpty && $0.stop == nil }.map(\.name)
+    let unstoppable = services.filter { !$0.stores.isEmpty && $0.stop == nil && $0.start == nil }.map(\.name)
     if !unstoppable.isEmpty {
       warnings.append(
         PlanNote(
-          "PLAN-206", "no 'stop' command: \(quoted(unstoppable))",
+          "PLAN-206", "nothing is known of how to stop \(quoted(unstoppable))",
           remedy: "make sure that nothing writes to their stores during the restore"))
     }
   }

@@ -79,8 +79,7 @@ package struct PointCatalog: Sendable {
     return try await vaulted {
       var files: [TreePath: [UInt8]] = [:]
       for entry in try await tree.entries(below: "catalog") where entry.metadata.kind == .regular {
-        let relative = TreePath(Array(entry.path.components.dropFirst()))
-        files[relative] = try await tree.contents(of: entry.path, limitBytes: 64 << 20)
+        files[entry.path] = try await tree.contents(of: TreePath("catalog").appending(entry.path), limitBytes: 64 << 20)
       }
       return files
     }

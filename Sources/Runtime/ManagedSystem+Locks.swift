@@ -4,7 +4,7 @@ import Vault
 extension ManagedSystem {
   /// Runs `body` while nobody can prune what it reads: under the shared lock of each store's repository.
   ///
-  /// A repository that can't be written to (a read-only copy, a bucket for reading only) is read without a lock, and the
+  /// A repository that can't be written to (a read-only copy, a full disk) is read without a lock, and the
   /// log says so: at three in the morning that copy may be all there is.
   func holdingRepositories<T: Sendable>(
     of stores: [StoreName], _ body: @escaping @Sendable () async throws -> T
@@ -24,7 +24,7 @@ extension ManagedSystem {
     } catch VaultError.store(let error) {
       // From taking the lock: a run's own failures are the engine's, never the store's.
       switch error {
-      case .readOnly, .permission: host.log("\(first.store.location) can't be written to: reading it without a lock")
+      case .readOnly, .permission, .full: host.log("\(first.store.location) can't be written to: reading it without a lock")
       default: throw VaultError.store(error)
       }
     }

@@ -81,11 +81,13 @@ package struct Restore: Sendable {
 
   /// Carries a plan out.
   ///
-  /// - Throws: ``PlanError`` if the plan refuses; ``RunError`` if it was interrupted and can be resumed.
+  /// - Throws: ``PlanError`` if the plan refuses; ``RunsError/unfinished(_:stores:)`` if another restore is about the same
+  ///   stores; ``RunError`` if it was interrupted and can be resumed.
   package func run(_ prepared: Prepared, observer: @escaping RunObserver) async throws(AnyFailure) -> RestoreOutcome {
     do {
       guard prepared.plan.isRunnable else { throw PlanError.refused(prepared.plan.refusals) }
       let spec = try prepared.plan.run(prepared.input, at: prepared.input.requestedAt)
+      try await OtherRuns(journal: journal).requireFinished(touching: prepared.plan.stores, but: spec.id)
       let engine = engine(for: prepared.input, observer: observer)
       let record = try await system.holdingRepositories(of: prepared.plan.stores) { try await engine.start(spec) }
       return try await finish(record, prepared.input)

@@ -38,7 +38,10 @@ package struct Runs: Sendable {
 
   /// Swaps the kept state back and starts what ran before.
   package func rollback(_ record: RunRecord, observer: @escaping RunObserver) async throws(AnyFailure) -> RestoreOutcome {
-    try await carryOut(record, observer: observer) { engine in try await engine.rollback(record.spec.id) }
+    try await carryOut(record, observer: observer) { engine in
+      if record.state != .rolledBack { try await OtherRuns(journal: journal).requireNewest(record) }
+      return try await engine.rollback(record.spec.id)
+    }
   }
 
   private func carryOut(
@@ -96,6 +99,10 @@ package enum RunsError: Failure {
   case ambiguous(String, [String])
   case notARestore(RunID)
   case otherCatalog(RunID)
+  /// It is under way, or was interrupted, and is about the same stores.
+  case unfinished(RunID, stores: [StoreName])
+  /// It has replaced what the other would put back.
+  case newer(RunID, than: RunID, stores: [StoreName])
 
   package var report: Report {
     switch self {
@@ -106,6 +113,14 @@ package enum RunsError: Failure {
     case .otherCatalog(let run):
       Report("RUN-204", "the catalog kept with run \(run) does not resolve to what it was", retry: .never)
         .state("nothing was changed").remedy("resume it with the version of salvor that began it")
+    case .unfinished(let run, let stores):
+      Report("RUN-205", "run \(run) is about \(stores.map(\.text).joined(separator: ", ")) too, and has not ended")
+        .state("nothing was changed")
+        .remedy("wait for it if it is under way; else `salvor run resume \(run)`, or `salvor run rollback \(run)`")
+    case .newer(let run, let older, let stores):
+      Report("RUN-206", "run \(run) has replaced \(stores.map(\.text).joined(separator: ", ")) since \(older)")
+        .state("nothing was changed")
+        .remedy("first `salvor run rollback \(run)`, or `salvor run release \(run)` if its state is to stay")
     }
   }
 }

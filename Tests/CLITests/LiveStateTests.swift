@@ -126,6 +126,50 @@ struct LiveStateTests {
   }
 
   @Test(.timeLimit(.minutes(2)))
+  func `two restores come off in the opposite order only`() async throws {
+    let site = try await Site()
+    try await site.salvor("backup", is: 0)
+    try await site.damage()
+    let damaged = try await site.fingerprint()
+    let first = try await site.salvor("restore", "--yes", "-q", "-o", "json", is: 0)
+    let id = try #require(first.json?["run"]?.string)
+    let second = try await site.salvor("restore", "--yes", "-q", "-o", "json", is: 0)
+    let newer = try #require(second.json?["run"]?.string)
+    try await site.refuses("run", "rollback", id, "--yes", "-q", status: 6, code: "RUN-206", saying: [newer])
+    try await site.salvor("run", "rollback", newer, "--yes", "-q", is: 0)
+    try await site.salvor("run", "rollback", id, "--yes", "-q", is: 0)
+    #expect(try await site.fingerprint() == damaged)
+  }
+
+  @Test(.timeLimit(.minutes(2)))
+  func `a backup that is interrupted leaves no point, no lock and no waiting writer`() async throws {
+    let site = try await Site { _ in
+      var options = Site.Options()
+      options.holdBudget = "60s"
+      return options
+    }
+    let writer = try Program(
+      ["sqlite3", site.ledger, "-cmd", "BEGIN IMMEDIATE;", "-cmd", ".shell sleep 60"], in: site.work,
+      environment: ["PATH": "/usr/bin:/bin"])
+    let clock = SystemTime()
+    for _ in 0..<200 where try await site.canWrite() { try await clock.sleep(for: .milliseconds(20)) }
+    let backup = try site.start(["backup"])
+    for _ in 0..<500 where try Files.names(in: site.vault + "/locks").isEmpty {
+      try await clock.sleep(for: .milliseconds(20))
+    }
+    try await clock.sleep(for: .milliseconds(300))
+    backup.signal(SIGTERM)
+    let ran = await backup.wait()
+    #expect(ran.status == 130, "\(ran)")
+    #expect(ran.out == "")
+    writer.signal(SIGKILL)
+    #expect(try Files.names(in: site.vault + "/locks").isEmpty)
+    #expect(try Files.names(in: site.state + "/scratch").isEmpty)
+    #expect(try await site.salvor("points", "-o", "json", is: 0).json?.array?.isEmpty == true)
+    try await site.salvor("backup", is: 0)
+  }
+
+  @Test(.timeLimit(.minutes(2)))
   func `interrupted in the middle, resumed to the end`() async throws {
     let site = try await Site { home in
       var options = Site.Options()
@@ -148,6 +192,9 @@ struct LiveStateTests {
     let ran = await restore.wait()
     #expect(ran.status == 130, "\(ran)")
     #expect(ran.err.contains("RUN-101") && ran.err.contains("salvor run resume"), "\(ran)")
+    #expect(try Files.names(in: site.vault + "/locks").isEmpty)
+    // Nobody else may begin on the same stores.
+    try await site.refuses("restore", "--yes", "-q", status: 6, code: "RUN-205", saying: ["salvor run resume"])
     let listed = try await site.salvor("runs", "-o", "json", is: 0)
     #expect(listed.json?.array?.count == 1, "\(listed)")
     try site.write(site.home.file("go"), "")

@@ -39,10 +39,16 @@ struct WrongRepositoryTests {
     let disk = try await Disk(site.vault, kibibytes: (Int(size) ?? 0) + 600, keeping: true)
     defer { disk.unmount() }
     try site.write("\(site.statements)/noise", Hex.encode(SystemRandomness().bytes(2 << 20)))
-    try await site.refuses("backup", status: 1, code: "POINT-103", saying: ["room", "no point was recorded"])
+    try await site.refuses("backup", status: 1, code: "STORE-105", saying: ["room", "no point was recorded"])
     #expect(try await site.salvor("points", "-o", "json", is: 0).json?.array?.count == 1)
     try await site.salvor("verify", "--all", is: 0)
     try Files.removeTree("\(site.statements)/noise")
+    // To the last byte: what is there can still be brought back.
+    try await site.run("sh", "-c", "cat /dev/zero > \(site.vault)/fill 2>/dev/null; true")
+    try await site.damage()
+    let restored = try await site.salvor("restore", "--yes", "-q", is: 0)
+    #expect(restored.err.contains("without a lock"), "\(restored)")
+    try Files.removeTree(site.vault + "/fill")
     try await site.salvor("backup", is: 0)
     #expect(try await site.salvor("points", "-o", "json", is: 0).json?.array?.count == 2)
   }

@@ -53,6 +53,25 @@ struct ServerTests {
       "backup", "sessions-db", status: 1, code: "POINT-103", saying: ["sessions-db", "DRIVER-201", String(server.port)])
   }
 
+  @Test(.timeLimit(.minutes(2)))
+  func `an engine older than the captured one is refused before anything is touched`() async throws {
+    let server = try RedisServer()
+    let site = try await Site { home in
+      var options = Site.Options()
+      options.documents = Self.service(
+        "sessions", "sessions-db", "redis: {port: \(server.port), binary: \"\(home)/redis-server\"}")
+      return options
+    }
+    // The real one, until it says that it is another.
+    try Files.replace(site.home.file("redis-server"), with: Array("#!/bin/sh\nexec redis-server \"$@\"\n".utf8), mode: 0o755)
+    try await site.salvor("backup", "sessions-db", "-q", is: 0)
+    try Files.replace(
+      site.home.file("redis-server"), with: Array("#!/bin/sh\necho 'Redis server v=6.2.14 sha=0'\n".utf8), mode: 0o755)
+    let ran = try await site.salvor("restore", "sessions", "--yes", "-q", is: 6)
+    #expect(ran.out.contains("DRIVER-403") && ran.out.contains("6.2.14"), "\(ran)")
+    #expect(server.pid != nil, "it still serves")
+  }
+
   private static func service(_ name: String, _ store: String, _ driver: String) -> String {
     """
     ---

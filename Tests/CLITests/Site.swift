@@ -190,13 +190,14 @@ final class Site: @unchecked Sendable {
 
   static let captured = ["e1|100", "e2|200", "e3|300"]
 
-  /// Every name, mode and byte of the live data; what a restore keeps beside it aside.
+  /// Every name, mode and byte of the live data; what a restore keeps beside it aside, and what SQLite's readers leave
+  /// behind: an index of the log, and a log with nothing in it.
   func fingerprint() async throws -> String {
     try await run(
       "sh", "-c",
       """
-      cd live && find . -name '.salvor-*' -prune -o -printf '%P %y %m\\n' | sort
-      find . -name '.salvor-*' -prune -o -type f -print | sort | xargs -r sha256sum
+      cd live && find . \\( -name '.salvor-*' -o -name '*-shm' -o -name '*-wal' -empty \\) -prune -o -printf '%P %y %m\\n' | sort
+      find . \\( -name '.salvor-*' -o -name '*-shm' -o -name '*-wal' -empty \\) -prune -o -type f -print | sort | xargs -r sha256sum
       """)
   }
 

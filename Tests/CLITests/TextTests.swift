@@ -1,5 +1,6 @@
 import ArgumentParser
 import CLI
+import Console
 import Core
 import IO
 import TestSupport
@@ -49,7 +50,7 @@ struct TextTests {
   }
 
   @Test func `every command that does something shows an example`() {
-    for (path, type) in Self.commands() where type.configuration.subcommands.isEmpty && path != ["vault"] {
+    for (path, type) in Self.commands() where type.configuration.subcommands.isEmpty {
       #expect(type.configuration.discussion.contains("EXAMPLE"), "salvor \(path.joined(separator: " "))")
       #expect(!type.configuration.abstract.isEmpty)
     }
@@ -64,7 +65,7 @@ struct TextTests {
 
   @Test func `every command is on the reference page`() throws {
     let page = try Self.text("\(Self.root)/docs/reference/cli.md")
-    for (path, type) in Self.commands() where !path.isEmpty && type.configuration.subcommands.isEmpty && path.first != "vault" {
+    for (path, type) in Self.commands() where !path.isEmpty && type.configuration.subcommands.isEmpty {
       #expect(page.contains("`salvor \(path.joined(separator: " "))"), "salvor \(path.joined(separator: " "))")
     }
   }
@@ -90,8 +91,6 @@ struct TextTests {
       type = next
       rest = rest.dropFirst()
     }
-    // Written together with its commands, elsewhere.
-    if mention.words.first == "vault", type.configuration.subcommands.isEmpty, type.configuration.commandName == "vault" { return }
     let help = SalvorCommand.helpMessage(for: type, columns: 200)
     for option in rest where option.hasPrefix("--") {
       let name = option.prefix { $0 != "=" }
@@ -131,5 +130,20 @@ struct TextTests {
       let child = "\(path)/\(name.lossyText)"
       return Files.isDirectory(child) ? try files(below: child) : [child]
     }
+  }
+}
+
+@Suite("Text on a terminal")
+struct TerminalTextTests {
+  @Test func `what is too wide is cut, colours ended, and nothing else touched`() {
+    let style = Style(usesColor: true, width: 20)
+    let long = style.paint(String(repeating: "x", count: 30), .bad)
+    #expect(long.cut(to: 30) == long)
+    #expect(long.cut(to: 10) == "\u{1B}[31;1m" + String(repeating: "x", count: 9) + "…\u{1B}[0m")
+    #expect(long.cut(to: 10).displayWidth == 10)
+    var table = Table("a", "b")
+    table.add("one", long)
+    for line in table.lines(style) { #expect(line.displayWidth <= 20, "\(line)") }
+    #expect(table.lines(.plain)[1].displayWidth == 35, "a file gets all of it")
   }
 }

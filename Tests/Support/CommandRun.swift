@@ -43,7 +43,10 @@ package struct CommandRun: Sendable {
     return self
   }
 
-  package struct Failed: Error, CustomStringConvertible { package var description: String }
+  package struct Failed: Error, CustomStringConvertible {
+    package var description: String
+    package init(description: String) { self.description = description }
+  }
 
   /// A product of this package, next to the test bundle.
   package static func product(_ name: String) throws -> String {

@@ -167,10 +167,11 @@ enum PointText {
       let cut: String =
         switch store.cut {
         case .held: style.paint("held", .good)
-        case .outside(let why): style.paint("outside: \(why.harmless)", .warning)
+        // Why is among the remarks.
+        case .outside: style.paint("outside", .warning)
         }
       table.add(
-        name.text, "\(store.driver) \(store.capture.version)", store.capture.position.description,
+        name.text, "\(store.driver) \(store.capture.version)", store.capture.position.description.harmless.cut(to: 36),
         Duration.nanoseconds(store.timings.hold).brief, formatBytes(store.capture.sizeBytes),
         formatBytes(store.addedBytes), String(store.snapshot.prefix(8)), cut)
     }

@@ -45,8 +45,9 @@ struct ValidateCommand: AsyncParsableCommand {
       if let catalog = resolution.catalog {
         lines.append(
           style.paint("valid", .good)
-            + ": \(catalog.services.count) services, \(catalog.stores.count) stores, \(catalog.groups.count) groups, "
-            + "\(catalog.invariants.count) invariants; digest \(catalog.digest.short)")
+            + ": \(catalog.services.count.of("service")), \(catalog.stores.count.of("store")), "
+            + "\(catalog.groups.count.of("group")), \(catalog.invariants.count.of("invariant")); "
+            + "digest \(catalog.digest.short)")
       }
       return lines
     }

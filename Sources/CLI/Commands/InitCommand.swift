@@ -67,8 +67,9 @@ struct InitCommand: AsyncParsableCommand {
     if Files.exists("salvor.yaml") {
       lines.append("there is a salvor.yaml too, and it comes first: name the folder with --catalog \(folder)")
     }
-    let named = folder == "salvor" ? "" : " --catalog \(folder)"
-    lines.append("next: look at it, then `salvor plan restore\(named)` and `salvor restore\(named)`")
+    lines.append(
+      "next: look at it, then `salvor plan restore` and `salvor restore`"
+        + (folder == "salvor" ? "" : ", with --catalog \(folder)"))
     standardError(lines.map { $0.harmless + "\n" }.joined())
   }
 }
