@@ -18,7 +18,9 @@ struct CapabilityTests {
 
   private func rows() throws -> [Row] {
     try Pages.prose("docs/capabilities.md").compactMap { line in
-      let cells = line.split(separator: "|", omittingEmptySubsequences: false).map { $0.trimmingCharacters(in: .whitespaces) }
+      let cells = line.split(separator: "|", omittingEmptySubsequences: false).map {
+        $0.trimmingCharacters(in: .whitespaces)
+      }
       guard cells.count == 7, cells[1].wholeMatch(of: /[A-Z][0-9]+/) != nil else { return nil }
       return Row(
         number: cells[1], state: cells[3], command: cells[4],
@@ -27,7 +29,9 @@ struct CapabilityTests {
   }
 
   @Test func `every number is there once, in order`() throws {
-    let expected = chapters.sorted { $0.key < $1.key }.flatMap { chapter in (1...chapter.value).map { "\(chapter.key)\($0)" } }
+    let expected = chapters.sorted { $0.key < $1.key }.flatMap { chapter in
+      (1...chapter.value).map { "\(chapter.key)\($0)" }
+    }
     #expect(try rows().map(\.number) == expected)
   }
 

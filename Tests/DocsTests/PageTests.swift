@@ -1,7 +1,7 @@
 import Foundation
 import IO
-import Testing
 import TestSupport
+import Testing
 
 @testable import Catalog
 

@@ -6,7 +6,9 @@ enum Pages {
   static let root = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
     .deletingLastPathComponent()
 
-  static func text(_ path: String) throws -> String { try String(contentsOf: root.appending(path: path), encoding: .utf8) }
+  static func text(_ path: String) throws -> String {
+    try String(contentsOf: root.appending(path: path), encoding: .utf8)
+  }
 
   static func exists(_ path: String) -> Bool { FileManager.default.fileExists(atPath: root.appending(path: path).path) }
 
@@ -56,7 +58,8 @@ enum Pages {
       try prose(page).filter { $0.hasPrefix("#") }.map { heading in
         heading.drop { $0 == "#" || $0 == " " }.lowercased().compactMap { character -> String? in
           if character == " " { return "-" }
-          return character.isLetter || character.isNumber || character == "-" || character == "_" ? String(character) : nil
+          return character.isLetter || character.isNumber || character == "-" || character == "_"
+            ? String(character) : nil
         }.joined()
       })
   }
