@@ -77,7 +77,7 @@ package struct KeptCatalog: Sendable {
     let files = files
     do {
       try await host.pool.run {
-        guard !Files.exists(folder) else { throw KeptCatalogError.exists(folder) }
+        guard !Files.exists(folder) else { throw KeptCatalogError.exists(folder, "--folder") }
         // The names come from the repository, and are not to lead anywhere else.
         for path in files.keys {
           guard path.components.allSatisfy({ $0.bytes != [46] && $0.bytes != [46, 46] && !$0.bytes.contains(0) }) else {
@@ -103,14 +103,15 @@ package struct KeptCatalog: Sendable {
 }
 
 package enum KeptCatalogError: Failure {
-  case exists(String)
+  /// What is there, and the options that name another place.
+  case exists(String, String)
   case badName(String)
 
   package var report: Report {
     switch self {
-    case .exists(let path):
+    case .exists(let path, let options):
       Report("USAGE-301", "\(path) is there already").state("nothing was written")
-        .remedy("choose another name with --folder, or move it away")
+        .remedy("choose another name with \(options), or move it away")
     case .badName(let name):
       Report("USAGE-303", "the repository's catalog has a file called \(name)", retry: .never)
         .state("nothing was written").remedy("the repository was tampered with: look at who can write to it")

@@ -9,7 +9,7 @@ import Testing
 
 @Suite("The command line, with a repository that is wrong, full or damaged")
 struct WrongRepositoryTests {
-  @Test(.timeLimit(.minutes(1)))
+  @Test(.timeLimit(.minutes(4)))
   func `a wrong password, an empty one, and no repository at all`() async throws {
     let site = try await Site()
     try await site.salvor("backup", is: 0)
@@ -31,7 +31,7 @@ struct WrongRepositoryTests {
     #expect(!Files.exists(site.vault), "nothing was made in its place")
   }
 
-  @Test(.timeLimit(.minutes(2)))
+  @Test(.timeLimit(.minutes(4)))
   func `a full repository takes no point, and works again once there is room`() async throws {
     let site = try await Site()
     try await site.salvor("backup", is: 0)
@@ -53,7 +53,7 @@ struct WrongRepositoryTests {
     #expect(try await site.salvor("points", "-o", "json", is: 0).json?.array?.count == 2)
   }
 
-  @Test(.timeLimit(.minutes(2)))
+  @Test(.timeLimit(.minutes(4)))
   func `a truncated pack: its point is refused with the reason, and the one before it taken`() async throws {
     let site = try await Site()
     try await site.salvor("backup", is: 0)

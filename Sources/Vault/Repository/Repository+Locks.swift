@@ -114,20 +114,36 @@ extension Repository {
     func moved(to id: Digest) { self.id = id }
   }
 
+  private enum End<T: Sendable>: Sendable {
+    case body(Result<T, any Error>)
+    case renewal(any Error)
+  }
+
+  /// Runs `body` while the lock is renewed. A lost lock ends the body, and is what is thrown then; a cancellation from
+  /// outside is the body's to answer, which may know more of it.
   private func keeping<T: Sendable>(
     _ held: HeldLock, exclusive: Bool, _ body: @escaping @Sendable () async throws -> T
   ) async throws -> T {
-    try await withThrowingTaskGroup(of: T?.self) { group in
-      group.addTask { try await body() }
+    try await withThrowingTaskGroup(of: End<T>.self) { group in
+      group.addTask {
+        do { return .body(.success(try await body())) } catch { return .body(.failure(error)) }
+      }
       group.addTask { [self] in
-        try await renew(held, exclusive: exclusive)
-        return nil
+        do { try await renew(held, exclusive: exclusive) } catch { return .renewal(error) }
+        return .renewal(VaultError.lockLost("it could not be renewed"))
       }
       defer { group.cancelAll() }
-      guard let first = try await group.next(), let value = first else {
-        throw VaultError.lockLost("it could not be renewed")
+      var lost: (any Error)?
+      while let end = try await group.next() {
+        switch end {
+        case .body(let result): if let lost { throw lost } else { return try result.get() }
+        case .renewal(let error):
+          guard !AnyFailure(error).isCancellation, error as? VaultError != .cancelled else { continue }
+          lost = error
+          group.cancelAll()
+        }
       }
-      return value
+      throw lost ?? CancellationError()
     }
   }
 
