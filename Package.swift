@@ -190,6 +190,7 @@ let testTargets: [Target] = [
   tests(
     "SystemTests",
     ["Core", "IO", "Catalog", "Vault", "StateKit", "Recovery", "Governance", "Runtime", "CLI", "Demo", "TestSupport"]),
+  tests("KillTests", ["Core", "IO", "StateKit", "TestSupport", "salvor", .sqlite]),
   tests("ArchitectureTests", ["Core", "IO", "DriverKit", "Runtime", "TestSupport"]),
 ]
 
