@@ -190,6 +190,12 @@ let testTargets: [Target] = [
   tests(
     "SystemTests",
     ["Core", "IO", "Catalog", "Vault", "StateKit", "Recovery", "Governance", "Runtime", "CLI", "Demo", "TestSupport"]),
+  tests(
+    "RecoverySimulationTests",
+    [
+      "Core", "IO", "Catalog", "DriverKit", "StateKit", "Planning", "Recovery", "Workflow", "Runtime", "JournalMemory",
+      "TestSupport",
+    ]),
   tests("KillTests", ["Core", "IO", "StateKit", "TestSupport", "salvor", .sqlite]),
   tests("ArchitectureTests", ["Core", "IO", "DriverKit", "Runtime", "TestSupport"]),
 ]

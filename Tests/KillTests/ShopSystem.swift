@@ -82,7 +82,7 @@ final class ShopSystem {
     spec:
       references:
         from: {store: orders-db, query: select paper from entry}
-        to: {store: papers, query: "*.txt"}
+        to: {store: papers, query: "list *.txt"}
 
     """
   }
