@@ -38,8 +38,7 @@ struct RestoreKills {
     for point in points { calm[point] = try calmRestore(point) }
     var round = 0
     while kills < wanted {
-      let way: Way = round % 3 == 1 ? .vetoed : round % 6 == 5 ? .undone : .through
-      try one(points[randomness.below(points.count)], way)
+      try one(points[randomness.below(points.count)], Way.allCases[round % Way.allCases.count])
       round += 1
       guard round < wanted * 3 + 6 else { break }
     }
@@ -59,7 +58,8 @@ struct RestoreKills {
     let known = try shop.runs().map(\.id)
     if way == .vetoed { try Files.replace(shop.veto, with: []) }
     story.append("\(way)")
-    try act(["restore", "--yes", "--point", point] + catalog)
+    // Half a rollback needs a whole restore.
+    try act(["restore", "--yes", "--point", point] + catalog, odds: way == .undone ? 0.2 : 1, undoes: way == .vetoed)
     var run = try shop.runs().first
     if run?.id == known.first {
       // Killed before anything was written down: then nothing may have been touched.
@@ -68,13 +68,13 @@ struct RestoreKills {
       run = try shop.runs().first
     }
     while let state = run?.state, ["pending", "running", "rollingBack"].contains(state) {
-      try act(["run", "resume", "latest"])
+      try act(["run", "resume", "latest"], odds: 0.4, undoes: way == .vetoed)
       run = try shop.runs().first
     }
     if way == .undone {
       check(run?.state == "succeeded", "the restore ended as \(run?.state ?? "nothing")")
       repeat {
-        try act(["run", "rollback", "latest", "--yes"])
+        try act(["run", "rollback", "latest", "--yes"], odds: 0.7, undoes: true)
         run = try shop.runs().first
       } while run?.state == "rollingBack" || run?.state == "succeeded"
     }
@@ -88,15 +88,17 @@ struct RestoreKills {
   }
 
   /// Starts `arguments` and perhaps kills it: at a random moment, or right after a step.
-  private mutating func act(_ arguments: [String]) throws {
-    let isFirst = arguments[0] == "restore"
-    guard isFirst || randomness.chance(0.4) else {
-      _ = try shop.start(arguments).wait(expecting: [0, 4])
+  ///
+  /// - Parameter undoes: It may go backwards, in twelve steps.
+  private mutating func act(_ arguments: [String], odds: Double, undoes: Bool) throws {
+    guard randomness.chance(odds) else {
+      _ = try shop.start(arguments).wait(expecting: undoes ? [0, 4] : [0])
       return
     }
+    let forwards = arguments[0] == "restore" ? steps : arguments[1] == "resume" ? steps / 3 : 0
     let moment: SalvorProcess.Moment =
-      randomness.chance(0.6)
-      ? .step(randomness.below(isFirst ? steps + 1 : 6))
+      randomness.chance(0.7)
+      ? .step(randomness.below(forwards + (undoes ? 12 : 0)))
       : .after(.nanoseconds(Int64(randomness.below(Int(duration.wholeNanoseconds)))))
     let wasKilled = try shop.start(arguments).kill(moment)
     if wasKilled { kills += 1 }

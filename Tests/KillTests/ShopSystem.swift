@@ -29,7 +29,7 @@ final class ShopSystem {
     try Database(customers).run(
       "PRAGMA journal_mode=WAL; CREATE TABLE customer (id INTEGER PRIMARY KEY, name TEXT, filling TEXT)")
     try Database(orders).run(
-      "PRAGMA journal_mode=WAL; CREATE TABLE entry (id INTEGER PRIMARY KEY, customer INTEGER, paper TEXT)")
+      "PRAGMA journal_mode=WAL; CREATE TABLE entry (id INTEGER PRIMARY KEY, customer INTEGER, paper TEXT, size INTEGER)")
     try salvor(
       "init", "--file", "\(root)/first.yaml", "--repository", "\(root)/repository", "--password-file",
       "\(root)/password", "--sqlite", customers)
@@ -81,7 +81,7 @@ final class ShopSystem {
     metadata: {name: entries-have-papers}
     spec:
       references:
-        from: {store: orders-db, query: select paper from entry}
+        from: {store: orders-db, query: "select paper, size from entry"}
         to: {store: papers, query: "list *.txt"}
 
     """
@@ -129,7 +129,7 @@ final class ShopSystem {
     var lines: [String] = []
     for (name, path, query) in [
       ("customer", customers, "select id, name, filling from customer order by id"),
-      ("entry", orders, "select id, customer, paper from entry order by id"),
+      ("entry", orders, "select id, customer, paper, size from entry order by id"),
     ] {
       guard Files.exists(path) else {
         lines.append("\(name): missing")

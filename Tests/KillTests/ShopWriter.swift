@@ -59,7 +59,7 @@ final class ShopWriter: Sendable {
     let filling = String(repeating: "\(id) ", count: 300)
     try Database(paths.customers).run("INSERT INTO customer VALUES (\(id), 'customer \(id)', '\(filling)')")
     try writePaper(id, filling)
-    try Database(paths.orders).run("INSERT INTO entry VALUES (\(id), \(id), '\(id).txt')")
+    try Database(paths.orders).run("INSERT INTO entry VALUES (\(id), \(id), '\(id).txt', \(filling.utf8.count))")
     let took = SystemTime().monotonicNanoseconds() - start
     state.withLock { state in
       state.acknowledged = id
