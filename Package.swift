@@ -197,6 +197,13 @@ let testTargets: [Target] = [
   tests("DocsTests", ["Core", "IO", "Catalog", "TestSupport", "salvor"]),
   tests("VaultCLITests", ["Core", "IO", "Vault", "ObjectStoreLocal", "TestSupport", "salvor"]),
   tests("ExitDoorTests", ["Core", "IO", "TestSupport", "salvor"]),
+  tests(
+    "RecoverySimulationTests",
+    [
+      "Core", "IO", "Catalog", "DriverKit", "StateKit", "Planning", "Recovery", "Workflow", "Runtime", "JournalMemory",
+      "TestSupport",
+    ]),
+  tests("KillTests", ["Core", "IO", "StateKit", "TestSupport", "salvor", .sqlite]),
   tests("ArchitectureTests", ["Core", "IO", "DriverKit", "Runtime", "TestSupport"]),
 ]
 

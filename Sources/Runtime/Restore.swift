@@ -100,7 +100,7 @@ package struct Restore: Sendable {
     let environment = LiveRestore(
       system: system, point: input.point, invariantNames: Set(input.plan.invariants))
     let host = system.host
-    var options = RunEngine.Options(holder: Holder(ProcessIdentity.current.description))
+    var options = RunEngine.Options(holder: Holder.thisProcess)
     options.limits = ["copy": 4]
     options.parallelism = 8
     let precheck = input.plan.steps.first { $0.action == .precheck }.flatMap { StepID($0.id) } ?? "precheck"
@@ -142,6 +142,11 @@ package struct Restore: Sendable {
         rtoObjectiveSeconds: service.objectives.rto?.seconds, phases: phases)
     }
   }
+}
+
+extension Holder {
+  /// As the journal reads it: the claim of a process that is known to be gone keeps nobody waiting.
+  static var thisProcess: Holder { Holder(ProcessIdentity.current.description) }
 }
 
 /// What a restore came to.

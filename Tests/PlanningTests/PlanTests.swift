@@ -20,7 +20,7 @@ struct PlanTests {
     #expect(plan.stores == ["identity-db", "ledger-db", "ledger-files", "web-db"])
     #expect(plan.invariants == ["files-match", "web-knows-ledger"])
     let steps = Dictionary(uniqueKeysWithValues: plan.steps.map { ($0.id, $0) })
-    #expect(steps.count == 36)
+    #expect(steps.count == 37)
     #expect(steps["precheck"]?.dependsOn == [])
     #expect(steps["restore-beside/web-db"]?.dependsOn == ["precheck"])
     #expect(
@@ -29,7 +29,8 @@ struct PlanTests {
       ])
     #expect(steps["stop-service/web"]?.dependsOn == ["commit"])
     #expect(steps["stop-service/ledger"]?.dependsOn == ["stop-service/web"])
-    #expect(steps["stop-store/ledger-db"]?.dependsOn == ["stop-service/ledger"])
+    #expect(steps["quiesce"]?.dependsOn == ["stop-service/identity"])
+    #expect(steps["stop-store/ledger-db"]?.dependsOn == ["quiesce"])
     #expect(steps["swap/ledger-db"]?.dependsOn == ["stop-store/ledger-db"])
     #expect(steps["start-store/ledger-db"]?.dependsOn == ["swap/ledger-db"])
     #expect(
@@ -53,7 +54,7 @@ struct PlanTests {
     let catalog = try catalog([], more: text)
     let steps = Dictionary(
       uniqueKeysWithValues: RestorePlan.make(PlanInput(catalog: catalog, point: point(catalog))).steps.map { ($0.id, $0) })
-    #expect(steps["stop-store/base"]?.dependsOn == ["stop-service/both", "stop-store/upper"])
+    #expect(steps["stop-store/base"]?.dependsOn == ["quiesce", "stop-store/upper"])
     #expect(steps["start-store/upper"]?.dependsOn == ["start-store/base", "swap/upper"])
   }
 
@@ -124,13 +125,13 @@ struct PlanTests {
     let one = try catalog([("a", [], ["a-db"])])
     let history = RestoreAction.allCases.map { action -> Measurement in
       switch action {
-      case .precheck, .commit, .checkInvariants, .record: Measurement(action, seconds: 1, at: noon)
+      case .precheck, .commit, .quiesce, .checkInvariants, .record: Measurement(action, seconds: 1, at: noon)
       case .stopService, .startService, .readyService, .validateService: Measurement(action, service: "a", seconds: 1, at: noon)
       default: Measurement(action, store: "a-db", seconds: 1, at: noon)
       }
     }
     let known = RestorePlan.make(PlanInput(catalog: one, point: point(one), history: history))
-    #expect(known.predictions == [ServicePrediction(service: "a", seconds: 12, isComplete: true, rtoSeconds: 100, verdict: .met)])
+    #expect(known.predictions == [ServicePrediction(service: "a", seconds: 13, isComplete: true, rtoSeconds: 100, verdict: .met)])
     let unknown = RestorePlan.make(PlanInput(catalog: one, point: point(one), history: history.filter { $0.action != .swap }))
     #expect(unknown.predictions.map(\.verdict) == [.unknown])
   }
@@ -166,7 +167,7 @@ struct PlanTests {
       "2     *  validate-beside/a-db  ?           no history yet",
     ])
     #expect(table.contains("a        at least 1 min 30 s  1 min 40 s  unknown, no history yet"))
-    #expect(table.contains("critical path (*): 1 min 30 s, 12 steps of it without history"))
+    #expect(table.contains("critical path (*): 1 min 30 s, 13 steps of it without history"))
     var facts = point(one)
     facts.stores = [:]
     let refused = RestorePlan.make(PlanInput(catalog: one, point: facts)).table()

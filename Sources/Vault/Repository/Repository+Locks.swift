@@ -9,6 +9,9 @@ package struct StoredLock: Hashable, Sendable {
 extension Repository {
   /// Runs `body` under a lock of the repository, as restic takes it, with the indexes as they are then.
   ///
+  /// Locks of this host's dead processes are removed first: nobody else would, and whoever was killed can't. Every other
+  /// lock counts, however old; that is for ``unlock(all:)`` to judge.
+  ///
   /// The lock is renewed every five minutes and removed at the end. If it can't be renewed for 25 minutes, `body` is
   /// cancelled: others may take the lock for stale.
   ///
@@ -78,6 +81,7 @@ extension Repository {
 
   /// Looks, writes, waits, and looks again: of two that write at the same moment, both see the other and retreat.
   private func tryAcquire(exclusive: Bool) async throws(VaultError) -> Digest {
+    try await removeDeadLocks()
     try await refuseConflicts(exclusive: exclusive, own: nil)
     let id = try await writeLock(exclusive: exclusive)
     do throws(VaultError) {
@@ -90,9 +94,23 @@ extension Repository {
     return id
   }
 
+  private func removeDeadLocks() async throws(VaultError) {
+    for info in try await access({ store throws(StoreError) in try await store.list(.lock) }) {
+      guard let id = info.name.id else { continue }
+      do throws(VaultError) {
+        guard let file = try await loadLock(id), file.isOrphan(seenBy: settings.owner) else { continue }
+      } catch {
+        // Whose it is can't be read; whether it stands in the way is asked next.
+        guard case .lockDamaged = error else { throw error }
+        continue
+      }
+      _ = try await removeLock(id)
+    }
+  }
+
   private func refuseConflicts(exclusive: Bool, own: Digest?) async throws(VaultError) {
     for lock in try await locks() where lock.id != own {
-      // Stale ones too: whether their work is over is for `unlock` to say.
+      // Old ones too: whether their work is over is for `unlock` to say.
       if exclusive || lock.file.isExclusive { throw .lockHeld(by: lock.file.owner) }
     }
   }
