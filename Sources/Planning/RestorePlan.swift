@@ -156,8 +156,11 @@ package enum PlanError: Failure {
         let report = Report(only.code, only.message).state("nothing was touched")
         return only.remedy.map(report.remedy) ?? report
       }
-      return Report("PLAN-100", "the plan is refused for \(notes.count) reasons: " + notes.map(\.description).joined(separator: "; "))
-        .state("nothing was touched")
+      return Report(
+        "PLAN-100",
+        "the plan is refused for \(notes.count) reasons: " + notes.map(\.description).joined(separator: "; ")
+      )
+      .state("nothing was touched")
     }
   }
 }

@@ -52,16 +52,22 @@ package struct KeptCatalog: Sendable {
     var changed: [TreePath: [UInt8]] = [:]
     for (path, bytes) in files {
       var text = String(decoding: bytes, as: UTF8.self)
-      if declared.location != location { text = text.replacing(declared.location.description, with: location.description) }
-      if declared.password != password { text = text.replacing(declared.password.description, with: password.description) }
+      if declared.location != location {
+        text = text.replacing(declared.location.description, with: location.description)
+      }
+      if declared.password != password {
+        text = text.replacing(declared.password.description, with: password.description)
+      }
       changed[path] = Array(text.utf8)
     }
     if let moved = try? resolved(changed).repositories.first, moved.location == location, moved.password == password {
       files = changed
-      remarks.append("it now names \(location) and \(password) instead of \(declared.location) and \(declared.password)")
+      remarks.append(
+        "it now names \(location) and \(password) instead of \(declared.location) and \(declared.password)")
     } else {
       remarks.append(
-        "it names \(declared.location) and \(declared.password); change that to \(location) and \(password) before going on")
+        "it names \(declared.location) and \(declared.password); change that to \(location) and \(password) before going on"
+      )
     }
   }
 

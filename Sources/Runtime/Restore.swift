@@ -56,7 +56,8 @@ package struct Restore: Sendable {
           allowsBrokenLinks: request.allowsBrokenLinks))
       var files: [String: String] = [:]
       for (path, bytes) in system.loaded.travelling { files[path.description] = String(decoding: bytes, as: UTF8.self) }
-      let repository = catalog.store(stores.first ?? StoreName(unchecked: ""))?.repository ?? catalog.repositories[0].name
+      let repository =
+        catalog.store(stores.first ?? StoreName(unchecked: ""))?.repository ?? catalog.repositories[0].name
       let now = system.host.time.now()
       let input = RestoreInput(
         plan: plan, point: chosen.point, repository: repository, catalogFiles: files, rejected: chosen.rejected,

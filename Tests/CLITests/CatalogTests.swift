@@ -37,14 +37,17 @@ struct WrongCatalogTests {
     let site = try await Site()
     try await site.refuses("restore", "legder", "--yes", status: 2, code: "PLAN-002", saying: ["salvor graph"])
     try await site.refuses("backup", "nogroup", status: 2, code: "PLAN-004")
-    try await site.refuses("restore", "--point", "20200101", "--yes", status: 2, code: "POINT-201", saying: ["salvor points"])
+    try await site.refuses(
+      "restore", "--point", "20200101", "--yes", status: 2, code: "POINT-201", saying: ["salvor points"])
     try await site.refuses("points", "20200101", status: 2, code: "POINT-201")
     try await site.refuses("run", "show", "latest", status: 2, code: "RUN-201")
     try await site.refuses("restore", "--yes", status: 1, code: "POINT-203", saying: ["salvor backup"])
     try await site.refuses("validate", "-c", "nowhere.yaml", status: 2, code: "CATALOG-001", saying: ["salvor init"])
     let wrong: [[String]] = [
-      ["restore", "--at", "yesterday"], ["restore", "--point", "a", "--at", "2026-01-01T00:00:00Z"], ["backup", "--hold-budget", "fast"],
-      ["frobnicate"], ["restore", "--frobnicate"], ["graph", "--format", "png"], ["backup", "-o", "xml"], ["run"], ["evidence"],
+      ["restore", "--at", "yesterday"], ["restore", "--point", "a", "--at", "2026-01-01T00:00:00Z"],
+      ["backup", "--hold-budget", "fast"],
+      ["frobnicate"], ["restore", "--frobnicate"], ["graph", "--format", "png"], ["backup", "-o", "xml"], ["run"],
+      ["evidence"],
       ["plan"],
     ]
     for words in wrong {

@@ -64,7 +64,8 @@ struct LiveStateTests {
     let site = try await Site { home in
       var options = Site.Options()
       options.ledger = Site.daemon("ledger", in: home)
-      options.statements = Site.daemon("statements", in: home) + """
+      options.statements =
+        Site.daemon("statements", in: home) + """
             validators:
               - {name: has-a-fourth, exec: [test, -e, "\(home)/live/statements/e4.txt"]}
           """
@@ -94,7 +95,8 @@ struct LiveStateTests {
   func `a service that never gets ready: rolled back by itself`() async throws {
     let site = try await Site { home in
       var options = Site.Options()
-      options.ledger = Site.daemon("ledger", in: home) + """
+      options.ledger =
+        Site.daemon("ledger", in: home) + """
             ready:
               - {exec: [test, -e, /nonexistent/ready], retries: 3, interval: 50ms}
           """
@@ -169,7 +171,8 @@ struct LiveStateTests {
   func `interrupted in the middle, resumed to the end`() async throws {
     let site = try await Site { home in
       var options = Site.Options()
-      options.ledger = Site.daemon("ledger", in: home) + """
+      options.ledger =
+        Site.daemon("ledger", in: home) + """
             ready:
               - {exec: [test, -e, "\(home)/go"], retries: 1000, interval: 50ms}
           """

@@ -58,13 +58,16 @@ struct WrongRepositoryTests {
     let site = try await Site()
     try await site.salvor("backup", is: 0)
     let older = try await site.newestPoint()
-    let packs = Set(try await site.run("find", site.vault + "/data", "-type", "f").split(separator: "\n").map(String.init))
+    let packs = Set(
+      try await site.run("find", site.vault + "/data", "-type", "f").split(separator: "\n").map(String.init))
     try await site.add("e4", amount: 400)
     try await site.salvor("backup", is: 0)
     let newer = try await site.newestPoint()
     #expect(older != newer)
-    let added = Set(try await site.run("find", site.vault + "/data", "-type", "f").split(separator: "\n").map(String.init))
-      .subtracting(packs)
+    let added = Set(
+      try await site.run("find", site.vault + "/data", "-type", "f").split(separator: "\n").map(String.init)
+    )
+    .subtracting(packs)
     try await site.run("chmod", "-R", "u+w", site.vault)
     // The largest holds the content; the others may hold the point itself.
     let sizes = try added.map { path in (path, try Files.read(path).count) }
@@ -73,7 +76,8 @@ struct WrongRepositoryTests {
 
     let verified = try await site.salvor("verify", "-o", "json", is: 4)
     #expect(verified.json?.array?.contains { $0["damage"]?.string != nil } == true, "\(verified)")
-    try await site.refuses("restore", "--point", newer, "--yes", status: 6, code: "POINT-204", saying: [newer, "salvor points"])
+    try await site.refuses(
+      "restore", "--point", newer, "--yes", status: 6, code: "POINT-204", saying: [newer, "salvor points"])
     let plan = try await site.salvor("plan", "restore", is: 0)
     #expect(plan.out.contains("not \(newer): store '"), "\(plan)")
     let restored = try await site.salvor("restore", "--yes", is: 0)

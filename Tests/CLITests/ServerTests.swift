@@ -13,7 +13,8 @@ struct ServerTests {
         var options = Site.Options()
         options.documents = Self.service(
           "core", "core-db",
-          "postgresql: {dataDirectory: \"\(server.data)\", port: \(server.port), password: \"file:\(server.passwordFile)\"}")
+          "postgresql: {dataDirectory: \"\(server.data)\", port: \(server.port), password: \"file:\(server.passwordFile)\"}"
+        )
         return options
       }
       try await site.salvor("backup", "core-db", "-q", is: 0)
@@ -63,7 +64,8 @@ struct ServerTests {
       return options
     }
     // The real one, until it says that it is another.
-    try Files.replace(site.home.file("redis-server"), with: Array("#!/bin/sh\nexec redis-server \"$@\"\n".utf8), mode: 0o755)
+    try Files.replace(
+      site.home.file("redis-server"), with: Array("#!/bin/sh\nexec redis-server \"$@\"\n".utf8), mode: 0o755)
     try await site.salvor("backup", "sessions-db", "-q", is: 0)
     try Files.replace(
       site.home.file("redis-server"), with: Array("#!/bin/sh\necho 'Redis server v=6.2.14 sha=0'\n".utf8), mode: 0o755)

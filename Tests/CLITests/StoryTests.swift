@@ -41,7 +41,8 @@ struct StoryTests {
   func `from backup to release, with the state a rollback puts back byte for byte`() async throws {
     let site = try await Site { home in
       var options = Site.Options()
-      options.ledger = Site.daemon("ledger", in: home) + """
+      options.ledger =
+        Site.daemon("ledger", in: home) + """
             validators:
               - {name: has-entries, sql: "SELECT count(*) FROM entries", equals: "3"}
           """

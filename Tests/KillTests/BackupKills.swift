@@ -81,7 +81,9 @@ struct BackupKills {
     for point in chosen {
       try shop.salvor("restore", "--yes", "--point", point, "-c", "\(shop.root)/shop.yaml")
       let count = try shop.orderCount()
-      check(bounds[point]?.contains(count) ?? false, "\(point) holds \(count) orders, not \(String(describing: bounds[point]))")
+      check(
+        bounds[point]?.contains(count) ?? false,
+        "\(point) holds \(count) orders, not \(String(describing: bounds[point]))")
       let contents = try shop.contents()
       check(contents.count { $0.hasPrefix("entry") } == count, "\(point): entries")
       check(contents.count { $0.hasPrefix("customer") } >= count, "\(point): an order's customer is missing")

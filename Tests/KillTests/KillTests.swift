@@ -42,7 +42,8 @@ struct SalvorKillTests {
     }
     #expect(loop.problems.isEmpty, "\(loop.problems.joined(separator: "\n"))\n\(again)")
     #expect(loop.kills == options.kills, again)
-    print("backups killed: \(loop.kills) (\(loop.story.joined(separator: ", "))); longest order \(loop.longestWrite.brief)")
+    print(
+      "backups killed: \(loop.kills) (\(loop.story.joined(separator: ", "))); longest order \(loop.longestWrite.brief)")
   }
 
   @Test(.timeLimit(.minutes(15)))

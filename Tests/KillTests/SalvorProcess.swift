@@ -37,7 +37,9 @@ final class SalvorProcess {
   static func program() throws -> String {
     let own = try FileManager.default.destinationOfSymbolicLink(atPath: "/proc/self/exe")
     // Under `swift test` that is the toolchain's helper or the test bundle itself.
-    for start in [Files.parent(of: own), Files.parent(of: CommandLine.arguments.first { $0.contains(".xctest") } ?? own)] {
+    for start in [
+      Files.parent(of: own), Files.parent(of: CommandLine.arguments.first { $0.contains(".xctest") } ?? own),
+    ] {
       if Files.exists("\(start)/salvor") { return "\(start)/salvor" }
     }
     throw Unexpected(description: "no built salvor beside \(own)")

@@ -29,7 +29,8 @@ final class ShopSystem {
     try Database(customers).run(
       "PRAGMA journal_mode=WAL; CREATE TABLE customer (id INTEGER PRIMARY KEY, name TEXT, filling TEXT)")
     try Database(orders).run(
-      "PRAGMA journal_mode=WAL; CREATE TABLE entry (id INTEGER PRIMARY KEY, customer INTEGER, paper TEXT, size INTEGER)")
+      "PRAGMA journal_mode=WAL; CREATE TABLE entry (id INTEGER PRIMARY KEY, customer INTEGER, paper TEXT, size INTEGER)"
+    )
     try salvor(
       "init", "--file", "\(root)/first.yaml", "--repository", "\(root)/repository", "--password-file",
       "\(root)/password", "--sqlite", customers)
@@ -105,14 +106,18 @@ final class ShopSystem {
 
   func points() throws -> [String] {
     let list = try salvor("points", "-c", "\(root)/shop.yaml", "-o", "json")
-    guard case .array(let points) = try CanonicalJSON.decode(JSONValue.self, from: Array(list.output.utf8)) else { return [] }
+    guard case .array(let points) = try CanonicalJSON.decode(JSONValue.self, from: Array(list.output.utf8)) else {
+      return []
+    }
     return points.compactMap { $0["id"]?.string }
   }
 
   /// Newest first.
   func runs() throws -> [(id: String, state: String)] {
     let list = try salvor("runs", "-o", "json")
-    guard case .array(let runs) = try CanonicalJSON.decode(JSONValue.self, from: Array(list.output.utf8)) else { return [] }
+    guard case .array(let runs) = try CanonicalJSON.decode(JSONValue.self, from: Array(list.output.utf8)) else {
+      return []
+    }
     return runs.map { ($0["id"]?.string ?? "", $0["head"]?["state"]?.string ?? "") }
   }
 

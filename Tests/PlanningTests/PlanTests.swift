@@ -10,8 +10,12 @@ struct PlanTests {
 
   init() throws {
     bank = try catalog(
-      [("identity", [], ["identity-db"]), ("ledger", ["identity"], ["ledger-db", "ledger-files"]), ("web", ["ledger"], ["web-db"])],
-      more: invariant("web-knows-ledger", "web-db", "ledger-db") + invariant("files-match", "ledger-files", "ledger-db"))
+      [
+        ("identity", [], ["identity-db"]), ("ledger", ["identity"], ["ledger-db", "ledger-files"]),
+        ("web", ["ledger"], ["web-db"]),
+      ],
+      more: invariant("web-knows-ledger", "web-db", "ledger-db") + invariant("files-match", "ledger-files", "ledger-db")
+    )
   }
 
   @Test func `a whole system comes back in dependency order behind one gate`() {
@@ -25,7 +29,8 @@ struct PlanTests {
     #expect(steps["restore-beside/web-db"]?.dependsOn == ["precheck"])
     #expect(
       steps["commit"]?.dependsOn == [
-        "validate-beside/identity-db", "validate-beside/ledger-db", "validate-beside/ledger-files", "validate-beside/web-db",
+        "validate-beside/identity-db", "validate-beside/ledger-db", "validate-beside/ledger-files",
+        "validate-beside/web-db",
       ])
     #expect(steps["stop-service/web"]?.dependsOn == ["commit"])
     #expect(steps["stop-service/ledger"]?.dependsOn == ["stop-service/web"])
@@ -39,7 +44,8 @@ struct PlanTests {
       ])
     #expect(steps["start-service/web"]?.dependsOn == ["check-invariants", "ready-service/ledger"])
     #expect(steps["validate-service/web"]?.dependsOn == ["ready-service/web"])
-    #expect(steps["record"]?.dependsOn == ["validate-service/identity", "validate-service/ledger", "validate-service/web"])
+    #expect(
+      steps["record"]?.dependsOn == ["validate-service/identity", "validate-service/ledger", "validate-service/web"])
     #expect(steps["record"]?.wave == plan.steps.map(\.wave).max())
   }
 
@@ -53,7 +59,9 @@ struct PlanTests {
       """
     let catalog = try catalog([], more: text)
     let steps = Dictionary(
-      uniqueKeysWithValues: RestorePlan.make(PlanInput(catalog: catalog, point: point(catalog))).steps.map { ($0.id, $0) })
+      uniqueKeysWithValues: RestorePlan.make(PlanInput(catalog: catalog, point: point(catalog))).steps.map {
+        ($0.id, $0)
+      })
     #expect(steps["stop-store/base"]?.dependsOn == ["quiesce", "stop-store/upper"])
     #expect(steps["start-store/upper"]?.dependsOn == ["start-store/base", "swap/upper"])
   }
@@ -76,7 +84,8 @@ struct PlanTests {
     let input = PlanInput(catalog: bank, services: ["web"], point: point(bank))
     let refused = RestorePlan.make(input)
     #expect(refused.refusals.map(\.code) == ["PLAN-106"])
-    #expect(refused.refusals[0].message.contains("'web-knows-ledger'") && refused.refusals[0].message.contains("'ledger-db'"))
+    #expect(
+      refused.refusals[0].message.contains("'web-knows-ledger'") && refused.refusals[0].message.contains("'ledger-db'"))
     #expect(refused.refusals[0].remedy?.contains("'ledger'") == true)
     var allowing = input
     allowing.allowsBrokenLinks = true
@@ -126,13 +135,18 @@ struct PlanTests {
     let history = RestoreAction.allCases.map { action -> Measurement in
       switch action {
       case .precheck, .commit, .quiesce, .checkInvariants, .record: Measurement(action, seconds: 1, at: noon)
-      case .stopService, .startService, .readyService, .validateService: Measurement(action, service: "a", seconds: 1, at: noon)
+      case .stopService, .startService, .readyService, .validateService:
+        Measurement(action, service: "a", seconds: 1, at: noon)
       default: Measurement(action, store: "a-db", seconds: 1, at: noon)
       }
     }
     let known = RestorePlan.make(PlanInput(catalog: one, point: point(one), history: history))
-    #expect(known.predictions == [ServicePrediction(service: "a", seconds: 13, isComplete: true, rtoSeconds: 100, verdict: .met)])
-    let unknown = RestorePlan.make(PlanInput(catalog: one, point: point(one), history: history.filter { $0.action != .swap }))
+    #expect(
+      known.predictions == [
+        ServicePrediction(service: "a", seconds: 13, isComplete: true, rtoSeconds: 100, verdict: .met)
+      ])
+    let unknown = RestorePlan.make(
+      PlanInput(catalog: one, point: point(one), history: history.filter { $0.action != .swap }))
     #expect(unknown.predictions.map(\.verdict) == [.unknown])
   }
 
@@ -143,7 +157,8 @@ struct PlanTests {
     }
     func seconds(_ copies: Int, bandwidth: Int64? = nil) -> Double {
       let limits = PlanLimits(parallelCopies: copies, bandwidthBytesPerSecond: bandwidth)
-      return RestorePlan.make(PlanInput(catalog: three, point: point(three), history: history, limits: limits)).predictions[0].seconds
+      return RestorePlan.make(PlanInput(catalog: three, point: point(three), history: history, limits: limits))
+        .predictions[0].seconds
     }
     #expect(seconds(3) == 30)
     #expect(seconds(2) == 30, "b alone beside c, then a")
@@ -160,12 +175,13 @@ struct PlanTests {
     let plan = RestorePlan.make(PlanInput(catalog: one, point: point(one), history: history))
     let table = plan.table()
     #expect(table[0] == "\(plan.id): 1 service, 1 store, back to 2027-01-15T08:00:00Z (point p1)")
-    #expect(table[2...5] == [
-      "wave     step                  predicted   basis",
-      "0     *  precheck              ?           no history yet",
-      "1     *  restore-beside/a-db   1 min 30 s  1 run",
-      "2     *  validate-beside/a-db  ?           no history yet",
-    ])
+    #expect(
+      table[2...5] == [
+        "wave     step                  predicted   basis",
+        "0     *  precheck              ?           no history yet",
+        "1     *  restore-beside/a-db   1 min 30 s  1 run",
+        "2     *  validate-beside/a-db  ?           no history yet",
+      ])
     #expect(table.contains("a        at least 1 min 30 s  1 min 40 s  unknown, no history yet"))
     #expect(table.contains("critical path (*): 1 min 30 s, 13 steps of it without history"))
     var facts = point(one)

@@ -20,7 +20,8 @@ struct SimulatedSystem: RestoreEnvironment {
     StoreCopy(
       source: EmptySource(),
       capture: CaptureResult(
-        version: "1", position: .init(kind: "number", value: "7"), contentDigest: restoredDigest(store), sizeBytes: 100))
+        version: "1", position: .init(kind: "number", value: "7"), contentDigest: restoredDigest(store), sizeBytes: 100)
+    )
   }
 
   func unit(of service: ServiceName) throws(RecoveryError) -> ServiceUnit? {
@@ -39,13 +40,17 @@ struct SimulatedSystem: RestoreEnvironment {
   }
 
   func validate(_ service: ServiceName) async -> [CheckOutcome] {
-    guard (try? process.boundary()) != nil else { return [CheckOutcome(name: "v", verdict: .couldNotCheck, summary: "gone")] }
+    guard (try? process.boundary()) != nil else {
+      return [CheckOutcome(name: "v", verdict: .couldNotCheck, summary: "gone")]
+    }
     let fails = world.rules.validatorFails == service
     return [CheckOutcome(name: "v", verdict: fails ? .failed : .passed, summary: fails ? "vetoed" : "holds")]
   }
 
   func invariants() async -> [CheckOutcome] {
-    guard (try? process.boundary()) != nil else { return [CheckOutcome(name: "i", verdict: .couldNotCheck, summary: "gone")] }
+    guard (try? process.boundary()) != nil else {
+      return [CheckOutcome(name: "i", verdict: .couldNotCheck, summary: "gone")]
+    }
     let mixed = world.stores.values.contains { $0.live?.hasPrefix("restored") != true }
     return [CheckOutcome(name: "i", verdict: mixed ? .failed : .passed, summary: mixed ? "mixed" : "holds")]
   }

@@ -160,8 +160,10 @@ package struct ValidateService: Step {
 /// Every step of a restore, for the engine's registry.
 package func restoreSteps(_ environment: any RestoreEnvironment, precheck: StepID) -> [any StepHandler] {
   [
-    Precheck(environment).handler, CommitGate().handler, RestoreBeside(environment).handler, CompareBeside(environment).handler,
-    StopService(environment, precheck: precheck).handler, Quiesce(environment).handler, StopStore(environment, precheck: precheck).handler,
+    Precheck(environment).handler, CommitGate().handler, RestoreBeside(environment).handler,
+    CompareBeside(environment).handler,
+    StopService(environment, precheck: precheck).handler, Quiesce(environment).handler,
+    StopStore(environment, precheck: precheck).handler,
     SwapStore(environment).handler, StartStore(environment).handler, CheckInvariants(environment).handler,
     StartService(environment).handler, AwaitReady(environment).handler, ValidateService(environment).handler,
   ]
