@@ -192,7 +192,7 @@ let testTargets: [Target] = [
   tests("GovernanceTests", ["Core", "Governance", "TestSupport"]),
   tests(
     "SystemTests",
-    ["Core", "IO", "Catalog", "Vault", "StateKit", "Recovery", "Governance", "Runtime", "CLI", "Demo", "TestSupport"]),
+    ["Core", "IO", "Console", "Recovery", "Runtime", "Demo", "TestSupport", "salvor-bank"]),
   tests(
     "CLITests",
     ["Core", "IO", "Console", "CLI", "TestSupport", .arguments, "salvor"]),

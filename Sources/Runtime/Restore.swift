@@ -127,8 +127,8 @@ package struct Restore: Sendable {
       guard let service = system.catalog.service(name) else { return nil }
       let steps = record.spec.steps.filter { $0.service == name && $0.store == nil }
       let ends = steps.compactMap { record.steps[$0.id]?.measurement?.finishedAt }
-      // Nobody asked whether it works, so nobody can say that it does.
-      let isAsked = !service.ready.isEmpty || !service.validators.isEmpty
+      // What was started and never asked whether it works: nobody can say that it does.
+      let isAsked = service.start == nil || !service.ready.isEmpty || !service.validators.isEmpty
       let isBack = record.state == .succeeded && ends.count == steps.count && isAsked
       let phases = record.spec.steps.filter { step in
         step.service == name || step.store.map { service.stores.contains($0) } ?? false
