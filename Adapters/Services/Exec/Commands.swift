@@ -22,9 +22,6 @@ struct PreparedCommand: Sendable {
 }
 
 extension ExecServiceRunner {
-  /// Passed on from this process's environment; everything else, such as its own secrets, is not.
-  private static let inherited = ["PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR"]
-
   func prepare(_ command: ServiceCommand, of name: ServiceName) async throws(ServiceError) -> PreparedCommand {
     guard let program = command.arguments.first, !program.isEmpty else { throw .badCommand(name, why: "is empty") }
     let texts = command.arguments + command.environment.flatMap { [$0.key, $0.value] }
@@ -33,9 +30,7 @@ extension ExecServiceRunner {
       throw .badCommand(name, why: "sets a variable that can't have the name '\(key)'")
     }
 
-    var environment: [String: String] = [:]
-    for key in Self.inherited { if let value = getenv(key) { environment[key] = String(cString: value) } }
-    if environment["PATH"] == nil { environment["PATH"] = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" }
+    var environment = ChildEnvironment.variables()
     var account: Account?
     if let user = command.user {
       let found = await pool.run { Account(named: user) }
@@ -134,9 +129,10 @@ extension ExecServiceRunner {
   static func tail(of file: File) -> String {
     guard let size = try? file.status().st_size else { return "" }
     var bytes = [UInt8](repeating: 0, count: Int(min(2000, max(0, size))))
-    let count = (try? bytes.withMutableRawBytes { raw throws(SystemFailure) in
-      try file.read(at: max(0, Int64(size) - 2000), into: raw)
-    }) ?? 0
+    let count =
+      (try? bytes.withMutableRawBytes { raw throws(SystemFailure) in
+        try file.read(at: max(0, Int64(size) - 2000), into: raw)
+      }) ?? 0
     return String(decoding: bytes.prefix(count), as: UTF8.self)
       .split(whereSeparator: \.isNewline).map { $0.trimmingPrefix(while: \.isWhitespace) }.joined(separator: " | ")
   }
@@ -152,7 +148,9 @@ extension File {
     let path = "\(directory)/.output-XXXXXX"
     var template = Array(path.utf8CString)
     let descriptor = mkstemp(&template)
-    guard descriptor >= 0, fcntl(descriptor, F_SETFD, FD_CLOEXEC) == 0 else { throw SystemFailure("mkstemp", path: path) }
+    guard descriptor >= 0, fcntl(descriptor, F_SETFD, FD_CLOEXEC) == 0 else {
+      throw SystemFailure("mkstemp", path: path)
+    }
     unlink(template)
     return File(adopting: descriptor, path: path)
   }

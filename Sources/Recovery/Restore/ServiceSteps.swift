@@ -35,9 +35,41 @@ package struct StopService: Step {
 
   package func compensate(_ input: ServiceInput, output: Done?, in context: StepContext) async throws {
     let before = try context.output(of: precheck, as: Precheck.Output.self)
-    guard before.running.contains(input.service), let unit = try environment.unit(of: input.service) else { return }
+    guard before.running.contains(input.service), let unit = try environment.unit(of: input.service),
+      !unit.start.arguments.isEmpty
+    else { return }
     _ = try await environment.runner.start(unit)
   }
+}
+
+/// The gate between the last stop and the first swap: looks once more that no service runs.
+package struct Quiesce: Step {
+  package static let kind: StepKind = "recovery.quiesce.v1"
+  package static let retry = RetryPolicy.exponential(first: .seconds(1), attempts: 3)
+
+  package struct Input: Codable, Sendable {
+    package var services: [ServiceName]
+    package init(services: [ServiceName]) { self.services = services }
+  }
+
+  let environment: any RestoreEnvironment
+
+  package init(_ environment: any RestoreEnvironment) { self.environment = environment }
+
+  package func probe(_ input: Input, in context: StepContext) async throws -> Done? { nil }
+
+  package func run(_ input: Input, in context: StepContext) async throws -> Done {
+    try await context.confirmLease()
+    for service in input.services {
+      guard let unit = try environment.unit(of: service) else { continue }
+      if case .running(let pid) = try await environment.runner.status(unit) {
+        throw StepError.verificationFailed(context.step, "\(service) runs again, as process \(pid)")
+      }
+    }
+    return Done()
+  }
+
+  package func verify(_ output: Done, of input: Input, in context: StepContext) async throws {}
 }
 
 /// Starts a service on restored state. Undone by stopping it.
@@ -57,11 +89,18 @@ package struct StartService: Step {
   package func probe(_ input: ServiceInput, in context: StepContext) async throws -> Output? { nil }
 
   package func run(_ input: ServiceInput, in context: StepContext) async throws -> Output {
-    guard let unit = try environment.unit(of: input.service) else { return Output(start: nil) }
+    guard let unit = try environment.unit(of: input.service), !unit.start.arguments.isEmpty else {
+      return Output(start: nil)
+    }
     return Output(start: try await environment.runner.start(unit))
   }
 
-  package func verify(_ output: Output, of input: ServiceInput, in context: StepContext) async throws {}
+  package func verify(_ output: Output, of input: ServiceInput, in context: StepContext) async throws {
+    guard output.start != nil, let unit = try environment.unit(of: input.service), unit.mode == .daemon else { return }
+    if case .notRunning = try await environment.runner.status(unit) {
+      throw StepError.verificationFailed(context.step, "the service is not running")
+    }
+  }
 
   package func compensate(_ input: ServiceInput, output: Output?, in context: StepContext) async throws {
     if let unit = try environment.unit(of: input.service) { try await environment.runner.stop(unit) }
@@ -121,8 +160,10 @@ package struct ValidateService: Step {
 /// Every step of a restore, for the engine's registry.
 package func restoreSteps(_ environment: any RestoreEnvironment, precheck: StepID) -> [any StepHandler] {
   [
-    Precheck(environment).handler, CommitGate().handler, RestoreBeside(environment).handler, CompareBeside(environment).handler,
-    StopService(environment, precheck: precheck).handler, StopStore(environment, precheck: precheck).handler,
+    Precheck(environment).handler, CommitGate().handler, RestoreBeside(environment).handler,
+    CompareBeside(environment).handler,
+    StopService(environment, precheck: precheck).handler, Quiesce(environment).handler,
+    StopStore(environment, precheck: precheck).handler,
     SwapStore(environment).handler, StartStore(environment).handler, CheckInvariants(environment).handler,
     StartService(environment).handler, AwaitReady(environment).handler, ValidateService(environment).handler,
   ]
