@@ -91,6 +91,11 @@ package struct PointsUnderLoad: Sendable {
         let driver = try system.driver(of: store.name)
         let request = RestoreRequest(id: "torture-\(index)", source: copy.source, capture: copy.capture)
         _ = try await driver.restoreBeside(request)
+        // A copy can be consistent with the others and still not be what was there.
+        if let expected = copy.capture.contentDigest {
+          let found = try await driver.digestBeside(request)
+          guard found == expected else { throw RecoveryError.digestDiffers(store.name, parts: found?.differences(from: expected) ?? []) }
+        }
         try await driver.stop()
         try await driver.swapIn(request)
         try await driver.start()

@@ -54,6 +54,22 @@ import Testing
     }
   }
 
+  @Test func `marked without a hold, the tree is copied as it is found`() async throws {
+    try await contract.withStore { fixture in
+      let tree = MemoryTree()
+      let scratch = try TemporaryDirectory("scratch")
+      let session = try await fixture.driver(.usual).capture(CaptureContext(sink: tree, scratch: scratch.path))
+      try await session.prepare()
+      let mark = try await session.mark()
+      #expect(mark.kind == "time", "nobody waited, so no listing has to hold")
+      unlink(fixture.root + "/records/1.txt")
+      let result = try await session.finish()
+      #expect(result.position == mark)
+      #expect(tree.entries["documents/records/1.txt"] == nil)
+      await session.close()
+    }
+  }
+
   @Test func `metadata comes back: kinds, rights, times, attributes, links`() async throws {
     try await contract.withStore { fixture in
       let file = fixture.root + "/records/readme"

@@ -25,6 +25,9 @@ actor FilesCapture: CaptureSession {
     tree = Tree(driver.path, excludes: driver.excludes)
   }
 
+  /// Nobody was made to wait: a listing would promise what no file has to keep.
+  private var wasHeld = false
+
   func prepare() async throws(DriverError) {
     let (path, lockFile) = (driver.path, driver.lockFile)
     lock = try await pool.run { () throws(DriverError) -> File? in
@@ -47,10 +50,11 @@ actor FilesCapture: CaptureSession {
     } letGo: {
       flock(lock.descriptor, LOCK_UN)
     }
+    wasHeld = true
   }
 
   func mark() async throws(DriverError) -> LogPosition {
-    if driver.lockFile == nil, !driver.isImmutable {
+    if driver.lockFile == nil || !wasHeld, !driver.isImmutable {
       // Others may be held just now: nothing that takes time.
       let now = LogPosition(kind: "time", value: driver.environment.time.now().description)
       position = now
@@ -67,7 +71,7 @@ actor FilesCapture: CaptureSession {
     return found
   }
 
-  func release() async -> Bool { driver.lockFile == nil ? true : await keeper.release() }
+  func release() async -> Bool { driver.lockFile == nil || !wasHeld ? true : await keeper.release() }
 
   func finish() async throws(DriverError) -> CaptureResult {
     guard position != nil else { throw .holdImpossible("there is no mark to copy at") }
