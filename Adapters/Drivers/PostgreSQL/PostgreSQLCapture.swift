@@ -133,9 +133,13 @@ actor PostgreSQLCapture: CaptureSession {
 
   // MARK: The hold
 
+  private var digestsContent = false
+
   func hold(limit: Duration) async throws(DriverError) {
     guard let hold else { throw .holdImpossible("the session is not prepared") }
     try await hold.take(limit: limit)
+    // Only under the locks do what a reader sees and what the log holds up to a position agree.
+    digestsContent = context.wantsContentDigest
   }
 
   func mark() async throws(DriverError) -> LogPosition {
@@ -149,7 +153,7 @@ actor PostgreSQLCapture: CaptureSession {
         let timeline = row[1].flatMap({ UInt32($0.prefix(8), radix: 16) })
       else { throw StatementFailure(code: "XX000", message: "the server did not name its position") }
       marked = (lsn, timeline)
-      if context.wantsContentDigest { try await hold.pinSnapshots() }
+      if digestsContent { try await hold.pinSnapshots() }
       return position(lsn, timeline, cluster)
     } catch {
       throw error.driverError("naming the position")
@@ -195,7 +199,7 @@ actor PostgreSQLCapture: CaptureSession {
     await control.close()
     return CaptureResult(
       version: cluster.version, position: position(marked.position, marked.timeline, cluster),
-      contentDigest: context.wantsContentDigest ? try await digest(hold) : nil, sizeBytes: counter.value,
+      contentDigest: digestsContent ? try await digest(hold) : nil, sizeBytes: counter.value,
       facts: RestoreFacts(
         start: start.description, stop: stop.description, mark: marked.position.description, timeline: marked.timeline,
         systemIdentifier: cluster.systemIdentifier, segmentBytes: cluster.geometry.segmentBytes, major: cluster.major,
