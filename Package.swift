@@ -146,6 +146,16 @@ let doors: [Target] = [
       .logging,
     ],
     path: "Sources/Bank", swiftSettings: strict),
+  module(
+    "Benchmarks",
+    at: "Benchmarks/Suite",
+    [
+      "Core", "IO", "Console", "Catalog", "Vault", "DriverKit", "StateKit", "Planning", "Recovery", "DriverSQLite",
+      "ObjectStoreLocal", .sqlite, .subprocess,
+    ]),
+  .executableTarget(
+    name: "salvor-bench", dependencies: ["Core", "Console", "Benchmarks"], path: "Benchmarks/salvor-bench",
+    swiftSettings: strict),
 ]
 
 // MARK: Tests
@@ -190,6 +200,7 @@ let testTargets: [Target] = [
   tests(
     "SystemTests",
     ["Core", "IO", "Catalog", "Vault", "StateKit", "Recovery", "Governance", "Runtime", "CLI", "Demo", "TestSupport"]),
+  tests("BenchmarkTests", ["Core", "IO", "Benchmarks", "TestSupport"]),
   tests("ArchitectureTests", ["Core", "IO", "DriverKit", "Runtime", "TestSupport"]),
 ]
 
@@ -199,6 +210,7 @@ let package = Package(
   products: [
     .executable(name: "salvor", targets: ["salvor"]),
     .executable(name: "salvor-bank", targets: ["salvor-bank"]),
+    .executable(name: "salvor-bench", targets: ["salvor-bench"]),
   ],
   dependencies: packages,
   targets: libraries + ground + engine + adapters + acts + doors + testTargets,
