@@ -201,6 +201,13 @@ let testTargets: [Target] = [
     "SystemTests",
     ["Core", "IO", "Catalog", "Vault", "StateKit", "Recovery", "Governance", "Runtime", "CLI", "Demo", "TestSupport"]),
   tests("BenchmarkTests", ["Core", "IO", "Benchmarks", "TestSupport"]),
+  tests(
+    "CLITests",
+    ["Core", "IO", "Console", "CLI", "TestSupport", .arguments, "salvor"]),
+  // Runs the built program, as the pages do.
+  tests("DocsTests", ["Core", "IO", "Catalog", "TestSupport", "salvor"]),
+  tests("VaultCLITests", ["Core", "IO", "Vault", "ObjectStoreLocal", "TestSupport", "salvor"]),
+  tests("ExitDoorTests", ["Core", "IO", "TestSupport", "salvor"]),
   tests("ArchitectureTests", ["Core", "IO", "DriverKit", "Runtime", "TestSupport"]),
 ]
 

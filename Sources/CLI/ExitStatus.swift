@@ -1,5 +1,6 @@
 import ArgumentParser
 import Core
+import Runtime
 
 /// How a command ended, for scripts. `docs/reference/exit-codes.md` has the same table.
 package enum ExitStatus: Int32, Sendable, CaseIterable {
@@ -30,12 +31,42 @@ package enum ExitStatus: Int32, Sendable, CaseIterable {
   }
 }
 
+extension ExitStatus {
+  /// How a restore ended.
+  init(_ outcome: RestoreOutcome) {
+    let code = outcome.failure?.code ?? ""
+    self =
+      switch outcome.state {
+      case .succeeded: outcome.missesObjective ? .objectiveMissed : .done
+      // Found before anything was touched: there was nothing to roll back.
+      case _ where code == "RESTORE-102": .refused
+      // What came back was wrong: not the same as a disk that was full on the way.
+      case .rolledBack where Self.verdicts.contains { code.hasPrefix($0) }: .validationFailed
+      default: .failed
+      }
+  }
+
+  /// A validator, an invariant, a gate, a proof of the engine's that said no.
+  private static let verdicts = ["RESTORE-2", "RESTORE-3", "DRIVER-401", "DRIVER-402"]
+}
+
 /// An error that also decides the exit status.
 package struct CommandFailure: Failure {
   package var status: ExitStatus
   package var report: Report
 
   package init(_ status: ExitStatus, _ report: Report) { (self.status, self.report) = (status, report) }
+
+  /// Cancelled, in each module's own words.
+  private static let interruptions: Set<String> = [
+    "CORE-001", "RUN-101", "STORE-110", "VAULT-302",
+  ]
+  /// A point or a run that isn't there, or could be several.
+  private static let unknownNames: Set<String> = ["POINT-201", "POINT-202", "RUN-201", "RUN-202"]
+  /// The plan says no, or something is in the way: a repository that is there, a key in use, a target that holds something.
+  private static let refusals: Set<String> = [
+    "RESTORE-101", "RESTORE-102", "POINT-204", "RUN-102", "RUN-205", "RUN-206", "VAULT-103", "VAULT-106", "TREE-302",
+  ]
 
   /// The status that belongs to `error`, by its code.
   package init(_ error: any Error) {
@@ -47,10 +78,12 @@ package struct CommandFailure: Failure {
     report = failure.report
     status =
       switch true {
-      case failure.isCancellation || report.code == "CORE-001": .interrupted
-      case report.code.hasPrefix("CATALOG-") || report.code.hasPrefix("USAGE-"): .usage
-      case report.code.hasPrefix("PLAN-"), report.code == "RESTORE-101", report.code == "RESTORE-102", report.code == "POINT-204":
-        .refused
+      case failure.isCancellation, Self.interruptions.contains(report.code): .interrupted
+      case report.code == "USAGE-301", report.code == "USAGE-303": .refused
+      case report.code.hasPrefix("CATALOG-"), report.code.hasPrefix("USAGE-"), report.code.hasPrefix("PLAN-0"),
+        Self.unknownNames.contains(report.code):
+        .usage
+      case report.code.hasPrefix("PLAN-"), Self.refusals.contains(report.code): .refused
       case report.code.hasPrefix("RESTORE-2"), report.code.hasPrefix("EVIDENCE-"): .validationFailed
       case report.code.hasPrefix("OBJECTIVE-"): .objectiveMissed
       default: .failed

@@ -30,6 +30,11 @@ struct OutputOptions: ParsableArguments {
   }
 }
 
+extension Int {
+  /// `1 store`, `2 stores`.
+  func of(_ noun: String) -> String { "\(self) \(noun)\(self == 1 ? "" : "s")" }
+}
+
 /// Asks before what can't be undone; `--yes` answers.
 struct ConsentOptions: ParsableArguments {
   @Flag(name: .shortAndLong, help: "Don't ask.") var yes = false

@@ -14,7 +14,7 @@ enum PlanText {
     }
     lines.append(
       "point \(style.paint(plan.pointID, .strong)) of \(plan.pointTime.format(fractionDigits: 3)), "
-        + "\(plan.services.count) services, \(plan.stores.count) stores")
+        + "\(plan.services.count.of("service")), \(plan.stores.count.of("store"))")
     lines += plan.refusals.map { style.paint("refused \($0.description.harmless)", .bad) }
     lines += plan.warnings.map { style.paint("warning \($0.description.harmless)", .warning) }
     guard !plan.steps.isEmpty else { return lines }
@@ -29,9 +29,11 @@ enum PlanText {
     lines += table.lines(style)
     let unknown = plan.criticalPath.unknownSteps
     lines.append(
-      "critical path (*): \(Duration.seconds(plan.criticalPath.seconds).brief)"
-        + (unknown > 0 ? ", and \(unknown) steps with no history yet" : ""))
-    var services = Table([.init("service"), .init("predicted", .right), .init("rto", .right), .init("")])
+      "critical path (*): "
+        + (unknown == plan.criticalPath.steps.count
+          ? "no history yet"
+          : Duration.seconds(plan.criticalPath.seconds).brief + (unknown > 0 ? ", and \(unknown.of("step")) with no history yet" : "")))
+    var services = Table([.init("service"), .init("predicted", .right), .init("rto", .right), .init("verdict")])
     for prediction in plan.predictions {
       let tone: Style.Tone =
         switch prediction.verdict {
@@ -52,13 +54,8 @@ enum PlanText {
 package enum OutcomeText {
   static func show(_ outcome: RestoreOutcome, _ output: OutputOptions) throws {
     try output.show(outcome) { style in lines(outcome, style) }
-    // Found before anything was touched: there was nothing to roll back.
-    if outcome.failure?.code == "RESTORE-102" { throw ExitStatus.refused }
-    switch outcome.state {
-    case .succeeded: if outcome.missesObjective { throw ExitStatus.objectiveMissed }
-    case .rolledBack: throw ExitStatus.validationFailed
-    default: throw ExitStatus.failed
-    }
+    let status = ExitStatus(outcome)
+    if status != .done { throw status }
   }
 
   package static func lines(_ outcome: RestoreOutcome, _ style: Style) -> [String] {
@@ -76,7 +73,23 @@ package enum OutcomeText {
     }
     lines += objectives(outcome.services, style)
     lines.append("evidence \(outcome.evidence)")
-    return lines
+    return lines + next(outcome).map { style.paint($0, .faint) }
+  }
+
+  /// What is left to decide.
+  private static func next(_ outcome: RestoreOutcome) -> [String] {
+    switch outcome.state {
+    case .succeeded:
+      [
+        "the old state is kept: `salvor run rollback \(outcome.run)` puts it back, "
+          + "`salvor run release \(outcome.run)` frees its space"
+      ]
+    case .rolledBack where outcome.failure?.code != "RESTORE-102":
+      ["what was restored is kept beside the live state: `salvor run release \(outcome.run)` frees its space"]
+    case .failed, .rollbackFailed:
+      ["`salvor run show \(outcome.run)` tells how far it got; `salvor run resume \(outcome.run)` tries again"]
+    default: []
+    }
   }
 
   /// Objective beside measure, per service.

@@ -60,7 +60,7 @@ package enum CatalogError: Failure {
       let first = errors.first.map { ", first: \($0)" } ?? ""
       return Report("CATALOG-100", "the catalog has \(errors.count) error\(errors.count == 1 ? "" : "s")\(first)")
         .state("nothing was read from it or done with it")
-        .remedy("correct what `salvor catalog check` lists")
+        .remedy("correct what `salvor validate` lists")
     }
   }
 }

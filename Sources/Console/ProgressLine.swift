@@ -38,7 +38,7 @@ package final class ProgressLine: Sendable {
       (state.lastShown, state.lastPhase) = (now, phase)
       let line = "\(phase)  \(text)"
       if let width = style.width {
-        write("\r\u{1B}[K" + String(line.prefix(max(10, width - 1))))
+        write("\r\u{1B}[K" + line.cut(to: max(10, width - 1)))
         state.isDrawn = true
       } else {
         write(line + "\n")
@@ -48,6 +48,7 @@ package final class ProgressLine: Sendable {
 
   /// Prints a line that stays, above the one that changes.
   package func note(_ line: String) {
+    guard !isQuiet else { return }
     state.withLock { state in
       if state.isDrawn { write("\r\u{1B}[K") }
       state.isDrawn = false

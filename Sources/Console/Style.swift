@@ -16,11 +16,10 @@ package struct Style: Sendable {
 
   /// Asks the descriptor, and respects `NO_COLOR` (no-color.org) and `TERM=dumb`.
   package static func detect(_ descriptor: Int32, environment: [String: String]) -> Style {
-    guard isatty(descriptor) == 1 else { return .plain }
+    guard isatty(descriptor) == 1, environment["TERM"] != "dumb" else { return .plain }
     var size = winsize()
     let columns = ioctl(descriptor, UInt(TIOCGWINSZ), &size) == 0 && size.ws_col > 0 ? Int(size.ws_col) : 80
-    let refused = !(environment["NO_COLOR"] ?? "").isEmpty || environment["TERM"] == "dumb"
-    return Style(usesColor: !refused, width: columns)
+    return Style(usesColor: (environment["NO_COLOR"] ?? "").isEmpty, width: columns)
   }
 
   package enum Tone: Sendable {
@@ -57,6 +56,25 @@ extension String {
       }
     }
     return width
+  }
+
+  /// At most `width` columns of this; what is cut off leaves a `…`, and colours end with it.
+  package func cut(to width: Int) -> String {
+    guard displayWidth > width, width > 0 else { return self }
+    var text = ""
+    var shown = 0
+    var inEscape = false
+    for character in self {
+      if inEscape || character == "\u{1B}" {
+        inEscape = character != "m"
+      } else if shown == width - 1 {
+        break
+      } else {
+        shown += 1
+      }
+      text.append(character)
+    }
+    return text + "…" + (text.contains("\u{1B}") ? "\u{1B}[0m" : "")
   }
 
   /// What an outside name may show: control characters become `?`, so that no repository can write to the terminal.

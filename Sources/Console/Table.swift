@@ -23,7 +23,7 @@ package struct Table: Sendable {
 
   package mutating func add(_ cells: String...) { add(cells) }
 
-  /// One line per row, header first; blanks at the end are trimmed.
+  /// One line per row, header first; blanks at the end are trimmed. On a terminal the last column ends at its edge.
   package func lines(_ style: Style) -> [String] {
     var widths = columns.map(\.title.displayWidth)
     for row in rows {
@@ -35,7 +35,10 @@ package struct Table: Sendable {
         let padding = String(repeating: " ", count: widths[index] - cell.displayWidth)
         let isLast = index == cells.count - 1
         switch columns[index].alignment {
-        case .left: text += cell + (isLast ? "" : padding)
+        case .left where isLast:
+          let room = style.width.map { max(8, $0 - text.displayWidth) }
+          text += room.map { cell.cut(to: $0) } ?? cell
+        case .left: text += cell + padding
         case .right: text += padding + cell
         }
         if !isLast { text += "  " }

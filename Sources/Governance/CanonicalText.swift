@@ -2,9 +2,10 @@ import Core
 
 /// JSON in one spelling, which another language can write as well: RFC 8785, with whole numbers only.
 ///
-/// No white space; members in ascending order of their names' UTF-16 code units; strings escape `"`, `\` and the characters
-/// below U+0020 (`\b`, `\t`, `\n`, `\f`, `\r`, else `\u00` and two lowercase digits) and nothing else; numbers are whole and within
-/// ±(2⁵³ − 1), so that no parser rounds them. Unlike ``Core/CanonicalJSON`` it doesn't depend on a library's taste.
+/// No white space; members in ascending order of their names' UTF-16 code units; strings escape `"`, `\` and the
+/// characters below U+0020 (`\b`, `\t`, `\n`, `\f`, `\r`, else `\u00` and two lowercase digits) and nothing else;
+/// numbers are whole and within ±(2⁵³ − 1), so that no parser rounds them. Unlike ``Core/CanonicalJSON`` it doesn't
+/// depend on a library's taste.
 enum CanonicalText {
   /// Deeper nesting than anything Salvor writes.
   static let depthLimit = 64

@@ -44,7 +44,8 @@ package enum EvidenceError: Failure, Equatable {
     case .trailingData(let bytes):
       Report("EVIDENCE-102", "\(bytes) bytes follow the document", retry: .never).remedy(Self.anotherCopy)
     case .malformed(let why):
-      Report("EVIDENCE-103", "the document doesn't have the format's shape: \(why)", retry: .never).remedy(Self.anotherCopy)
+      Report("EVIDENCE-103", "the document doesn't have the format's shape: \(why)", retry: .never).remedy(
+        Self.anotherCopy)
     case .unsupported(let format):
       Report("EVIDENCE-104", "the format '\(format)' is not known", retry: .never)
         .remedy("verify it with the release of Salvor that wrote it, or a later one")

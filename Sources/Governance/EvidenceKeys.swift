@@ -37,8 +37,8 @@ package struct EvidenceSigner: Sendable {
   private let seed: Secret
   package let publicKey: EvidencePublicKey
 
-  /// - Parameter privateKeyFile: What ``privateKeyFile`` gave: `OneAsymmetricKey` in PEM (RFC 8410), as `openssl genpkey
-  ///   -algorithm ed25519` writes it.
+  /// - Parameter privateKeyFile: What ``privateKeyFile`` gave: `OneAsymmetricKey` in PEM (RFC 8410), as
+  ///   `openssl genpkey -algorithm ed25519` writes it.
   package init(privateKeyFile: Secret) throws(EvidenceError) {
     try self.init(seed: Armor.privateKey.open(privateKeyFile.revealed()))
   }
@@ -77,7 +77,8 @@ private enum Armor {
 
   private var label: String { self == .publicKey ? "PUBLIC KEY" : "PRIVATE KEY" }
 
-  /// Everything before the key: algorithm 1.3.101.112, and for private keys version 0. Source: RFC 8410, sections 4 and 7.
+  /// Everything before the key: algorithm 1.3.101.112, and for private keys version 0. Source: RFC 8410, sections 4
+  /// and 7.
   private var prefix: [UInt8] {
     switch self {
     case .publicKey: [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00]

@@ -13,7 +13,9 @@ package enum EvidenceVerifier {
     guard let format = document["format"]?.string else { throw .malformed("there is no 'format'") }
     guard format == Evidence.format else { throw .unsupported(format: format) }
     try expect(["format", "publicKey", "records", "root", "run", "signature"], in: document, of: "the document")
-    guard let list = document["records"]?.array, !list.isEmpty else { throw .malformed("'records' is no list, or empty") }
+    guard let list = document["records"]?.array, !list.isEmpty else {
+      throw .malformed("'records' is no list, or empty")
+    }
     guard let run = document["run"]?.string else { throw .malformed("'run' is no text") }
     let root = try hex("root", 32, document)
     let key = try EvidencePublicKey(bytes: try hex("publicKey", 32, document))
@@ -34,7 +36,8 @@ package enum EvidenceVerifier {
     return Evidence(run: run, records: records, root: last, publicKey: key, signature: signature)
   }
 
-  private static func parse(_ bytes: [UInt8]) throws(EvidenceError) -> (members: [String: JSONValue], whole: JSONValue) {
+  private static func parse(_ bytes: [UInt8]) throws(EvidenceError) -> (members: [String: JSONValue], whole: JSONValue)
+  {
     guard bytes.first == UInt8(ascii: "{") else { throw .notJSON("it doesn't begin with '{'") }
     guard let end = CanonicalText.endOfObject(bytes) else { throw .notJSON("it ends before its last '}'") }
     let value: JSONValue

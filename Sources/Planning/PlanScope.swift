@@ -18,7 +18,7 @@ struct PlanScope {
     for name in input.services.sorted() where catalog.service(name) == nil {
       refusals.append(
         PlanNote(
-          "PLAN-101", "there is no service '\(name)' in the catalog", remedy: "`salvor catalog show` lists the services"))
+          "PLAN-101", "there is no service '\(name)' in the catalog", remedy: "`salvor graph` lists the services"))
     }
     services = catalog.services.filter { input.services.isEmpty || input.services.contains($0.name) }
     let planned = Set(services.map(\.name))
@@ -104,11 +104,11 @@ struct PlanScope {
   }
 
   private mutating func checkServices() {
-    let unstoppable = services.filter { !$0.stores.isEmpty && $0.stop == nil }.map(\.name)
+    let unstoppable = services.filter { !$0.stores.isEmpty && $0.stop == nil && $0.start == nil }.map(\.name)
     if !unstoppable.isEmpty {
       warnings.append(
         PlanNote(
-          "PLAN-206", "no 'stop' command: \(quoted(unstoppable))",
+          "PLAN-206", "nothing is known of how to stop \(quoted(unstoppable))",
           remedy: "make sure that nothing writes to their stores during the restore"))
     }
   }

@@ -39,6 +39,7 @@ package struct PointCatalog: Sendable {
     var unreadable: [(String, Report)] = []
     for stored in snapshots where stored.snapshot.tags.contains(Self.tag) {
       do throws(RecoveryError) { points.append(try await read(stored)) } catch {
+        if case .vault(let report) = error, !report.isDamage { throw error }
         if case .cancelled = error { throw error }
         unreadable.append((stored.id.hex, error.report))
       }
@@ -79,8 +80,7 @@ package struct PointCatalog: Sendable {
     return try await vaulted {
       var files: [TreePath: [UInt8]] = [:]
       for entry in try await tree.entries(below: "catalog") where entry.metadata.kind == .regular {
-        let relative = TreePath(Array(entry.path.components.dropFirst()))
-        files[relative] = try await tree.contents(of: entry.path, limitBytes: 64 << 20)
+        files[entry.path] = try await tree.contents(of: TreePath("catalog").appending(entry.path), limitBytes: 64 << 20)
       }
       return files
     }
@@ -94,10 +94,17 @@ package struct PointCatalog: Sendable {
     guard let id = Digest(hex: part.snapshot) else {
       throw .pointDamaged(point.id.text, why: "the snapshot of \(store) has no proper id")
     }
-    let snapshot = try await vaulted { try await vault.loadSnapshot(id) }
-    let tree = SnapshotTree(reader: vault, root: snapshot.tree, pool: pool)
-    return StoreCopy(
-      source: PrefixedSource(below: TreePath([FileName(store.text)]), in: tree), capture: part.capture)
+    let (vault, pool) = (vault, pool)
+    let source = LazySource { () async throws(AnyFailure) in
+      do {
+        let snapshot = try await vault.loadSnapshot(id)
+        let tree = SnapshotTree(reader: vault, root: snapshot.tree, pool: pool)
+        return PrefixedSource(below: TreePath([FileName(store.text)]), in: tree)
+      } catch {
+        throw AnyFailure(error)
+      }
+    }
+    return StoreCopy(source: source, capture: part.capture)
   }
 
   /// Reads and checks every blob a store's copy consists of.
@@ -114,8 +121,28 @@ package struct PointCatalog: Sendable {
     } catch {
       let failure = AnyFailure(error)
       if failure.isCancellation || failure.report.code == "CORE-001" { throw .cancelled }
-      // What can't be read for want of an answer is not damage, but it isn't a verdict either.
+      // What can't be read for want of an answer is no verdict: taking it for damage would give up a good point.
+      guard isDamage(failure.underlying) else { throw .vault(failure.report) }
       return failure.report.summary
     }
   }
+}
+
+/// Whether the repository answered, and its answer was not what had been written.
+private func isDamage(_ error: any Error) -> Bool {
+  switch error {
+  case TreeError.vault(let inner): isDamage(inner)
+  case VaultError.store(let store):
+    switch store {
+    case .notFound, .pastEnd, .corrupt: true
+    case .exists, .full, .readOnly, .permission, .unavailable, .location, .cancelled: false
+    }
+  case VaultError.cancelled, TreeError.cancelled, TreeError.system: false
+  default: true
+  }
+}
+
+extension Report {
+  /// As ``isDamage(_:)``, where only the report is left: a store that does not answer has a code of its own.
+  fileprivate var isDamage: Bool { !code.hasPrefix("STORE-") && !code.hasPrefix("IO-") }
 }

@@ -79,7 +79,10 @@ package struct PointTaker: Sendable {
   private func outcome(
     of members: [StoreName: CaptureInProgress], for request: Request
   ) async -> Result<RecoveryPoint, RecoveryError> {
-    do throws(RecoveryError) { return .success(try await capture(members, for: request)) } catch { return .failure(error) }
+    do throws(RecoveryError) { return .success(try await capture(members, for: request)) } catch {
+      guard case .vault(let report) = error else { return .failure(error) }
+      return .failure(.vault(report.state("no point was recorded; what reached the vault is reused by the next try")))
+    }
   }
 
   private func capture(

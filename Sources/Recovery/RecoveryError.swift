@@ -47,7 +47,7 @@ package enum RecoveryError: Failure {
       Report("POINT-202", "'\(id)' could be any of \(matches.joined(separator: ", "))").remedy("give more of the id")
     case .noPoint(let why):
       Report("POINT-203", "no recovery point fits: \(why.isEmpty ? "there is none yet" : why.joined(separator: "; "))")
-        .remedy("take one with `salvor backup`, or choose another time")
+        .remedy("take one with `salvor backup`, choose another time, or name one with --point to have it as it is")
     case .pointDamaged(let id, let why):
       Report("POINT-204", "recovery point \(id) can't be trusted: \(why)", retry: .never)
         .state("nothing was changed").remedy("choose another with `salvor points`; run `salvor vault check --read-data`")

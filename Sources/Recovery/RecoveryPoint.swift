@@ -34,6 +34,9 @@ package struct RecoveryPoint: Sendable, Equatable, Codable {
     case fuzzy
   }
 
+  /// Some store is not in the cut; ``remarks`` says which and why.
+  package var hasStoresOutside: Bool { stores.values.contains { $0.cut != .held } }
+
   package var pause: Duration { .nanoseconds(pauseNanoseconds) }
 }
 

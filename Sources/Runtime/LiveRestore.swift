@@ -18,9 +18,19 @@ struct LiveRestore: RestoreEnvironment {
 
   func copy(of name: StoreName) async throws(RecoveryError) -> StoreCopy {
     guard let store = system.catalog.store(name) else { throw .noSuchStore(name) }
-    let vault: Vault.Repository
-    do { vault = try await system.vault(of: store.repository) } catch { throw .vault(error.report) }
-    return try await PointCatalog(vault: vault, pool: system.host.pool).copy(of: name, in: point)
+    guard let part = point.stores[name] else {
+      throw .pointDamaged(point.id.text, why: "it has no copy of \(name)")
+    }
+    let (system, point) = (system, point)
+    // The vault is opened when something is read from it: swapping back needs nothing but local directories.
+    return StoreCopy(capture: part.capture) { () async throws(AnyFailure) in
+      let vault = try await system.vault(of: store.repository)
+      do {
+        return try await PointCatalog(vault: vault, pool: system.host.pool).copy(of: name, in: point).source
+      } catch {
+        throw AnyFailure(error)
+      }
+    }
   }
 
   func unit(of service: ServiceName) throws(RecoveryError) -> ServiceUnit? { try system.unit(of: service) }

@@ -14,7 +14,7 @@ extension ManagedSystem {
       var waiting = catalog.services
       while let index = waiting.firstIndex(where: { Set(ready).isSuperset(of: $0.dependsOn) }) {
         let service = waiting.remove(at: index)
-        if let unit = try unit(of: service.name) {
+        if let unit = try unit(of: service.name), !unit.start.arguments.isEmpty {
           _ = try await runner.start(unit)
           if !unit.ready.isEmpty { _ = try await runner.waitUntilReady(unit) }
         }

@@ -64,9 +64,11 @@ package struct ManagedSystem: Sendable {
   /// - Returns: `nil` for a service that somebody else starts.
   package func unit(of name: ServiceName) throws(RecoveryError) -> ServiceUnit? {
     guard let service = catalog.service(name) else { throw .noSuchService(name) }
-    guard let start = service.start else { return nil }
+    guard service.start != nil || service.stop != nil else { return nil }
     return ServiceUnit(
-      name: name, mode: service.stop == nil ? .daemon : .oneshot, start: ServiceCommand(start),
+      name: name, mode: service.stop == nil ? .daemon : .oneshot,
+      // Without a start command somebody else starts it, and its stop command is still ours to run.
+      start: service.start.map { ServiceCommand($0) } ?? ServiceCommand([]),
       stop: service.stop.map { ServiceCommand($0) }, stopTimeoutMilliseconds: 10_000, ready: readyChecks(of: service))
   }
 

@@ -81,12 +81,15 @@ package struct Restore: Sendable {
 
   /// Carries a plan out.
   ///
-  /// - Throws: ``PlanError`` if the plan refuses; ``RunError`` if it was interrupted and can be resumed.
+  /// - Throws: ``PlanError`` if the plan refuses; ``RunsError/unfinished(_:stores:)`` if another restore is about the same
+  ///   stores; ``RunError`` if it was interrupted and can be resumed.
   package func run(_ prepared: Prepared, observer: @escaping RunObserver) async throws(AnyFailure) -> RestoreOutcome {
     do {
       guard prepared.plan.isRunnable else { throw PlanError.refused(prepared.plan.refusals) }
       let spec = try prepared.plan.run(prepared.input, at: prepared.input.requestedAt)
-      let record = try await engine(for: prepared.input, observer: observer).start(spec)
+      try await OtherRuns(journal: journal).requireFinished(touching: prepared.plan.stores, but: spec.id)
+      let engine = engine(for: prepared.input, observer: observer)
+      let record = try await system.holdingRepositories(of: prepared.plan.stores) { try await engine.start(spec) }
       return try await finish(record, prepared.input)
     } catch {
       throw AnyFailure(error)
@@ -97,7 +100,7 @@ package struct Restore: Sendable {
     let environment = LiveRestore(
       system: system, point: input.point, invariantNames: Set(input.plan.invariants))
     let host = system.host
-    var options = RunEngine.Options(holder: Holder.thisProcess(host))
+    var options = RunEngine.Options(holder: Holder(ProcessIdentity.current.description))
     options.limits = ["copy": 4]
     options.parallelism = 8
     let precheck = input.plan.steps.first { $0.action == .precheck }.flatMap { StepID($0.id) } ?? "precheck"
@@ -123,7 +126,9 @@ package struct Restore: Sendable {
       guard let service = system.catalog.service(name) else { return nil }
       let steps = record.spec.steps.filter { $0.service == name && $0.store == nil }
       let ends = steps.compactMap { record.steps[$0.id]?.measurement?.finishedAt }
-      let isBack = record.state == .succeeded && ends.count == steps.count
+      // Nobody asked whether it works, so nobody can say that it does.
+      let isAsked = !service.ready.isEmpty || !service.validators.isEmpty
+      let isBack = record.state == .succeeded && ends.count == steps.count && isAsked
       let phases = record.spec.steps.filter { step in
         step.service == name || step.store.map { service.stores.contains($0) } ?? false
       }.compactMap { step -> PhaseMeasurement? in
@@ -137,10 +142,6 @@ package struct Restore: Sendable {
         rtoObjectiveSeconds: service.objectives.rto?.seconds, phases: phases)
     }
   }
-}
-
-extension Holder {
-  static func thisProcess(_ host: Machine) -> Holder { Holder("\(host.name):\(ProcessID.current)") }
 }
 
 /// What a restore came to.

@@ -38,16 +38,22 @@ package struct Runs: Sendable {
 
   /// Swaps the kept state back and starts what ran before.
   package func rollback(_ record: RunRecord, observer: @escaping RunObserver) async throws(AnyFailure) -> RestoreOutcome {
-    try await carryOut(record, observer: observer) { engine in try await engine.rollback(record.spec.id) }
+    // No lock on any repository: nothing is read from it, and nothing may keep the old state from coming back.
+    try await carryOut(record, locking: false, observer: observer) { engine in
+      if record.state != .rolledBack { try await OtherRuns(journal: journal).requireNewest(record) }
+      return try await engine.rollback(record.spec.id)
+    }
   }
 
   private func carryOut(
-    _ record: RunRecord, observer: @escaping RunObserver,
-    _ body: (RunEngine) async throws -> RunRecord
+    _ record: RunRecord, locking: Bool = true, observer: @escaping RunObserver,
+    _ body: @escaping @Sendable (RunEngine) async throws -> RunRecord
   ) async throws(AnyFailure) -> RestoreOutcome {
     do {
       let (restore, input) = try restore(of: record)
-      let settled = try await body(restore.engine(for: input, observer: observer))
+      let engine = restore.engine(for: input, observer: observer)
+      let stores = locking ? input.plan.stores : []
+      let settled = try await restore.system.holdingRepositories(of: stores) { try await body(engine) }
       return try await restore.finish(settled, input)
     } catch {
       throw AnyFailure(error)
@@ -58,7 +64,16 @@ package struct Runs: Sendable {
   package func release(_ record: RunRecord) async throws(AnyFailure) -> [StoreName] {
     do {
       let (restore, input) = try restore(of: record)
-      guard record.state != .running, record.state != .rollingBack else {
+      let record = try await journal.load(record.spec.id)
+      let swapped = record.spec.steps.contains { $0.kind == SwapStore.kind && record.steps[$0.id]?.mayHaveActed == true }
+      switch record.state {
+      case .succeeded:
+        // First on record, under a claim: from here on nobody can roll back to a state that is half gone.
+        try await restore.engine(for: input, observer: { _ in }).settle(record.spec.id, as: .released)
+      case .released, .rolledBack: break
+      case .failed, .abandoned:
+        guard !swapped else { throw RunError.notPossible(record.spec.id, record.state, wanted: "released") }
+      case .pending, .running, .rollingBack, .rollbackFailed:
         throw RunError.notPossible(record.spec.id, record.state, wanted: "released")
       }
       let environment = LiveRestore(system: restore.system, point: input.point, invariantNames: [])
@@ -66,9 +81,6 @@ package struct Runs: Sendable {
         let copy = try await environment.copy(of: store)
         try await restore.system.driver(of: store).discardKept(
           .init(id: record.spec.id.text, source: copy.source, capture: copy.capture))
-      }
-      if record.state == .succeeded {
-        try await restore.engine(for: input, observer: { _ in }).settle(record.spec.id, as: .released)
       }
       return input.plan.stores
     } catch {
@@ -95,6 +107,10 @@ package enum RunsError: Failure {
   case ambiguous(String, [String])
   case notARestore(RunID)
   case otherCatalog(RunID)
+  /// It is under way, or was interrupted, and is about the same stores.
+  case unfinished(RunID, stores: [StoreName])
+  /// It has replaced what the other would put back.
+  case newer(RunID, than: RunID, stores: [StoreName])
 
   package var report: Report {
     switch self {
@@ -105,6 +121,14 @@ package enum RunsError: Failure {
     case .otherCatalog(let run):
       Report("RUN-204", "the catalog kept with run \(run) does not resolve to what it was", retry: .never)
         .state("nothing was changed").remedy("resume it with the version of salvor that began it")
+    case .unfinished(let run, let stores):
+      Report("RUN-205", "run \(run) is about \(stores.map(\.text).joined(separator: ", ")) too, and has not ended")
+        .state("nothing was changed")
+        .remedy("wait for it if it is under way; else `salvor run resume \(run)`, or `salvor run rollback \(run)`")
+    case .newer(let run, let older, let stores):
+      Report("RUN-206", "run \(run) has replaced \(stores.map(\.text).joined(separator: ", ")) since \(older)")
+        .state("nothing was changed")
+        .remedy("first `salvor run rollback \(run)`, or `salvor run release \(run)` if its state is to stay")
     }
   }
 }

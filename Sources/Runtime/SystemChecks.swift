@@ -1,6 +1,7 @@
 import AsyncHTTPClient
 import Catalog
 import Core
+import IO
 import DriverKit
 import Recovery
 import StateKit
@@ -58,17 +59,18 @@ private let answerLimitBytes = 16 << 20
 
 private func execute(_ command: Command, _ secrets: SecretResolver) async throws -> CommandAnswer {
   let declared = ServiceCommand(command)
-  var variables: [Environment.Key: String] = [:]
-  for (name, value) in declared.environment { variables[.init(stringLiteral: name)] = value }
-  for (name, reference) in declared.secrets {
-    variables[.init(stringLiteral: name)] = try await secrets.resolve(reference).revealed()
-  }
-  guard let program = command.words.first else { throw SecretFailure.badCommand(.command("")) }
-  let result = try await SystemTime().withTimeLimit(command.timeout) { [variables] in
+  var plain = ChildEnvironment.variables(declared.environment)
+  for (name, reference) in declared.secrets { plain[name] = try await secrets.resolve(reference).revealed() }
+  let variables = Dictionary(uniqueKeysWithValues: plain.map { (Environment.Key(stringLiteral: $0.key), $0.value) })
+  var words = command.words
+  // Not by the options of Subprocess, which changes the user where the C library may wait for ever.
+  if let user = command.user { words = ["setpriv", "--reuid=\(user)", "--regid=\(user)", "--init-groups", "--"] + words }
+  guard let program = words.first else { throw SecretFailure.badCommand(.command("")) }
+  let result = try await SystemTime().withTimeLimit(command.timeout) { [words] in
     try await Subprocess.run(
       program.contains("/") ? .path(.init(program)) : .name(program),
-      arguments: Arguments(Array(command.words.dropFirst())),
-      environment: .inherit.updating(variables), workingDirectory: command.workingDirectory.map { .init($0) },
+      arguments: Arguments(Array(words.dropFirst())),
+      environment: .custom(variables), workingDirectory: command.workingDirectory.map { .init($0) },
       output: .bytes(limit: answerLimitBytes), error: .discarded)
   }
   let output = String(decoding: result.standardOutput, as: UTF8.self)

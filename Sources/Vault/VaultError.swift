@@ -60,12 +60,12 @@ extension VaultError {
       Report("VAULT-104", "the repository has version \(version), and only 1 and 2 are known", retry: .never)
         .remedy("use a newer Salvor or restic")
     case .noSuchKey(let hint):
-      Report("VAULT-105", "no key is named \(hint)").remedy("list the keys with `salvor vault keys`")
+      Report("VAULT-105", "no key is named \(hint)").remedy("list the keys with `salvor vault key list`")
     case .keyInUse(let id):
       Report("VAULT-106", "key \(id.short) is the one this session was opened with", retry: .never)
         .remedy("open the repository with another key, then remove this one")
     case .snapshotNotFound(let name):
-      Report("VAULT-107", "no snapshot matches \(name)").remedy("list the snapshots with `salvor snapshots`")
+      Report("VAULT-107", "no snapshot matches \(name)").remedy("list the snapshots with `salvor vault snapshots`")
     case .snapshotAmbiguous(let name, let count):
       Report("VAULT-108", "\(count) snapshots match \(name)").remedy("give more digits of the one you mean")
     case .blobSize(let bytes):
@@ -108,7 +108,7 @@ extension VaultError {
         .remedy("bring the file back from a second copy; other snapshots are not affected")
     case .lockDamaged(let id, let reason):
       Report("VAULT-129", "lock \(id) cannot be read: \(reason)")
-        .remedy("if no other program works on the repository, run `salvor vault unlock --all`")
+        .remedy("if no other program works on the repository, run `salvor vault unlock --remove-all`")
     case .treeDamaged(let id, let reason):
       Report("VAULT-130", "tree \(id) is damaged: \(reason)", retry: .never)
         .remedy("its pack is intact, so it was written wrong; restore from another snapshot and report this")

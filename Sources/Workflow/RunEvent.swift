@@ -32,10 +32,11 @@ package enum RunError: Failure {
     switch self {
     case .interrupted(let run):
       Report("RUN-101", "run \(run) was interrupted", retry: .afterBackoff)
-        .state("what was done is on record; nothing runs any more").remedy("carry on with `salvor resume \(run)`")
+        .state("what was done is on record; nothing runs any more").remedy("carry on with `salvor run resume \(run)`")
     case .journal(_, let error): error.report
     case .notPossible(let run, let state, let wanted):
       Report("RUN-102", "run \(run) is \(state.rawValue): it can't be \(wanted)", retry: .never)
+        .state("nothing was changed").remedy("`salvor run show \(run)` tells what became of it")
     }
   }
 }

@@ -14,7 +14,9 @@ import Testing
   @Test(.timeLimit(.minutes(1))) func closeFrees() async throws { try await contract.closeFrees() }
   @Test(.timeLimit(.minutes(1))) func cancellationFrees() async throws { try await contract.cancellationFrees() }
   @Test(.timeLimit(.minutes(1))) func sinkErrorsSurface() async throws { try await contract.sinkErrorsSurface() }
-  @Test(.timeLimit(.minutes(1))) func restoreBesideIsProved() async throws { try await contract.restoreBesideIsProved() }
+  @Test(.timeLimit(.minutes(1))) func restoreBesideIsProved() async throws {
+    try await contract.restoreBesideIsProved()
+  }
   @Test(.timeLimit(.minutes(1))) func damageIsFound() async throws { try await contract.damageIsFound() }
   @Test(.timeLimit(.minutes(1))) func swapInAndOut() async throws { try await contract.swapInAndOut() }
   @Test(.timeLimit(.minutes(1))) func swapReplays() async throws { try await contract.swapReplays() }
@@ -36,7 +38,8 @@ import Testing
     try await contract.queriesOnlyRead(
       reading: "KEYS record:*",
       writing: [
-        "SET record:1 x", "DEL record:1", "FLUSHALL", "EVAL \"redis.call('FLUSHALL')\" 0", "CONFIG SET save ''", "GETDEL record:1",
+        "SET record:1 x", "DEL record:1", "FLUSHALL", "EVAL \"redis.call('FLUSHALL')\" 0", "CONFIG SET save ''",
+        "GETDEL record:1",
         "DB 0 DEL record:1", "SHUTDOWN NOSAVE", "SET \"unclosed", "",
       ])
   }

@@ -14,7 +14,9 @@ import Testing
   func transactionsAreWhole() async throws {
     try await RedisFixture.with { fixture in
       try await fixture.commands([["MSET", "a", "500", "b", "500", "x", "0", "y", "0"]])
-      let script = "redis.call('INCR', 'x') redis.call('SELECT', 2) redis.call('INCR', 'far') redis.call('SELECT', 0) redis.call('INCR', 'y')"
+      let script =
+        "redis.call('INCR', 'x') redis.call('SELECT', 2) redis.call('INCR', 'far') "
+        + "redis.call('SELECT', 0) redis.call('INCR', 'y')"
       let captured = try await withThrowingTaskGroup(of: Void.self) { group in
         for writer in 0..<3 {
           group.addTask {
@@ -24,7 +26,9 @@ import Testing
                 try await fixture.commands(
                   (0..<20).flatMap { _ in [["MULTI"], ["INCRBY", "a", "-1"], ["INCRBY", "b", "1"], ["EXEC"]] })
               case 1: try await fixture.commands((0..<20).map { _ in ["EVAL", script, "0"] })
-              default: try await fixture.commands((0..<100).map { _ in ["RPUSH", "list", "v"] } + [["LTRIM", "list", "-50", "-1"]])
+              default:
+                try await fixture.commands(
+                  (0..<100).map { _ in ["RPUSH", "list", "v"] } + [["LTRIM", "list", "-50", "-1"]])
               }
             }
           }
@@ -58,7 +62,9 @@ import Testing
         ["SET", "before", "x", "PX", "1"], ["SET", "soon", "x", "PX", "300"],
       ])
       let captured = try await fixture.capture(prepared: {
-        try await fixture.commands([["SET", "soon-too", "x", "PX", "200"], ["PEXPIRE", "stays", "700000"], ["PERSIST", "stays"]])
+        try await fixture.commands([
+          ["SET", "soon-too", "x", "PX", "200"], ["PEXPIRE", "stays", "700000"], ["PERSIST", "stays"],
+        ])
       })
       let part = try #require(captured.result.contentDigest?.parts["db0"])
       #expect(String(part.count) == captured.result.facts["db0.keys"])
@@ -76,7 +82,8 @@ import Testing
     try await RedisFixture.with { fixture in
       var commands: [[String]] = [
         ["HSET", "hash"] + (0..<2000).flatMap { ["f\($0)", "v\($0)"] }, ["SADD", "set"] + (0..<2000).map { "m\($0)" },
-        ["ZADD", "zset"] + (0..<500).flatMap { ["\(Double($0) / 7)", "z\($0)"] }, ["RPUSH", "list"] + (0..<3000).map { "e\($0)" },
+        ["ZADD", "zset"] + (0..<500).flatMap { ["\(Double($0) / 7)", "z\($0)"] },
+        ["RPUSH", "list"] + (0..<3000).map { "e\($0)" },
         ["SETBIT", "bits", "100000", "1"], ["PFADD", "hll", "a", "b", "c"], ["XADD", "stream", "1-1", "f", "v"],
         ["XADD", "stream", "2-1", "f", "v"], ["XGROUP", "CREATE", "stream", "group", "0"],
         ["XREADGROUP", "GROUP", "group", "someone", "COUNT", "1", "STREAMS", "stream", ">"],
@@ -106,16 +113,20 @@ import Testing
     }
   }
 
-  @Test("a snapshot through a file and one without, append-only or not", .timeLimit(.minutes(1)), arguments: [
-    (true, true), (true, false), (false, true), (false, false),
-  ])
+  @Test(
+    "a snapshot through a file and one without, append-only or not", .timeLimit(.minutes(1)),
+    arguments: [
+      (true, true), (true, false), (false, true), (false, false),
+    ])
   func kindsOfSynchronisation(isDiskless: Bool, appendOnly: Bool) async throws {
     var settings = RedisServer.Settings()
     settings.isDiskless = isDiskless
     settings.appendOnly = appendOnly
     try await RedisFixture.with(settings) { fixture in
       try await fixture.commands((0..<500).map { ["SET", "k\($0)", String(repeating: "v", count: $0)] })
-      let captured = try await fixture.capture(prepared: { try await fixture.commands([["SET", "late", "1", "EX", "1000"]]) })
+      let captured = try await fixture.capture(prepared: {
+        try await fixture.commands([["SET", "late", "1", "EX", "1000"]])
+      })
       try await fixture.commands([["FLUSHALL"]])
       try await fixture.restore(captured)
       #expect(try await fixture.integer("DBSIZE") == 501)
@@ -131,7 +142,8 @@ import Testing
     try await RedisFixture.with(settings) { fixture in
       try await fixture.commands([["SET", "k", "v"]])
       let captured = try await fixture.capture(
-        prepared: { try await Task.sleep(for: .milliseconds(1200)) }, marked: { try await Task.sleep(for: .milliseconds(1300)) })
+        prepared: { try await Task.sleep(for: .milliseconds(1200)) },
+        marked: { try await Task.sleep(for: .milliseconds(1300)) })
       let increment = try #require(captured.tree.entries["appendonlydir/appendonly.aof.1.incr.aof"])
       #expect(!String(decoding: increment.content, as: UTF8.self).contains("PING"))
       let facts = try Facts(captured.result.facts)
@@ -161,14 +173,17 @@ import Testing
   func exitDoor() async throws {
     try await RedisFixture.with { fixture in
       try await fixture.commands([["SET", "k", "in the snapshot"]])
-      let captured = try await fixture.capture(prepared: { try await fixture.commands([["SET", "l", "in the stream"]]) })
+      let captured = try await fixture.capture(prepared: {
+        try await fixture.commands([["SET", "l", "in the stream"]])
+      })
       let place = try TemporaryDirectory("exit")
       try await captured.tree.materialise(TreePath(), at: place.file("data"), progress: { _ in })
       try await clients.run {
         let check = try ChildProcess.run(["redis-check-aof", place.file("data/appendonlydir/appendonly.aof.manifest")])
         try promise(check.code == 0, check.output)
         let server = try ChildProcess.start([
-          "redis-server", "--appendonly", "yes", "--dir", place.file("data"), "--port", "0", "--unixsocket", place.file("s"),
+          "redis-server", "--appendonly", "yes", "--dir", place.file("data"), "--port", "0", "--unixsocket",
+          place.file("s"),
         ])
         defer {
           server.kill()

@@ -10,7 +10,8 @@ import Testing
 
 /// What happens when something is in the way.
 @Suite("Redis: faults") struct RedisFaultTests {
-  @Test("a user with the documented rights can capture; without one of them the error names it", .timeLimit(.minutes(1)))
+  @Test(
+    "a user with the documented rights can capture; without one of them the error names it", .timeLimit(.minutes(1)))
   func leastRights() async throws {
     var settings = RedisServer.Settings()
     settings.password = "default-secret"
@@ -43,9 +44,12 @@ import Testing
       }
       let wrong = place.file("wrong")
       try Files.replace(wrong, with: Array("not-it-at-all".utf8))
-      try await expectFailure("a wrong password", { error in
-        if case .authenticationFailed = error { !error.description.contains("not-it-at-all") } else { false }
-      }) { _ = try await driver("salvor", "file:\(wrong)").traits() }
+      try await expectFailure(
+        "a wrong password",
+        { error in
+          if case .authenticationFailed = error { !error.description.contains("not-it-at-all") } else { false }
+        }
+      ) { _ = try await driver("salvor", "file:\(wrong)").traits() }
       try await expectFailure("no password", { if case .authenticationFailed = $0 { true } else { false } }) {
         _ = try await fixture.driver(.usual).traits()
       }
@@ -81,10 +85,12 @@ import Testing
     }
   }
 
-  @Test("options are checked", arguments: [
-    ("port", JSONValue.integer(70_000)), ("password", "plain"), ("user", "someone"), ("dataDirectory", "relative"),
-    ("timeout", "soon"),
-  ])
+  @Test(
+    "options are checked",
+    arguments: [
+      ("port", JSONValue.integer(70_000)), ("password", "plain"), ("user", "someone"), ("dataDirectory", "relative"),
+      ("timeout", "soon"),
+    ])
   func badOptions(option: String, value: JSONValue) {
     #expect {
       _ = try RedisDriverFactory.make(StoreConfiguration(name: "cache", options: [option: value]), in: .live)
@@ -110,11 +116,14 @@ import Testing
           }
         })
       }
-      try await expectFailure("a crash", { error in
-        if case .logGap = error { return true }
-        if case .unreachable = error { return true }
-        return false
-      }) {
+      try await expectFailure(
+        "a crash",
+        { error in
+          if case .logGap = error { return true }
+          if case .unreachable = error { return true }
+          return false
+        }
+      ) {
         _ = try await fixture.capture(prepared: { await clients.run { fixture.server.stop(SIGKILL) } })
       }
     }
@@ -131,7 +140,9 @@ import Testing
       let isDamage: (DriverError) -> Bool = { if case .corrupt = $0 { true } else { false } }
       for file in ["base.rdb", "incr.aof"] {
         let path = TreePath("appendonlydir/appendonly.aof.1.\(file)")
-        let changes: [@Sendable ([UInt8]) -> [UInt8]?] = [{ Array($0.dropLast(7)) }, { $0 + [0] }, { _ in [] }, { _ in nil }]
+        let changes: [@Sendable ([UInt8]) -> [UInt8]?] = [
+          { Array($0.dropLast(7)) }, { $0 + [0] }, { _ in [] }, { _ in nil },
+        ]
         for change in changes {
           let damaged = try await captured.tree.changing(path, change)
           try await expectFailure("\(file) damaged", isDamage) {
@@ -149,7 +160,9 @@ import Testing
       }
       var request = captured.request("counts")
       request.capture.facts["db0.keys"] = "251"
-      try await expectFailure("one key fewer than were counted", isDamage) { _ = try await driver.restoreBeside(request) }
+      try await expectFailure("one key fewer than were counted", isDamage) {
+        _ = try await driver.restoreBeside(request)
+      }
       request.capture.facts["base.bytes"] = nil
       try await expectFailure("facts are missing", isDamage) { _ = try await driver.restoreBeside(request) }
     }
@@ -189,7 +202,8 @@ import Testing
   func queries() async throws {
     try await RedisFixture.with { fixture in
       try await fixture.commands([
-        ["HSET", "session:b", "user", "2", "x", "y"], ["HSET", "session:a", "user", "1"], ["HSET", "session:c", "x", "y"],
+        ["HSET", "session:b", "user", "2", "x", "y"], ["HSET", "session:a", "user", "1"],
+        ["HSET", "session:c", "x", "y"],
         ["SET", "session:text", "x"], ["SELECT", "3"], ["SET", "k", "with blank"],
       ])
       let driver = try fixture.driver(.usual)

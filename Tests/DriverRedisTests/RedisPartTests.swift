@@ -31,11 +31,15 @@ import Testing
     #expect(summary.bytes == Int64(output.utf8.count))
   }
 
-  @Test("a stream that isn't whole commands is a gap, never a trap", arguments: [
-    "x", "*", "*1", "*1\r", "*1\r\n", "*0\r\n", "*-1\r\n$1\r\na\r\n", "*1\r\n$4\r\nPIN", "*1\r\n$4\r\nPING", "*1\r\n$4\r\nPINGxx",
-    "*1\r\n$9223372036854775807\r\nx\r\n", "*9223372036854775807\r\n$1\r\nx\r\n", "*99999999999999999999999\r\n",
-    "*1\r\n$-1\r\n", "*1\n$4\nPING\n", "*2\r\n$4\r\nPING\r\n", "*1\r\n$5\r\nMULTI\r\n", "*1\r\n$\r\n\r\n", "\r\n*1\r\n$4\r\nPING\r\n",
-  ])
+  @Test(
+    "a stream that isn't whole commands is a gap, never a trap",
+    arguments: [
+      "x", "*", "*1", "*1\r", "*1\r\n", "*0\r\n", "*-1\r\n$1\r\na\r\n", "*1\r\n$4\r\nPIN", "*1\r\n$4\r\nPING",
+      "*1\r\n$4\r\nPINGxx",
+      "*1\r\n$9223372036854775807\r\nx\r\n", "*9223372036854775807\r\n$1\r\nx\r\n", "*99999999999999999999999\r\n",
+      "*1\r\n$-1\r\n", "*1\n$4\nPING\n", "*2\r\n$4\r\nPING\r\n", "*1\r\n$5\r\nMULTI\r\n", "*1\r\n$\r\n\r\n",
+      "\r\n*1\r\n$4\r\nPING\r\n",
+    ])
   func scannerRefuses(text: String) throws {
     #expect {
       _ = try scan(text)
@@ -45,7 +49,9 @@ import Testing
   }
 
   @Test("versions that read each other's files") func versions() throws {
-    func reads(_ a: String, _ b: String) throws -> Bool { try #require(EngineVersion(a)).reads(try #require(EngineVersion(b))) }
+    func reads(_ a: String, _ b: String) throws -> Bool {
+      try #require(EngineVersion(a)).reads(try #require(EngineVersion(b)))
+    }
     #expect(try reads("7.0.15", "7.0.9") && reads("7.2.1", "7.0.15") && reads("7.0.15", "6.2.14"))
     #expect(try !reads("7.0.15", "7.2.0") && !reads("7.0.15", "6.0.0"))
     #expect(try reads("valkey 8.0.1", "7.2.4") && !reads("valkey 8.0.1", "7.4.0") && !reads("7.4.0", "valkey 8.0.1"))
@@ -54,7 +60,9 @@ import Testing
 
   @Test("words") func words() {
     #expect(CommandLine.words("a  'b c' \"d\\x41\\n\" e'f") == ["a", "b c", "dA\n", "e'f"])
-    for broken in ["'a", "\"a", "\"a\"b", "a\"b\"", "\"\\x4\""] { #expect(CommandLine.words(broken) == nil, "\(broken)") }
+    for broken in ["'a", "\"a", "\"a\"b", "a\"b\"", "\"\\x4\""] {
+      #expect(CommandLine.words(broken) == nil, "\(broken)")
+    }
   }
 
   @Test("facts come back as they were, and a name from outside is never a path") func facts() throws {

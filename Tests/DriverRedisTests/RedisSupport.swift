@@ -68,7 +68,8 @@ extension RedisFixture {
     let digest = try await driver.digestBeside(captured.request())
     try promise(
       digest == captured.result.contentDigest,
-      "digests differ: \(digest?.differences(from: captured.result.contentDigest ?? .init(scheme: "", parts: [:])) ?? [])")
+      "digests differ: \(digest?.differences(from: captured.result.contentDigest ?? .init(scheme: "", parts: [:])) ?? [])"
+    )
     try await driver.stop()
     try await driver.swapIn(captured.request())
     try await driver.start()

@@ -7,10 +7,13 @@ import Testing
 /// A sample with every kind of value and character.
 private func sample(_ signer: EvidenceSigner) throws -> Evidence {
   var builder = EvidenceBuilder()
-  try builder.add(kind: "run.started", subject: "bank", body: ["by": "ops", "at": "2026-11-21T08:09:20Z", "dry": false])
+  try builder.add(
+    kind: "run.started", subject: "bank", body: ["by": "ops", "at": "2026-11-21T08:09:20Z", "dry": false])
   try builder.add(
     kind: "restore.swapped", subject: "ledger",
-    body: ["position": "0/3000148", "rows": .integer(-9_007_199_254_740_991), "kept": .null, "proofs": ["a", ["b"], []]])
+    body: [
+      "position": "0/3000148", "rows": .integer(-9_007_199_254_740_991), "kept": .null, "proofs": ["a", ["b"], []],
+    ])
   try builder.add(
     kind: "check.passed", subject: "sessions \"quoted\" \\ é \u{1F9EA} \u{7f}\u{1}\u{8}\u{c}\r\n\t/",
     body: ["\u{1F9EA}": 1, "\u{FFFD}": 2, "z": "{\"}", "a": .object([:])])
@@ -128,7 +131,9 @@ private func sample(_ signer: EvidenceSigner) throws -> Evidence {
     for text in ["", signer.publicKey.text, "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"] {
       #expect(throws: EvidenceError.self) { _ = try EvidenceSigner(privateKeyFile: Secret(text)) }
     }
-    #expect(throws: EvidenceError.self) { _ = try EvidencePublicKey(text: "-----BEGIN PUBLIC KEY-----\n*\n-----END PUBLIC KEY-----") }
+    #expect(throws: EvidenceError.self) {
+      _ = try EvidencePublicKey(text: "-----BEGIN PUBLIC KEY-----\n*\n-----END PUBLIC KEY-----")
+    }
   }
 
   @Test("what no other parser would read the same is refused") func notRepresentable() throws {

@@ -42,7 +42,7 @@ package final class RedisServer: Sendable {
         try Self.start(directory, port)
         self.port = port
         return
-      } catch where attempts > 0 {
+      } catch  where attempts > 0 {
         try Files.removeTree(directory.file("redis.log"))
       }
     }
@@ -84,7 +84,9 @@ package final class RedisServer: Sendable {
       // The pid is written once the port is taken, so whoever answers is this server.
       if pid(directory) != nil, answers(port) { return }
       let log = (try? Files.read(directory.file("redis.log"))).map { String(decoding: $0, as: UTF8.self) } ?? ""
-      if log.contains("Address already in use") { throw SystemFailure("bind", path: "port \(port)", number: EADDRINUSE) }
+      if log.contains("Address already in use") {
+        throw SystemFailure("bind", path: "port \(port)", number: EADDRINUSE)
+      }
       usleep(5000)
     }
     throw SystemFailure("connect", path: "redis-server on port \(port)", number: ETIMEDOUT)

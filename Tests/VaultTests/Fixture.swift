@@ -17,6 +17,8 @@ extension VaultSettings {
     settings.scrypt = ScryptParameters(n: 16, r: 1, p: 1)
     settings.packTargetBytes = packBytes
     settings.time = time
+    // Simulated time stands still while other threads work.
+    if time is SimulatedTime { settings.pool = .inline }
     if let seed { settings.randomness = SeededRandomness(seed: seed) }
     return settings
   }

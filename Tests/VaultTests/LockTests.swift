@@ -1,19 +1,16 @@
 import Core
 import ObjectStoreFaulty
 import ObjectStoreMemory
+import TestSupport
 import Testing
 
 @testable import Vault
 
-/// The machine's clock, three hundred times as fast: five minutes are a second.
-struct FastTime: Timekeeper {
-  private static let factor: Int64 = 300
-  private let base = SystemTime()
-  private let start: Int64
-  init() { start = SystemTime().monotonicNanoseconds() }
-  func now() -> Timestamp { Timestamp(seconds: 1_800_000_000) + .nanoseconds(monotonicNanoseconds()) }
-  func monotonicNanoseconds() -> Int64 { (base.monotonicNanoseconds() - start) * Self.factor }
-  func sleep(for duration: Duration) async throws { try await Task.sleep(for: duration / Self.factor) }
+/// Runs `body` in simulated time, every job in an order the seed decides: hours pass at once, and a busy machine changes
+/// nothing.
+func simulated(seed: UInt64 = 1, _ body: @escaping @Sendable (SimulatedTime) async throws -> Void) throws {
+  let time = SimulatedTime()
+  try SeededExecutor(seed: seed).run(on: time) { try await body(time) }
 }
 
 @Suite("Locks")
@@ -24,59 +21,62 @@ struct LockTests {
     try await Repository.create(store: store, password: password, settings: .quick(time: time))
   }
 
-  @Test func `a lock is renewed every five minutes and removed at the end`() async throws {
-    let time = FastTime()
-    let repository = try await repository(time)
-    try await repository.withLock {
-      var seen: Set<Digest> = []
-      let end = time.now() + .seconds(720)
-      while time.now() < end {
-        let locks = try await repository.locks()
-        #expect((1...2).contains(locks.count), "never without one")
-        seen.formUnion(locks.map(\.id))
-        try await time.sleep(for: .seconds(20))
+  @Test func `a lock is renewed every five minutes and removed at the end`() throws {
+    try simulated { time in
+      let repository = try await repository(time)
+      try await repository.withLock {
+        var seen: Set<Digest> = []
+        let end = time.now() + .seconds(720)
+        while time.now() < end {
+          let locks = try await repository.locks()
+          #expect((1...2).contains(locks.count), "never without one")
+          seen.formUnion(locks.map(\.id))
+          try await time.sleep(for: .seconds(20))
+        }
+        #expect((2...4).contains(seen.count))
       }
-      #expect((2...4).contains(seen.count))
+      #expect(try await repository.locks().isEmpty)
     }
-    #expect(try await repository.locks().isEmpty)
   }
 
-  @Test func `a run whose lock someone removed is cancelled`() async throws {
-    let time = FastTime()
-    let repository = try await repository(time)
-    let cancelled = Shared(false)
-    let run: @Sendable () async throws -> Void = {
-      try await repository.withLock {
-        let removed = try await repository.unlock(all: true)
-        #expect(removed == 1)
-        do { try await time.sleep(for: .seconds(36_000)) } catch { cancelled.withLock { $0 = true } }
+  @Test func `a run whose lock someone removed is cancelled`() throws {
+    try simulated { time in
+      let repository = try await repository(time)
+      let cancelled = Shared(false)
+      let run: @Sendable () async throws -> Void = {
+        try await repository.withLock {
+          let removed = try await repository.unlock(all: true)
+          #expect(removed == 1)
+          do { try await time.sleep(for: .seconds(36_000)) } catch { cancelled.withLock { $0 = true } }
+        }
       }
+      await #expect(throws: VaultError.lockLost("someone removed it")) { try await run() }
+      #expect(cancelled.value)
     }
-    await #expect(throws: VaultError.lockLost("someone removed it")) { try await run() }
-    #expect(cancelled.value)
   }
 
-  @Test func `a run whose lock can't be renewed is cancelled before others may take it for stale`() async throws {
-    let time = FastTime()
-    let memory = MemoryObjectStore()
-    _ = try await repository(time, store: memory)
-    let broken = Shared(false)
-    let store = FaultyObjectStore(
-      memory,
-      FaultPlan { operation, kind, _ in
-        operation == .put && kind == .lock && broken.value ? .failure(.unavailable("gone")) : nil
-      })
-    let repository = try await Repository.open(store: store, password: password, settings: .quick(time: time))
-    let run: @Sendable () async throws -> Timestamp = {
-      try await repository.withLock {
-        broken.withLock { $0 = true }
-        try? await time.sleep(for: .seconds(36_000))
-        return time.now()
+  @Test func `a run whose lock can't be renewed is cancelled before others may take it for stale`() throws {
+    try simulated { time in
+      let memory = MemoryObjectStore()
+      _ = try await repository(time, store: memory)
+      let broken = Shared(false)
+      let store = FaultyObjectStore(
+        memory,
+        FaultPlan { operation, kind, _ in
+          operation == .put && kind == .lock && broken.value ? .failure(.unavailable("gone")) : nil
+        })
+      let repository = try await Repository.open(store: store, password: password, settings: .quick(time: time))
+      let run: @Sendable () async throws -> Timestamp = {
+        try await repository.withLock {
+          broken.withLock { $0 = true }
+          try? await time.sleep(for: .seconds(36_000))
+          return time.now()
+        }
       }
+      let start = time.now()
+      await #expect(throws: VaultError.self) { _ = try await run() }
+      #expect(time.now() - start > .seconds(1400) && time.now() - start < .seconds(1800))
     }
-    let start = time.now()
-    await #expect(throws: VaultError.self) { _ = try await run() }
-    #expect(time.now() - start > .seconds(1400) && time.now() - start < .seconds(1800))
   }
 
   @Test func `shared locks go together, an exclusive one stands alone`() async throws {
@@ -91,30 +91,31 @@ struct LockTests {
     #expect(try await repository.locks().isEmpty)
   }
 
-  @Test func `waiting for a lock gets it when it is free, or says who holds it`() async throws {
-    let time = FastTime()
-    let repository = try await repository(time)
-    let order = Shared<[String]>([])
-    try await withThrowingTaskGroup(of: Void.self) { group in
-      group.addTask {
-        try await repository.withLock(exclusive: true) {
-          order.withLock { $0.append("held") }
-          while order.value.last != "refused" { try await time.sleep(for: .seconds(1)) }
-          order.withLock { $0.append("released") }
+  @Test func `waiting for a lock gets it when it is free, or says who holds it`() throws {
+    try simulated { time in
+      let repository = try await repository(time)
+      let order = Shared<[String]>([])
+      try await withThrowingTaskGroup(of: Void.self) { group in
+        group.addTask {
+          try await repository.withLock(exclusive: true) {
+            order.withLock { $0.append("held") }
+            while order.value.last != "refused" { try await time.sleep(for: .seconds(1)) }
+            order.withLock { $0.append("released") }
+          }
         }
+        group.addTask {
+          while order.value.isEmpty { try await time.sleep(for: .seconds(1)) }
+          do {
+            try await repository.withLock(wait: .seconds(10)) {}
+            Issue.record("someone else holds it")
+          } catch let error as VaultError { #expect(error.report.code == "VAULT-201") }
+          order.withLock { $0.append("refused") }
+          try await repository.withLock(wait: .seconds(6000)) { order.withLock { $0.append("got it") } }
+        }
+        try await group.waitForAll()
       }
-      group.addTask {
-        while order.value.isEmpty { try await time.sleep(for: .seconds(1)) }
-        do {
-          try await repository.withLock(wait: .seconds(10)) {}
-          Issue.record("someone else holds it")
-        } catch let error as VaultError { #expect(error.report.code == "VAULT-201") }
-        order.withLock { $0.append("refused") }
-        try await repository.withLock(wait: .seconds(6000)) { order.withLock { $0.append("got it") } }
-      }
-      try await group.waitForAll()
+      #expect(order.value == ["held", "refused", "released", "got it"])
     }
-    #expect(order.value == ["held", "refused", "released", "got it"])
   }
 
   @Test func `of two that want it alone at the same moment, at most one gets it`() async throws {

@@ -79,15 +79,27 @@ extension PostgreSQLDriver {
     }
   }
 
+  /// Gives a tablespace's location to the server's user, if that is what it was made for: the path comes from a snapshot,
+  /// and a directory that holds anything else is not ours to give away.
+  private func own(_ location: String, _ owner: SystemUser) throws(SystemFailure) {
+    let directory = try File(location, O_RDONLY | O_DIRECTORY | O_NOFOLLOW)
+    if try directory.status().st_uid == owner.userID { return }
+    let names = try Files.names(in: location)
+    guard names.allSatisfy({ $0.lossyText.hasPrefix(".salvor-") || $0.lossyText.hasPrefix("PG_") }) else {
+      throw SystemFailure("chown", path: location, number: EPERM)
+    }
+    guard fchown(directory.descriptor, owner.userID, owner.groupID) == 0 else {
+      throw SystemFailure("chown", path: location)
+    }
+  }
+
   /// Blocks.
   private func ready(_ layout: RestoreLayout, _ owner: SystemUser?) throws(SystemFailure) -> Int64 {
     let data = layout.data.beside
     guard chmod(data, 0o700) == 0 else { throw SystemFailure("chmod", path: data) }
     for space in layout.spaces {
       // The server wants to own a tablespace's location, and after a loss it is us who made it.
-      if let owner, chown(space.location, owner.userID, owner.groupID) != 0 {
-        throw SystemFailure("chown", path: space.location)
-      }
+      if let owner { try own(space.location, owner) }
       try makePassage(space.linkTarget)
       let link = space.linkTarget + "/" + layout.version
       guard symlink("../beside", link) == 0 || errno == EEXIST else { throw SystemFailure("symlink", path: link) }

@@ -1,4 +1,5 @@
 import Core
+import IO
 import DriverKit
 import Subprocess
 import SystemPackage
@@ -57,7 +58,11 @@ struct ServerCommand: Sendable {
         line[0].contains("/") ? .path(FilePath(line[0])) : .name(line[0]),
         arguments: Arguments(Array(line.dropFirst())),
         // The server's messages are read by people who read English, and some by us.
-        environment: .inherit.updating(["LC_ALL": "C.UTF-8", "LC_MESSAGES": "C"]),
+        environment: .custom(
+          Dictionary(
+            uniqueKeysWithValues: ChildEnvironment.variables(["LC_ALL": "C.UTF-8", "LC_MESSAGES": "C"]).map {
+              (Environment.Key(stringLiteral: $0.key), $0.value)
+            })),
         // Ours may be out of the user's reach.
         workingDirectory: "/", platformOptions: options, output: .bytes(limit: 1 << 20), error: .combinedWithOutput)
       let text = String(decoding: result.standardOutput.prefix(1 << 16), as: UTF8.self)

@@ -96,7 +96,9 @@ struct TableHold: Sendable {
     func left() -> Int64 { max(1, (deadline - time.monotonicNanoseconds()) / 1_000_000) }
     do throws(StatementFailure) {
       _ = try await member.locks.run(
-        "BEGIN; SET LOCAL lock_timeout = \(left()); SET LOCAL statement_timeout = \(left())")
+        "BEGIN; SET LOCAL lock_timeout = \(left()); SET LOCAL statement_timeout = \(left()); "
+          // Should we be stopped while other databases are still being locked, the server lets go by itself.
+          + "SET LOCAL idle_in_transaction_session_timeout = \(left())")
       var locked: Set<String> = []
       // A table made while we waited is found by the second look, or the third.
       while true {

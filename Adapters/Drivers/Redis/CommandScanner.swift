@@ -4,9 +4,9 @@ import IO
 
 /// Reads a stretch of a replication stream command by command, and copies what an append-only file holds.
 ///
-/// A command is `*<n>\r\n` and *n* times `$<length>\r\n<bytes>\r\n`. `PING` and `REPLCONF` keep a link alive and aren't part
-/// of the data. Values are skipped, not read: memory is one window, however large a value is. O(*n*) in bytes.
-/// Source: Redis, "RESP protocol spec", arrays of bulk strings.
+/// A command is `*<n>\r\n` and *n* times `$<length>\r\n<bytes>\r\n`. `PING` and `REPLCONF` keep a link alive and
+/// aren't part of the data. Values are skipped, not read: memory is one window, however large a value is. O(*n*) in
+/// bytes. Source: Redis, "RESP protocol spec", arrays of bulk strings.
 struct CommandScanner {
   struct Summary: Sendable, Equatable {
     var commands: Int64 = 0

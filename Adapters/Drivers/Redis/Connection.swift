@@ -41,7 +41,8 @@ indirect enum Reply: Equatable, Sendable {
   }
 }
 
-/// A connection that sends commands and reads answers. Every call blocks, so it runs on a blocking pool; callers take turns.
+/// A connection that sends commands and reads answers. Every call blocks, so it runs on a blocking pool; callers take
+/// turns.
 final class Connection: @unchecked Sendable {
   // `reader` is touched by one call at a time: the owner's turns are the lock.
   private let reader: UnsafeMutablePointer<redisReader>
@@ -90,9 +91,10 @@ final class Connection: @unchecked Sendable {
     while true {
       var raw: UnsafeMutableRawPointer?
       guard redisReaderGetReply(reader, &raw) == REDIS_OK else {
-        throw .garbled(withUnsafeBytes(of: reader.pointee.errstr) { bytes in
-          String(decoding: bytes.prefix { $0 != 0 }, as: UTF8.self)
-        })
+        throw .garbled(
+          withUnsafeBytes(of: reader.pointee.errstr) { bytes in
+            String(decoding: bytes.prefix { $0 != 0 }, as: UTF8.self)
+          })
       }
       if let raw {
         defer { freeReplyObject(raw) }

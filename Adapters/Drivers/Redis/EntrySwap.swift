@@ -2,12 +2,13 @@ import Core
 import DriverKit
 import IO
 
-/// Swaps several names of one directory for their replacements and keeps the others, so that a crash at any call is mended
-/// by calling again.
+/// Swaps several names of one directory for their replacements and keeps the others, so that a crash at any call is
+/// mended by calling again.
 ///
 /// A server's data directory may be a mount point, and holds files that are none of the driver's business; so the names
 /// are swapped one by one, by renames inside the directory. `PathSwap` does one path in one call; here the names only
-/// mean something together, which is why the server must be stopped and a second call finishes a swap that was cut short.
+/// mean something together, which is why the server must be stopped and a second call finishes a swap that was cut
+/// short.
 ///
 ///     <directory>/dump.rdb, appendonlydir, …     live
 ///     <workspace>/next/…                         what was restored

@@ -5,9 +5,10 @@ extension ScratchServer {
   /// The scheme `redis-keys-v1`: a part per database, and one for functions.
   ///
   /// A key's digest is the SHA-256 of its length in decimal, `:`, the key, the server's own digest of the value (`DEBUG
-  /// DIGEST-VALUE`: 40 hexadecimal digits, the same however the value is laid out), `|`, the expiry in Unix milliseconds or
-  /// `-`, `|`, and for streams the digest of what `XINFO STREAM … FULL` says beyond the entries (groups, consumers, pending).
-  /// A database's is the SHA-256 of its keys' digests in ascending order. Memory: 32 bytes per key.
+  /// DIGEST-VALUE`: 40 hexadecimal digits, the same however the value is laid out), `|`, the expiry in Unix
+  /// milliseconds or `-`, `|`, and for streams the digest of what `XINFO STREAM … FULL` says beyond the entries
+  /// (groups, consumers, pending). A database's is the SHA-256 of its keys' digests in ascending order. Memory: 32
+  /// bytes per key.
   ///
   /// Only in ``Mode/persistent``, where time takes nothing away.
   func digest() async throws(DriverError) -> ContentDigest {
@@ -30,7 +31,8 @@ extension ScratchServer {
     var digests: [Digest] = []
     var cursor = Array("0".utf8)
     repeat {
-      let scan = try answers(connection, [["SELECT", String(database)], ["SCAN", String(decoding: cursor, as: UTF8.self), "COUNT", "512"]])
+      let scan = try answers(
+        connection, [["SELECT", String(database)], ["SCAN", String(decoding: cursor, as: UTF8.self), "COUNT", "512"]])
       guard let page = scan[1].elements, page.count == 2, case .bytes(let next) = page[0], let list = page[1].elements
       else { throw .garbled("SCAN") }
       cursor = next
@@ -55,7 +57,10 @@ extension ScratchServer {
   ) throws(WireError) -> [Digest] {
     var commands: [[[UInt8]]] = [words(["DEBUG", "DIGEST-VALUE"]) + keys]
     commands += keys.map { words(["TYPE"]) + [$0] }
-    commands += [words(["SELECT", String(expiries)]), words(["HMGET", "db\(database)"]) + keys, words(["SELECT", String(database)])]
+    commands += [
+      words(["SELECT", String(expiries)]), words(["HMGET", "db\(database)"]) + keys,
+      words(["SELECT", String(database)]),
+    ]
     let replies = try connection.all(commands)
     for case .error(let text) in replies { throw .refused(text) }
     guard let values = replies[0].elements, let times = replies[keys.count + 2].elements, values.count == keys.count,

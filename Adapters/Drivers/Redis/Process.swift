@@ -42,7 +42,10 @@ final class ChildProcess: Sendable {
     var arguments: [UnsafeMutablePointer<CChar>?] = words.map { strdup($0) } + [nil]
     defer { for argument in arguments { free(argument) } }
     var pid: pid_t = 0
-    let status = posix_spawnp(&pid, program, &actions, &attributes, &arguments, environ)
+    var variables: [UnsafeMutablePointer<CChar>?] =
+      ChildEnvironment.variables().map { strdup("\($0.key)=\($0.value)") } + [nil]
+    defer { for variable in variables { free(variable) } }
+    let status = posix_spawnp(&pid, program, &actions, &attributes, &arguments, &variables)
     guard status == 0 else { throw SystemFailure("spawn", path: program, number: status) }
     return ChildProcess(pid: pid)
   }

@@ -5,7 +5,8 @@ import Synchronization
 
 /// A capture as a replica: a snapshot ahead of the hold, the command stream up to the mark.
 ///
-/// See `docs/decisions/0004-redis-capture.md`. Calls come one after the other; what `close` may find half done is guarded.
+/// See `docs/decisions/0004-redis-capture.md`. Calls come one after the other; what `close` may find half done is
+/// guarded.
 final class RedisCapture: CaptureSession {
   /// Names in the captured tree: what a server with default settings would call them.
   enum Names {
@@ -218,7 +219,9 @@ final class RedisCapture: CaptureSession {
     let (summary, digest) = try await environment.pool.run {
       () throws(DriverError) -> (CommandScanner.Summary, Digest) in
       let output: File
-      do throws(SystemFailure) { output = try File(increment, O_RDWR | O_CREAT | O_TRUNC) } catch { throw DriverError(error) }
+      do throws(SystemFailure) { output = try File(increment, O_RDWR | O_CREAT | O_TRUNC) } catch {
+        throw DriverError(error)
+      }
       var running = RunningDigest()
       var scanner = CommandScanner(spill, 0..<length)
       let summary = try scanner.copy { (bytes) throws(SystemFailure) in
@@ -267,7 +270,8 @@ final class RedisCapture: CaptureSession {
     case failed(DriverError)
   }
 
-  /// Loads the copy into a server of our own, compares what it holds with what the source said under the hold, and digests it.
+  /// Loads the copy into a server of our own, compares what it holds with what the source said under the hold, and
+  /// digests it.
   private func proveCopy(
     _ facts: Facts, _ increment: String, _ version: EngineVersion
   ) async throws(ProofUnavailable) -> ContentDigest {

@@ -34,7 +34,8 @@ struct RedisConfiguration: Sendable, Equatable {
     user = configuration.string("user")
     if let text = configuration.string("password") {
       guard let reference = SecretReference(text) else {
-        throw .badOption(store: store, option: "password", why: "is not a secret reference (file:…, env:… or command:…)")
+        throw .badOption(
+          store: store, option: "password", why: "is not a secret reference (file:…, env:… or command:…)")
       }
       password = reference
     }
@@ -70,7 +71,9 @@ struct RedisConfiguration: Sendable, Equatable {
 /// Makes drivers for Redis and Valkey.
 package enum RedisDriverFactory: DriverFactory {
   package static var name: DriverName { "redis" }
-  package static var summary: String { "Redis 6.2 and 7, Valkey: a replica's link for the copy, CLIENT PAUSE for the hold." }
+  package static var summary: String {
+    "Redis 6.2 and 7, Valkey: a replica's link for the copy, CLIENT PAUSE for the hold."
+  }
   package static var options: [OptionSchema] {
     [
       OptionSchema(
@@ -79,9 +82,12 @@ package enum RedisDriverFactory: DriverFactory {
       OptionSchema("user", .string, help: "ACL user; without it the password is the default user's."),
       OptionSchema("password", .secret, help: "Where the password is read from."),
       OptionSchema(
-        "dataDirectory", .path, help: "The server's 'dir' on this machine, for restores; without it the one the capture saw."),
-      OptionSchema("binary", .string, default: "redis-server", help: "The server's program, for proofs and for starting it."),
-      OptionSchema("configFile", .path, help: "Configuration the server is started with if there is no 'start' command."),
+        "dataDirectory", .path,
+        help: "The server's 'dir' on this machine, for restores; without it the one the capture saw."),
+      OptionSchema(
+        "binary", .string, default: "redis-server", help: "The server's program, for proofs and for starting it."),
+      OptionSchema(
+        "configFile", .path, help: "Configuration the server is started with if there is no 'start' command."),
       OptionSchema("runAs", .string, help: "System user that owns the data files and runs the server."),
       OptionSchema("start", .strings, help: "Command that starts the server, word by word."),
       OptionSchema("stop", .strings, help: "Command that stops the server; without it the driver sends SHUTDOWN."),

@@ -21,7 +21,8 @@ struct RedisDriver: DataStoreDriver {
     if info["aof_enabled"] != "1" {
       notes.append("appendonly is off: what the server acknowledged since its last save is lost if it crashes")
     }
-    return DriverTraits(version: version.description, hold: Self.hold(info), sizeBytes: info.integer("used_memory_dataset"), notes: notes)
+    return DriverTraits(
+      version: version.description, hold: Self.hold(info), sizeBytes: info.integer("used_memory_dataset"), notes: notes)
   }
 
   func capture(_ context: CaptureContext) async throws(DriverError) -> any CaptureSession {
@@ -59,7 +60,8 @@ struct RedisDriver: DataStoreDriver {
         try await environment.pool.run { () throws(WireError) -> ServerSettings in
           var settings = ServerSettings()
           for name in ServerSettings.names {
-            guard let pair = try connection.call("CONFIG", "GET", name).elements, pair.count == 2, let value = pair[1].text
+            guard let pair = try connection.call("CONFIG", "GET", name).elements, pair.count == 2,
+              let value = pair[1].text
             else { continue }
             settings.values[name] = value
           }
@@ -115,7 +117,8 @@ struct RedisDriver: DataStoreDriver {
 
   /// One command, off the cooperative pool.
   @discardableResult
-  func call(_ connection: Connection, _ words: String..., patience: Duration? = nil) async throws(DriverError) -> Reply {
+  func call(_ connection: Connection, _ words: String..., patience: Duration? = nil) async throws(DriverError) -> Reply
+  {
     do throws(WireError) {
       return try await environment.pool.run { () throws(WireError) -> Reply in
         try connection.call(words: words.map { Array($0.utf8) }, patience: patience)

@@ -3,8 +3,8 @@ import DriverKit
 import IO
 
 extension RedisDriver {
-  /// One reading command, its words parted by blanks and kept together by quotes; or `SCANHASH pattern field`, which gives
-  /// that field of every hash whose key matches. `DB 3 …` before either looks into database 3.
+  /// One reading command, its words parted by blanks and kept together by quotes; or `SCANHASH pattern field`, which
+  /// gives that field of every hash whose key matches. `DB 3 …` before either looks into database 3.
   func query(_ text: String, limit: QueryLimit) async throws(DriverError) -> QueryResult {
     guard var words = CommandLine.split(text), !words.isEmpty else {
       throw .queryFailed("the command is empty, or a quote is not closed")

@@ -35,7 +35,8 @@ extension RedisDriver {
     guard directory.hasPrefix("/") else {
       throw .badOption(
         store: configuration.store, option: "dataDirectory",
-        why: "is required for a restore: neither the capture nor the configuration says where the server keeps its data")
+        why: "is required for a restore: neither the capture nor the configuration says where the server keeps its data"
+      )
     }
     // Inside the directory: the one place that is certainly on the same file system, also if it is a mount point.
     let workspace = request.workspace(beside: "\(directory)/\(settings.databaseFile)")
@@ -69,7 +70,7 @@ extension RedisDriver {
       add(
         .system(
           .init(
-            Report("DRIVER-601", "\(directory) has \(free) bytes free; restoring beside needs about \(needed)")
+            Report("DRIVER-602", "\(directory) has \(free) bytes free; restoring beside needs about \(needed)")
               .remedy("make room on that file system, then run the command again"))))
     }
     if await environment.pool.run({ access(parent, W_OK) }) != 0 {
@@ -94,7 +95,8 @@ extension RedisDriver {
     let place = try await place(request)
     let pool = environment.pool
     guard await !pool.run({ place.swap.hasBegun }) else {
-      throw .engineFailed("restore \(request.id) has already been swapped in; undo the swap or release it first", log: "")
+      throw .engineFailed(
+        "restore \(request.id) has already been swapped in; undo the swap or release it first", log: "")
     }
     if let state = try await earlierTry(place, request) { return state }
     try await clear(place)
@@ -150,7 +152,9 @@ extension RedisDriver {
       do throws(SystemFailure) {
         if !Files.exists(place.directory) {
           try Files.createDirectory(place.directory, mode: 0o750)
-          if let owner = try Self.owner(of: place.directory, runAs) { _ = chown(place.directory, owner.user, owner.group) }
+          if let owner = try Self.owner(of: place.directory, runAs) {
+            _ = chown(place.directory, owner.user, owner.group)
+          }
         }
         try Files.removeTree(place.workspace)
         try Files.createDirectory(place.workspace, mode: 0o700)

@@ -26,7 +26,8 @@ extension RedisDriver {
         }
         try await run(words, what: configuration.binary)
       } else {
-        throw .unsupported("store \(configuration.store) has neither a 'start' command nor a 'configFile' to start it with")
+        throw .unsupported(
+          "store \(configuration.store) has neither a 'start' command nor a 'configFile' to start it with")
       }
     }
     try await waitUntilItAnswers()

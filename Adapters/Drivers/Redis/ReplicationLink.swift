@@ -4,8 +4,8 @@ import IO
 
 /// The link of a replica to its master: handshake, snapshot, and then the command stream.
 ///
-/// Source: Redis, `replication.c` (`syncCommand`, `replicationSetupSlaveForFullResync`) and the page "Redis replication".
-/// Every call blocks.
+/// Source: Redis, `replication.c` (`syncCommand`, `replicationSetupSlaveForFullResync`) and the page "Redis
+/// replication". Every call blocks.
 enum ReplicationLink {
   /// Where a full synchronisation begins.
   struct Start: Sendable, Equatable {
@@ -22,7 +22,8 @@ enum ReplicationLink {
     case endedBy([UInt8])
   }
 
-  /// How long a master may take to fork and write its snapshot before the first byte comes; it sends newlines meanwhile.
+  /// How long a master may take to fork and write its snapshot before the first byte comes; it sends newlines
+  /// meanwhile.
   static let patience = Duration.seconds(60)
 
   /// Asks for a full synchronisation on a connection that is authenticated and idle.
@@ -128,7 +129,9 @@ final class SnapshotSource: ByteSource {
       start = 0
       let old = buffer.count
       buffer.append(contentsOf: repeatElement(0, count: 65_536))
-      let count = try buffer.withUnsafeMutableBytes { try receive(into: UnsafeMutableRawBufferPointer(rebasing: $0[old...])) }
+      let count = try buffer.withUnsafeMutableBytes {
+        try receive(into: UnsafeMutableRawBufferPointer(rebasing: $0[old...]))
+      }
       buffer.removeLast(65_536 - count)
       if buffer.count >= mark.count, buffer.suffix(mark.count).elementsEqual(mark) {
         isEnded = true

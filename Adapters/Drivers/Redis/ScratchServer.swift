@@ -24,7 +24,8 @@ struct ScratchServer: Sendable {
   static let socketName = "s.sock"
   static let tail = "salvor.aof"
 
-  /// For `Mode.persistent`, on one server, `ARGV[1]` databases: moves expiries into hashes `db0`, `db1`, … of the next one.
+  /// For `Mode.persistent`, on one server, `ARGV[1]` databases: moves expiries into hashes `db0`, `db1`, … of the next
+  /// one.
   private static let takeOffExpiries = """
     pcall(redis.replicate_commands)
     local n = tonumber(ARGV[1])
@@ -95,7 +96,8 @@ struct ScratchServer: Sendable {
 }
 
 extension RedisDriver {
-  /// Runs `body` with a server over `directory`/appendonlydir, which holds a base and `increments`, and ends the server.
+  /// Runs `body` with a server over `directory`/appendonlydir, which holds a base and `increments`, and ends the
+  /// server.
   ///
   /// - Throws: ``DriverError/corrupt(_:)`` if the engine refuses the files.
   func withScratchServer<T: Sendable>(
@@ -130,7 +132,8 @@ extension RedisDriver {
       result = .success(
         try await body(
           ScratchServer(
-            mode: mode, databases: databases, connection: connection, pool: environment.pool, peer: "the proving server")))
+            mode: mode, databases: databases, connection: connection, pool: environment.pool, peer: "the proving server"
+          )))
     } catch { result = .failure(error) }
     await environment.pool.run {
       child.kill()

@@ -64,9 +64,13 @@ struct EngineVersion: Sendable, Equatable, CustomStringConvertible {
   }
 
   init?(_ info: Info) {
-    if let version = info["valkey_version"] { self.init("valkey \(version)") }
-    else if let version = info["redis_version"] { self.init(version) }
-    else { return nil }
+    if let version = info["valkey_version"] {
+      self.init("valkey \(version)")
+    } else if let version = info["redis_version"] {
+      self.init(version)
+    } else {
+      return nil
+    }
   }
 
   var description: String { (engine == .valkey ? "valkey " : "") + "\(major).\(minor).\(patch)" }
@@ -104,7 +108,9 @@ struct ServerSettings: Sendable, Equatable {
 
   /// A setting that names a file in the data directory: never a path, wherever it was read.
   private func plainName(_ name: String) -> String? {
-    guard let value = values[name], !value.isEmpty, value != ".", value != "..", !value.contains("/") else { return nil }
+    guard let value = values[name], !value.isEmpty, value != ".", value != "..", !value.contains("/") else {
+      return nil
+    }
     return value
   }
 

@@ -11,7 +11,8 @@ final class Interruption: Sendable {
 
 /// A connected stream socket, TCP or Unix. Every call blocks; one reader and one writer at a time.
 ///
-/// hiredis writes without `MSG_NOSIGNAL` and can't be interrupted, so it formats and parses here and this moves the bytes.
+/// hiredis writes without `MSG_NOSIGNAL` and can't be interrupted, so it formats and parses here and this moves the
+/// bytes.
 final class Socket: Sendable {
   let descriptor: Int32
   let peer: String
@@ -36,7 +37,8 @@ final class Socket: Sendable {
     var next: UnsafeMutablePointer<addrinfo>? = first
     while let candidate = next {
       let descriptor = socket(
-        candidate.pointee.ai_family, candidate.pointee.ai_socktype | Int32(SOCK_CLOEXEC.rawValue | SOCK_NONBLOCK.rawValue),
+        candidate.pointee.ai_family,
+        candidate.pointee.ai_socktype | Int32(SOCK_CLOEXEC.rawValue | SOCK_NONBLOCK.rawValue),
         candidate.pointee.ai_protocol)
       if descriptor >= 0 {
         let result = Socket(descriptor: descriptor, peer: "\(host):\(port)")
@@ -52,11 +54,14 @@ final class Socket: Sendable {
     throw failure
   }
 
-  private static func connect(path: String, patience: Duration, interruption: Interruption?) throws(WireError) -> Socket {
+  private static func connect(path: String, patience: Duration, interruption: Interruption?) throws(WireError) -> Socket
+  {
     var address = sockaddr_un()
     address.sun_family = sa_family_t(AF_UNIX)
     let bytes = Array(path.utf8)
-    guard bytes.count < MemoryLayout.size(ofValue: address.sun_path) else { throw .broken("the socket's path is too long") }
+    guard bytes.count < MemoryLayout.size(ofValue: address.sun_path) else {
+      throw .broken("the socket's path is too long")
+    }
     withUnsafeMutableBytes(of: &address.sun_path) { $0.copyBytes(from: bytes) }
     let descriptor = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue | SOCK_NONBLOCK.rawValue), 0)
     guard descriptor >= 0 else { throw .broken(text(errno)) }

@@ -6,8 +6,8 @@ import IO
 
 /// Reads a master's command stream into a file on a thread of its own, and keeps the master's patience.
 ///
-/// The thread is the session's: started once, ended and waited for by ``stop()``. It sends `REPLCONF ACK 0` each second:
-/// the master then keeps the link, and no `WAIT` of anyone is ever satisfied by a backup.
+/// The thread is the session's: started once, ended and waited for by ``stop()``. It sends `REPLCONF ACK 0` each
+/// second: the master then keeps the link, and no `WAIT` of anyone is ever satisfied by a backup.
 final class StreamReader: @unchecked Sendable {
   private let connection: Connection
   private let spill: File
@@ -47,8 +47,8 @@ final class StreamReader: @unchecked Sendable {
 
   private func read() -> DriverError? {
     var buffer = [UInt8](repeating: 0, count: 262_144)
-    // A master that sent its snapshot without a file starts the stream at the first acknowledgement after it noticed that
-    // its child is done, so the first ones come quickly.
+    // A master that sent its snapshot without a file starts the stream at the first acknowledgement after it noticed
+    // that its child is done, so the first ones come quickly.
     var quick = 30
     var idle = Duration.zero
     do throws(WireError) {

@@ -22,9 +22,6 @@ struct PreparedCommand: Sendable {
 }
 
 extension ExecServiceRunner {
-  /// Passed on from this process's environment; everything else, such as its own secrets, is not.
-  private static let inherited = ["PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR"]
-
   func prepare(_ command: ServiceCommand, of name: ServiceName) async throws(ServiceError) -> PreparedCommand {
     guard let program = command.arguments.first, !program.isEmpty else { throw .badCommand(name, why: "is empty") }
     let texts = command.arguments + command.environment.flatMap { [$0.key, $0.value] }
@@ -33,9 +30,7 @@ extension ExecServiceRunner {
       throw .badCommand(name, why: "sets a variable that can't have the name '\(key)'")
     }
 
-    var environment: [String: String] = [:]
-    for key in Self.inherited { if let value = getenv(key) { environment[key] = String(cString: value) } }
-    if environment["PATH"] == nil { environment["PATH"] = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" }
+    var environment = ChildEnvironment.variables()
     var account: Account?
     if let user = command.user {
       let found = await pool.run { Account(named: user) }

@@ -70,7 +70,7 @@ struct BackupCommand: AsyncParsableCommand {
     }
     if output.output != .table { try output.show(points) { _ in [] } }
     // A point that is less than was asked for is not a success.
-    if !noHold, points.contains(where: { $0.mode == .fuzzy && $0.stores.count > 1 }) { throw ExitStatus.incomplete }
+    if !noHold, points.contains(where: { $0.stores.count > 1 && ($0.mode == .fuzzy || $0.hasStoresOutside) }) { throw ExitStatus.incomplete }
   }
 }
 
@@ -102,7 +102,7 @@ struct PointsCommand: AsyncParsableCommand {
         .init("size", .right), .init("remarks"),
       ])
       for point in listing.points {
-        let size = point.stores.values.reduce(0) { $0 + $1.capture.sizeBytes }
+        let size = point.stores.values.reduce(0) { $0 &+ $1.capture.sizeBytes }
         table.add(
           point.id.text, point.group.text, point.time.format(fractionDigits: 3),
           style.paint(point.mode.rawValue, point.mode == .fuzzy ? .warning : .good), "\(point.stores.count)",
@@ -167,10 +167,11 @@ enum PointText {
       let cut: String =
         switch store.cut {
         case .held: style.paint("held", .good)
-        case .outside(let why): style.paint("outside: \(why.harmless)", .warning)
+        // Why is among the remarks.
+        case .outside: style.paint("outside", .warning)
         }
       table.add(
-        name.text, "\(store.driver) \(store.capture.version)", store.capture.position.description,
+        name.text, "\(store.driver) \(store.capture.version)", store.capture.position.description.harmless.cut(to: 36),
         Duration.nanoseconds(store.timings.hold).brief, formatBytes(store.capture.sizeBytes),
         formatBytes(store.addedBytes), String(store.snapshot.prefix(8)), cut)
     }

@@ -6,46 +6,6 @@ import Foundation
 import IO
 import Runtime
 
-struct InitCommand: AsyncParsableCommand {
-  static let configuration = CommandConfiguration(
-    commandName: "init", abstract: "Write a first catalog, to be filled in.",
-    discussion: """
-      Writes a catalog with one SQLite store, a password file (random, readable by you alone), and the repository they name.
-
-      EXAMPLE
-        salvor init && $EDITOR salvor.yaml && salvor validate && salvor backup
-      """)
-
-  @Option(help: "Where the catalog is written.") var file = "salvor.yaml"
-  @Option(help: "Where the repository is made.") var repository = "salvor-repository"
-  @Option(help: "Where the repository's password is kept.") var passwordFile = "salvor-password"
-  @Option(help: "A SQLite database to begin with.") var sqlite = "app.db"
-  @OptionGroup var output: OutputOptions
-
-  func run() async throws {
-    let host = SystemOptions.parseOrExit([]).host
-    for path in [file, passwordFile] where Files.exists(path) {
-      throw CommandFailure(
-        .refused,
-        Report("USAGE-301", "\(path) is there already").state("nothing was written").remedy("choose another name with --file or --password-file"))
-    }
-    let text = FirstCatalog.text(
-      repository: absolute(repository), passwordFile: absolute(passwordFile), sqlite: absolute(sqlite))
-    try Files.replace(passwordFile, with: Array((Hex.encode(host.randomness.bytes(32)) + "\n").utf8), mode: 0o600)
-    try Files.replace(file, with: Array(text.utf8), mode: 0o644)
-    let loaded = try await CatalogFiles.load(file, pool: host.pool)
-    let vaults = Vaults(host: host)
-    for declared in loaded.catalog.repositories { _ = try await vaults.create(declared) }
-    standardError(
-      """
-      wrote \(file), \(passwordFile) and an empty repository in \(repository)
-      next: edit \(file), then `salvor validate` and `salvor backup`
-      keep a copy of \(passwordFile) elsewhere: without it the backups can't be read
-
-      """)
-  }
-}
-
 struct ValidateCommand: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "validate", abstract: "Check a catalog; every problem in one pass.",
@@ -85,8 +45,9 @@ struct ValidateCommand: AsyncParsableCommand {
       if let catalog = resolution.catalog {
         lines.append(
           style.paint("valid", .good)
-            + ": \(catalog.services.count) services, \(catalog.stores.count) stores, \(catalog.groups.count) groups, "
-            + "\(catalog.invariants.count) invariants; digest \(catalog.digest.short)")
+            + ": \(catalog.services.count.of("service")), \(catalog.stores.count.of("store")), "
+            + "\(catalog.groups.count.of("group")), \(catalog.invariants.count.of("invariant")); "
+            + "digest \(catalog.digest.short)")
       }
       return lines
     }

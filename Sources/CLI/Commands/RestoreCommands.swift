@@ -97,7 +97,7 @@ struct RestoreCommand: AsyncParsableCommand {
     let style = Style.detect(2, environment: managed.host.environment)
     if !output.quiet { standardError(PlanText.lines(prepared, style).joined(separator: "\n") + "\n") }
     guard prepared.plan.refusals.isEmpty else { throw PlanError.refused(prepared.plan.refusals) }
-    try consent.require("Restore \(prepared.plan.services.count) services to \(prepared.plan.pointTime)?")
+    try consent.require("Restore \(prepared.plan.services.count.of("service")) to \(prepared.plan.pointTime)?")
     let follower = RunFollower(display)
     let outcome = try await restore.run(prepared, observer: follower.observe)
     display.line.clear()

@@ -34,13 +34,24 @@ package struct Precheck: Step {
         let findings = try await environment.with(store) { (driver) async throws(DriverError) in
           try await driver.precheck(request)
         }
-        // A server that runs is stopped by the plan before its state is swapped, and the swap looks again.
-        problems += findings.map(\.report).filter { $0.code != "DRIVER-502" }.map { $0.prefixed("\(store): ") }
+        problems += findings.map { $0.report.prefixed("\(store): ") }
       } catch {
         if case .cancelled = error { throw error }
         problems.append(error.report)
       }
-      if (try? await environment.driver(of: store).traits()) != nil { serving.append(store) }
+      let driver = try environment.driver(of: store)
+      do throws(DriverError) {
+        _ = try await driver.traits()
+        serving.append(store)
+      } catch {
+        switch error {
+        case .cancelled: throw RecoveryError.cancelled
+        // It is up, and won't say how it is: after a rollback nobody would know whether to start it.
+        case .authenticationFailed, .permissionDenied: problems.append(error.report.prefixed("\(store): "))
+        // Nobody listens, or the state is damaged or lost, which is why this restore is run.
+        default: break
+        }
+      }
     }
     var running: [ServiceName] = []
     for service in input.services {

@@ -32,6 +32,11 @@ package struct StoreCopy: Sendable {
   package var capture: CaptureResult
 
   package init(source: any TreeSource, capture: CaptureResult) { (self.source, self.capture) = (source, capture) }
+
+  /// - Parameter open: Called when the copy is first read, if it ever is.
+  package init(capture: CaptureResult, open: @escaping @Sendable () async throws(AnyFailure) -> any TreeSource) {
+    self.init(source: LazySource(open: open), capture: capture)
+  }
 }
 
 /// What became of one check, whatever kind it was.

@@ -35,7 +35,9 @@ package struct StopService: Step {
 
   package func compensate(_ input: ServiceInput, output: Done?, in context: StepContext) async throws {
     let before = try context.output(of: precheck, as: Precheck.Output.self)
-    guard before.running.contains(input.service), let unit = try environment.unit(of: input.service) else { return }
+    guard before.running.contains(input.service), let unit = try environment.unit(of: input.service),
+      !unit.start.arguments.isEmpty
+    else { return }
     _ = try await environment.runner.start(unit)
   }
 }
@@ -57,11 +59,18 @@ package struct StartService: Step {
   package func probe(_ input: ServiceInput, in context: StepContext) async throws -> Output? { nil }
 
   package func run(_ input: ServiceInput, in context: StepContext) async throws -> Output {
-    guard let unit = try environment.unit(of: input.service) else { return Output(start: nil) }
+    guard let unit = try environment.unit(of: input.service), !unit.start.arguments.isEmpty else {
+      return Output(start: nil)
+    }
     return Output(start: try await environment.runner.start(unit))
   }
 
-  package func verify(_ output: Output, of input: ServiceInput, in context: StepContext) async throws {}
+  package func verify(_ output: Output, of input: ServiceInput, in context: StepContext) async throws {
+    guard output.start != nil, let unit = try environment.unit(of: input.service), unit.mode == .daemon else { return }
+    if case .notRunning = try await environment.runner.status(unit) {
+      throw StepError.verificationFailed(context.step, "the service is not running")
+    }
+  }
 
   package func compensate(_ input: ServiceInput, output: Output?, in context: StepContext) async throws {
     if let unit = try environment.unit(of: input.service) { try await environment.runner.stop(unit) }

@@ -130,16 +130,28 @@ extension Repository: BlobWriter {
         || writer.isIndexDue(
           at: settings.time.monotonicNanoseconds(), blobs: settings.indexBlobs, interval: settings.indexInterval)
       {
+        // A write that failed may have got through. Only the very same bytes can be sent again: another index of the
+        // same packs would list them twice.
+        if let unsent = unsentIndex.withLock({ $0 }) {
+          try await send(unsent)
+          continue
+        }
         let packs = writer.takeUnindexed(blobs: settings.indexBlobs)
         if packs.isEmpty { break }
         do throws(VaultError) {
-          let id = try await writeFile(.index, IndexFile.encode(packs))
-          index.withLock { _ = $0.files.insert(id) }
+          let sealed = try await seal(.index, IndexFile.encode(packs))
+          unsentIndex.withLock { $0 = sealed }
         } catch {
           writer.giveBack(packs, at: settings.time.monotonicNanoseconds())
           throw error
         }
       }
     }
+  }
+
+  private func send(_ sealed: SealedFile) async throws(VaultError) {
+    try await send(.index, sealed)
+    index.withLock { _ = $0.files.insert(sealed.id) }
+    unsentIndex.withLock { $0 = nil }
   }
 }

@@ -40,6 +40,8 @@ package final class Repository: Sendable {
   let uploads: Gate
   /// Index files are written one after another: whoever comes later finds the earlier ones durable.
   let indexGate = Gate(limit: 1)
+  /// An index whose packs are listed nowhere else, and that may or may not have arrived.
+  let unsentIndex = Mutex<SealedFile?>(nil)
 
   package var keyID: Digest { openedWith.withLock { $0 } }
 
@@ -143,17 +145,32 @@ package final class Repository: Sendable {
 
   /// Seals and writes an index, snapshot or lock, and returns its name.
   func writeFile(_ kind: ObjectKind, _ json: [UInt8]) async throws(VaultError) -> Digest {
-    let sealed = try await settings.pool.run { [codecs] () throws(VaultError) in
+    let sealed = try await seal(kind, json)
+    try await send(kind, sealed)
+    return sealed.id
+  }
+
+  /// Ready to be sent; sending the same bytes again is harmless, sealing again gives others.
+  func seal(_ kind: ObjectKind, _ json: [UInt8]) async throws(VaultError) -> SealedFile {
+    let bytes = try await settings.pool.run { [self] () throws(VaultError) in
       try codecs.with { (codec) throws(VaultError) in
         let sealed = try codec.encodeFile(json)
         guard (try? codec.decodeFile(sealed)) == json else { throw .writeVerification(kind.rawValue) }
         return sealed
       }
     }
-    let id = sealed.withUnsafeBytes { Digest.of($0) }
-    try await access { store throws(StoreError) in try await store.put(ObjectName(kind, id), sealed) }
-    return id
+    return SealedFile(id: bytes.withUnsafeBytes { Digest.of($0) }, bytes: bytes)
   }
+
+  func send(_ kind: ObjectKind, _ sealed: SealedFile) async throws(VaultError) {
+    try await access { store throws(StoreError) in try await store.put(ObjectName(kind, sealed.id), sealed.bytes) }
+  }
+}
+
+/// An encrypted file, and the name it will have.
+struct SealedFile: Sendable {
+  let id: Digest
+  let bytes: [UInt8]
 }
 
 extension VaultError {

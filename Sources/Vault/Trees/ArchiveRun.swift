@@ -280,7 +280,7 @@ final class ArchiveRun: Sendable {
             stored.ids = [saved.id]
             stored.added = Int64(saved.added)
           }
-          count(stored.size, isUnchanged: false)
+          count(stored.size, isUnchanged: false, inParent: directory.parentNode(name))
           try await deliver(TreeNode(name: name, metadata: metadata, content: stored.ids), to: directory, stored)
         case .large(let file, let now):
           metadata = now
@@ -295,7 +295,7 @@ final class ArchiveRun: Sendable {
             try await settle(directory)
             continue
           }
-          count(0, isUnchanged: false)
+          count(0, isUnchanged: false, inParent: directory.parentNode(name))
           checkChanged(file, metadata)
           try await deliver(TreeNode(name: name, metadata: metadata, content: stored.ids), to: directory, stored)
         case .failed(let failure):
@@ -396,13 +396,16 @@ final class ArchiveRun: Sendable {
 
   private func note(_ text: String) { state.withLock { $0.report.notes.append(text) } }
 
-  /// - Parameter isUnchanged: `nil` while a file is still being read.
-  private func count(_ bytes: Int64, isUnchanged: Bool?) {
+  /// - Parameters:
+  ///   - isUnchanged: `nil` while a file is still being read.
+  ///   - old: What the parent has in the file's place.
+  private func count(_ bytes: Int64, isUnchanged: Bool?, inParent old: TreeNode? = nil) {
     let progress = state.withLock { state in
       state.progress.bytes += bytes
       if let isUnchanged {
         state.progress.files += 1
         if isUnchanged { state.report.unchangedFiles += 1 }
+        if !isUnchanged, old?.metadata.kind == .regular { state.report.changedFiles += 1 }
       }
       return state.progress
     }

@@ -34,6 +34,8 @@ package struct ArchiveProgress: Sendable, Equatable {
 package struct ArchiveReport: Sendable, Equatable {
   /// Files as in the parent, not read.
   package var unchangedFiles: Int64 = 0
+  /// Files that the parent has too, and that were read again.
+  package var changedFiles: Int64 = 0
   /// Entries that could not be read and are missing. Not empty: the snapshot is partial (exit status 3).
   package var problems: [String] = []
   /// Files that changed while they were read, and other things worth telling.

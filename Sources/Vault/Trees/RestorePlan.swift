@@ -14,6 +14,8 @@ package struct RestoreOptions: Sendable {
   package var overwrite: Overwrite
   /// Only these entries, and what is below them, with the directories on the way; empty for everything.
   package var include: [TreePath]
+  /// Never these, nor what is below them.
+  package var exclude: [ExcludePattern]
   /// Counts, and writes nothing.
   package var isDryRun: Bool
   package var rights: RestoreRights
@@ -22,12 +24,13 @@ package struct RestoreOptions: Sendable {
   package var progress: @Sendable (_ doneBytes: Int64) -> Void
 
   package init(
-    overwrite: Overwrite = .never, include: [TreePath] = [], isDryRun: Bool = false,
+    overwrite: Overwrite = .never, include: [TreePath] = [], exclude: [ExcludePattern] = [], isDryRun: Bool = false,
     rights: RestoreRights = RestoreRights(), parallel: Int = 4,
     progress: @escaping @Sendable (_ doneBytes: Int64) -> Void = { _ in }
   ) {
     self.overwrite = overwrite
     self.include = include
+    self.exclude = exclude
     self.isDryRun = isDryRun
     self.rights = rights
     self.parallel = parallel
@@ -92,7 +95,7 @@ struct RestorePlan: Sendable {
 
   /// - Parameter length: The plaintext's length of a blob.
   init(
-    _ trees: SnapshotTree.LoadedTrees, include: [TreePath], length: (BlobID) -> Int?
+    _ trees: SnapshotTree.LoadedTrees, _ selection: RestoreSelection, length: (BlobID) -> Int?
   ) throws(TreeError) {
     var firstNames: [Inode: Link] = [:]
     let limit = trees.entryLimit
@@ -107,7 +110,7 @@ struct RestorePlan: Sendable {
       if files.count + others.count + directories.count > limit { throw .tooManyEntries(limit: limit) }
       for node in trees.nodes(tree) {
         let place = path.appending(node.name)
-        guard Self.isWanted(place, isDirectory: node.metadata.kind.isDirectory, include) else { continue }
+        guard selection.isWanted(place, isDirectory: node.metadata.kind.isDirectory) else { continue }
         totals.count(node.metadata.kind)
         if let subtree = node.subtree {
           directories[next].children.append(node.name)
@@ -166,13 +169,6 @@ struct RestorePlan: Sendable {
     init?(_ metadata: FileMetadata) {
       guard metadata.links > 1, metadata.inode != 0 else { return nil }
       (device, inode) = (metadata.device, metadata.inode)
-    }
-  }
-
-  private static func isWanted(_ path: TreePath, isDirectory: Bool, _ include: [TreePath]) -> Bool {
-    if include.isEmpty { return true }
-    return include.contains { wanted in
-      path.components.starts(with: wanted.components) || isDirectory && wanted.components.starts(with: path.components)
     }
   }
 }

@@ -20,7 +20,8 @@ extension SnapshotTree {
   ) async throws(TreeError) -> RestoreReport {
     let trees = try await allTrees(below: try await tree(at: root))
     let reader = reader
-    let plan = try RestorePlan(trees, include: options.include) { reader.length(.data, $0) }
+    let selection = RestoreSelection(include: options.include, exclude: options.exclude)
+    let plan = try RestorePlan(trees, selection) { reader.length(.data, $0) }
     if options.isDryRun { return RestoreReport(totals: plan.totals) }
     let run = RestoreRun(plan, options)
     do {

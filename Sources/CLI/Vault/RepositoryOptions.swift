@@ -1,0 +1,168 @@
+import ArgumentParser
+import Console
+import Core
+import Foundation
+import IO
+import Runtime
+import Vault
+
+/// Which repository, how it is opened, and how results are shown: restic's global options.
+struct RepositoryOptions: ParsableArguments {
+  @Option(
+    name: [.customShort("r"), .customLong("repo")],
+    help: ArgumentHelp("Where the repository is (default: $RESTIC_REPOSITORY).", valueName: "location"))
+  var location: String?
+
+  @Option(
+    help: ArgumentHelp("File that says where the repository is (default: $RESTIC_REPOSITORY_FILE).", valueName: "file"),
+    completion: .file())
+  var repositoryFile: String?
+
+  @Option(
+    name: .shortAndLong,
+    help: ArgumentHelp("File that holds the password (default: $RESTIC_PASSWORD_FILE).", valueName: "file"),
+    completion: .file())
+  var passwordFile: String?
+
+  @Option(
+    help: ArgumentHelp("Command that prints the password (default: $RESTIC_PASSWORD_COMMAND).", valueName: "command"))
+  var passwordCommand: String?
+
+  @Option(help: ArgumentHelp("Key to try first (default: $RESTIC_KEY_HINT).", valueName: "id"))
+  var keyHint: String?
+
+  @Flag(help: "Take no lock; for reading a repository that can't be written to.")
+  var noLock = false
+
+  @Option(help: ArgumentHelp("How long to try while the repository is locked, such as 5m.", valueName: "duration"))
+  var retryLock: String?
+
+  @Flag(help: "The same as -o json, on as few lines as restic prints.")
+  var json = false
+
+  @OptionGroup var output: OutputOptions
+
+  // MARK: What they come to
+
+  private var environment: [String: String] { ProcessInfo.processInfo.environment }
+
+  /// The machine as restic sees it: locks and snapshots carry the name gethostname(2) gives.
+  var host: Machine {
+    Machine(
+      environment: environment, name: Owner.current.hostname,
+      stateDirectory: Machine.defaultStateDirectory(environment), log: { standardError($0 + "\n") })
+  }
+
+  var progress: ProgressLine {
+    ProgressLine(style: Style.detect(2, environment: environment), time: host.time, isQuiet: output.quiet)
+  }
+
+  var isMachineReadable: Bool { json || output.output != .table }
+
+  /// The first of an option and a variable that says something.
+  private func value(_ option: String?, _ variable: String) -> String? {
+    [option, environment[variable]].compactMap(\.self).first { !$0.isEmpty }
+  }
+
+  func store() async throws -> any ObjectStore {
+    let host = host
+    var named = value(location, "RESTIC_REPOSITORY")
+    if let file = value(repositoryFile, "RESTIC_REPOSITORY_FILE") {
+      guard location == nil || repositoryFile == nil else { throw RepositoryOptionsFailure.contradiction("--repo", "--repository-file") }
+      if location == nil, repositoryFile != nil || named == nil {
+        named = try await host.pool.run { () throws(SystemFailure) in
+          String(decoding: try Files.read(file, limitBytes: 65_536), as: UTF8.self)
+        }.trimmingCharacters(in: .whitespacesAndNewlines)
+      }
+    }
+    guard let named, !named.isEmpty else { throw RepositoryOptionsFailure.noRepository }
+    let hasScheme = named.prefix { $0 != "/" }.contains(":")
+    return try Registry.store(at: hasScheme ? named : absolute(named), host: host)
+  }
+
+  /// - Parameter confirming: Asks a second time on a terminal: for a password that is to be set.
+  func password(confirming: Bool = false) async throws -> Secret {
+    let command = value(passwordCommand, "RESTIC_PASSWORD_COMMAND")
+    let file = value(passwordFile, "RESTIC_PASSWORD_FILE")
+    if command != nil, file != nil { throw RepositoryOptionsFailure.contradiction("--password-file", "--password-command") }
+    if let command { return try await PasswordSource.command(command, host) }
+    if let file { return try await PasswordSource.file(file, host) }
+    if let text = environment["RESTIC_PASSWORD"], !text.isEmpty { return Secret(text) }
+    return try await PasswordSource.prompt("password for the repository", confirming: confirming, host)
+  }
+
+  func open(loadingIndex: Bool = false) async throws -> Repository {
+    let store = try await store()
+    // Said before a password is asked for.
+    guard try await store.contains(.config) else { throw VaultError.notARepository(store.location) }
+    let hint = value(keyHint, "RESTIC_KEY_HINT").flatMap { Digest(hex: $0) }
+    return try await Repository.open(
+      store: store, password: try await password(), keyHint: hint, settings: host.vaultSettings,
+      loadingIndex: loadingIndex)
+  }
+
+  /// Opens the repository and runs `body` under a lock, with the index as it is then.
+  ///
+  /// - Parameters:
+  ///   - exclusive: As restic: for what removes anything, and for checks.
+  ///   - needsLock: Whether `--no-lock` is refused, because `body` writes.
+  func locked<T: Sendable>(
+    exclusive: Bool = false, needsLock: Bool = false, loadingIndex: Bool = true,
+    _ body: @escaping @Sendable (Repository) async throws -> T
+  ) async throws -> T {
+    if noLock, needsLock { throw RepositoryOptionsFailure.lockNeeded }
+    var wait = Duration.zero
+    if let retryLock {
+      guard let duration = Duration(text: retryLock), duration >= .zero else {
+        throw ValidationError("'\(retryLock)' is not a duration, such as 5m")
+      }
+      wait = duration
+    }
+    let repository = try await open()
+    if noLock {
+      if loadingIndex { try await repository.refreshIndex() }
+      return try await body(repository)
+    }
+    return try await repository.withLock(exclusive: exclusive, wait: wait, loadingIndex: loadingIndex) {
+      try await body(repository)
+    }
+  }
+
+  // MARK: Results
+
+  /// Prints `value`, or what `table` makes of it.
+  func show(_ value: some Encodable, table: (Style) -> [String]) throws {
+    if json { return standardOutput(try CanonicalJSON.text(value) + "\n") }
+    try output.show(value, table: table)
+  }
+}
+
+/// What the command line or the environment leaves open.
+enum RepositoryOptionsFailure: Failure {
+  case noRepository
+  case contradiction(String, String)
+  case lockNeeded
+  case noPassword
+  case emptyPassword(String)
+  case passwordsDiffer
+
+  var report: Report {
+    switch self {
+    case .noRepository:
+      Report("USAGE-401", "no repository is named").remedy("give its location with --repo, or set RESTIC_REPOSITORY")
+    case .contradiction(let a, let b):
+      Report("USAGE-402", "\(a) and \(b) can't both be given").remedy("leave one out; a variable counts as well")
+    case .lockNeeded:
+      Report("USAGE-403", "what writes to a repository needs a lock").state("nothing was changed")
+        .remedy("leave out --no-lock")
+    case .noPassword:
+      Report("USAGE-404", "no password is given, and there is no terminal to ask on").state("nothing was changed")
+        .remedy("use --password-file or --password-command, or set RESTIC_PASSWORD_FILE")
+    case .emptyPassword(let place):
+      Report("USAGE-405", "the password from \(place) is empty").state("nothing was changed")
+        .remedy("put a password there; an empty one protects nothing")
+    case .passwordsDiffer:
+      Report("USAGE-406", "the two passwords differ").state("nothing was changed").remedy("type the same one twice")
+    }
+  }
+}

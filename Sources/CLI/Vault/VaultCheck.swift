@@ -1,0 +1,172 @@
+import ArgumentParser
+import Console
+import Core
+import Vault
+
+extension VaultCommand {
+  struct Check: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+      commandName: "check", abstract: "Look whether everything every snapshot needs is there and whole.",
+      discussion: """
+        Without --read-data: snapshots, indexes, trees and every pack's header. With it: every byte. Exit status 1, and \
+        every finding, if anything is damaged.
+
+        EXAMPLES
+          salvor vault check
+          salvor vault check --read-data --json | jq '.findings'
+        """)
+
+    @Flag(help: "Read every byte.") var readData = false
+    @OptionGroup var options: RepositoryOptions
+
+    struct Finding: Encodable {
+      var kind: String
+      var code: String
+      var summary: String
+      var remedy: String?
+      var snapshot: String?
+
+      init(_ finding: CheckFinding) {
+        (code, summary, remedy) = (finding.report.code, finding.report.summary, finding.report.remedy)
+        switch finding {
+        case .damage(_, let snapshot): (kind, self.snapshot) = ("damage", snapshot?.hex)
+        case .note: kind = "note"
+        }
+      }
+    }
+
+    struct Result: Encodable {
+      var sound: Bool
+      var findings: [Finding]
+      var snapshots: Int
+      var indexes: Int
+      var packs: Int
+      var blobs: Int
+      var trees: Int
+      var readData: Bool
+      var readBytes: Int
+    }
+
+    func run() async throws {
+      let (readData, line) = (readData, options.progress)
+      let report = try await options.locked(exclusive: true, loadingIndex: false) { repository in
+        try await repository.check(readData: readData) { progress in
+          line.show("check \(progress.phase)", progress.total > 0 ? "\(progress.done) of \(progress.total)" : "\(progress.done)")
+        }
+      }
+      line.clear()
+      let result = Result(
+        sound: report.isSound, findings: report.findings.map { Finding($0) }, snapshots: report.snapshots,
+        indexes: report.indexes, packs: report.packs, blobs: report.blobs, trees: report.trees,
+        readData: report.readData, readBytes: report.readBytes)
+      try options.show(result) { style in
+        var lines: [String] = []
+        for finding in result.findings {
+          let label = style.paint(finding.kind, finding.kind == "damage" ? .bad : .warning)
+          let place = finding.snapshot.map { " (snapshot \($0.prefix(8)))" } ?? ""
+          lines.append("\(label) \(finding.code): \(finding.summary.harmless)\(place)")
+          if let remedy = finding.remedy { lines.append("  next:  \(remedy.harmless)") }
+        }
+        lines.append(
+          "\(result.snapshots) snapshots, \(result.indexes) indexes, \(result.packs) packs, \(result.blobs) blobs, "
+            + "\(result.trees) trees; "
+            + (readData ? "\(formatBytes(Int64(result.readBytes))) read" : "content was not read"))
+        lines.append(report.isSound ? style.paint("no errors were found", .good) : style.paint("damaged", .bad))
+        return lines
+      }
+      if !report.isSound {
+        let damage = report.damage
+        throw CommandFailure(
+          .failed,
+          Report("VAULT-140", "the repository is damaged: \(damage.count) finding\(damage.count == 1 ? "" : "s")")
+            .state("nothing was changed; first of them: \(damage[0].report.code): \(damage[0].report.summary)")
+            .remedy(damage[0].report.remedy ?? "bring the named files back from a second copy of the repository"))
+      }
+    }
+  }
+
+  struct Unlock: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+      commandName: "unlock", abstract: "Remove locks that nobody holds any more.",
+      discussion: """
+        A lock is stale if it is older than 30 minutes or its process, on this host, is gone.
+
+        EXAMPLES
+          salvor vault unlock
+          salvor vault unlock --remove-all      only when nobody else works on it
+        """)
+
+    @Flag(help: "Remove every lock, held or not.") var removeAll = false
+    @OptionGroup var options: RepositoryOptions
+
+    func run() async throws {
+      let repository = try await options.open()
+      let count = try await repository.unlock(all: removeAll)
+      let result: JSONValue = ["removed": .integer(Int64(count))]
+      try options.show(result) { _ in ["removed \(count) lock\(count == 1 ? "" : "s")"] }
+    }
+  }
+
+  struct Stats: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+      commandName: "stats", abstract: "How large snapshots are, restored or stored.",
+      discussion: """
+        restore-size adds up what restoring each snapshot would write; raw-data is what all blobs of the repository take.
+
+        EXAMPLES
+          salvor vault stats
+          salvor vault stats latest --host db1
+          salvor vault stats --mode raw-data
+        """)
+
+    enum Mode: String, CaseIterable, ExpressibleByArgument {
+      case restoreSize = "restore-size"
+      case rawData = "raw-data"
+    }
+
+    @Argument(help: "Only these snapshots.") var ids: [String] = []
+    @Option(help: "restore-size or raw-data.") var mode: Mode = .restoreSize
+    @OptionGroup var filter: SnapshotFilter
+    @OptionGroup var options: RepositoryOptions
+
+    func run() async throws {
+      let (ids, filter, mode) = (ids, filter, mode)
+      let result: [String: JSONValue] = try await options.locked { repository in
+        if mode == .rawData {
+          var (count, bytes): (Int64, Int64) = (0, 0)
+          for kind in BlobKind.allCases {
+            for id in repository.blobIDs(kind) {
+              count += 1
+              bytes += Int64(repository.location(of: kind, id)?.length ?? 0)
+            }
+          }
+          return ["total_blob_count": .integer(count), "total_size": .integer(bytes)]
+        }
+        var snapshots: [StoredSnapshot] = []
+        if ids.isEmpty {
+          snapshots = try await repository.readableSnapshots().filter { filter.matches($0.snapshot) }
+        } else {
+          for id in ids { snapshots.append(try await filter.find(id, in: repository)) }
+        }
+        var (files, bytes): (Int64, Int64) = (0, 0)
+        for stored in snapshots {
+          let totals = try await SnapshotTree(reader: repository, root: stored.snapshot.tree)
+            .restore(to: "", RestoreOptions(isDryRun: true)).totals
+          files += totals.files + totals.directories + totals.others
+          bytes += totals.bytes
+        }
+        return [
+          "total_file_count": .integer(files), "total_size": .integer(bytes),
+          "snapshots_count": .integer(Int64(snapshots.count)),
+        ]
+      }
+      try options.show(JSONValue.object(result)) { _ in
+        var lines: [String] = []
+        if let count = result["snapshots_count"]?.integer { lines.append("Snapshots processed:  \(count)") }
+        if let count = result["total_file_count"]?.integer { lines.append("Total File Count:     \(count)") }
+        if let count = result["total_blob_count"]?.integer { lines.append("Total Blob Count:     \(count)") }
+        return lines + ["Total Size:           \(formatBytes(result["total_size"]?.integer ?? 0))"]
+      }
+    }
+  }
+}

@@ -1,0 +1,98 @@
+import Core
+import IO
+import TestSupport
+import Testing
+
+@Suite("The exit door") struct ExitDoorTests {
+  /// Cases that are run below; a block of another name would be nobody's.
+  private static let cases: Set<String> = [
+    "variables", "points", "check", "point", "files", "sqlite", "postgresql", "postgresql-check", "redis",
+  ]
+
+  @Test func `every block of the page is a case`() throws {
+    let page = try Page()
+    #expect(page.unnamed.isEmpty, "shell blocks that no comment names")
+    #expect(Set(page.blocks.keys) == Self.cases)
+  }
+
+  /// Everything a point holds, brought back by the page's own words, with no program of Salvor's.
+  @Test(.timeLimit(.minutes(3)))
+  func `the page brings every kind of store back`() async throws {
+    let page = try Page()
+    let system = try await FourStores.start()
+    do {
+      try await follow(page, system)
+      await system.shutDown()
+    } catch {
+      await system.shutDown()
+      throw error
+    }
+  }
+
+  private func follow(_ page: Page, _ system: FourStores) async throws {
+    let tree = try await FourStores.tree(system.documents)
+    let database = try await FourStores.database(system.ledger)
+    let rows = try await FourStores.cluster(port: "\(system.cluster.port)")
+    let keys = try await FourStores.keys(port: "\(system.redis.port)")
+    let point = try await system.takePoint()
+    try await system.goOn()
+
+    // Where servers that refuse root can pass.
+    let place = try TemporaryDirectory("exit-door-out")
+    func run(_ cases: String..., store: String = "", destination: String = "", port: String = "") async throws -> String {
+      let script = try (["variables"] + cases).map { try #require(page.blocks[$0]) }.joined()
+      return try await FourStores.shell(
+        script,
+        environment: [
+          "REPO": system.repository, "PASSWORD_FILE": system.passwordFile, "TARGET": place.file("target"),
+          "POINT": point, "STORE": store, "DESTINATION": destination, "PORT": port, "HOME": place.path,
+          "PGPASSWORD": PostgreSQLServer.password,
+        ])
+    }
+
+    #expect(try await run("points").contains("point:\(point)"))
+    #expect(try await run("check").contains("no errors were found"))
+    let said = try await run("point")
+    #expect(said.contains("\"id\" : \"\(point)\"") && said.contains("salvor.yaml"))
+
+    _ = try await run("files", store: "documents", destination: place.file("documents"))
+    #expect(try await FourStores.tree(place.file("documents")) == tree)
+
+    _ = try await run("sqlite", store: "ledger", destination: place.file("ledger.db"))
+    #expect(try await FourStores.database(place.file("ledger.db")) == database)
+    await #expect(throws: CommandRun.Failed.self, "a file that is there is never replaced") {
+      _ = try await run("sqlite", store: "ledger", destination: place.file("ledger.db"))
+    }
+
+    let redisPort = "\(try freePort())"
+    _ = try await run("redis", store: "sessions", destination: place.file("sessions"), port: redisPort)
+    let restored = try await FourStores.keys(port: redisPort)
+    try await FourStores.shell("redis-cli -p \(redisPort) SHUTDOWN NOSAVE || true")
+    #expect(restored == keys)
+
+    let data = place.file("cluster")
+    do {
+      let port = "\(try freePort())"
+      _ = try await run("postgresql", store: "entries", destination: data, port: port)
+      #expect(try await FourStores.cluster(port: port) == rows)
+      _ = try await run("postgresql-check", destination: data, port: port)
+      let control = try await FourStores.shell("\(PostgreSQLServer.program("pg_controldata")) -D \(data)")
+      #expect(control.contains(/TimeLineID: +2\n/), "a timeline of its own")
+      #expect(try !String(decoding: Files.read(data + "/postgresql.auto.conf"), as: UTF8.self).contains("restore_command"))
+      let spaces = try Files.names(in: data + "/pg_tblspc").map(\.lossyText)
+      #expect(spaces.count == 1)
+      let link = try await FourStores.shell("readlink \(data)/pg_tblspc/*")
+      #expect(link.hasPrefix(place.path), "not the live tablespace: \(link)")
+    } catch {
+      try await stop(data)
+      throw error
+    }
+    try await stop(data)
+  }
+
+  private func stop(_ data: String) async throws {
+    guard Files.exists(data + "/postmaster.pid") else { return }
+    try await PostgreSQLServer.command(
+      PostgreSQLServer.program("pg_ctl"), ["-D", data, "-m", "fast", "-w", "stop"], asOwner: true)
+  }
+}

@@ -1,0 +1,156 @@
+import Core
+import IO
+import TestSupport
+
+/// A system with one store of every kind, on real servers, and a catalog that names them.
+final class FourStores: Sendable {
+  let directory: TemporaryDirectory
+  let cluster: PostgreSQLServer
+  let redis: RedisServer
+
+  var documents: String { directory.file("documents") }
+  var ledger: String { directory.file("ledger.db") }
+  var repository: String { directory.file("repository") }
+  var passwordFile: String { directory.file("password") }
+  private var catalog: String { directory.file("salvor.yaml") }
+
+  private init(directory: TemporaryDirectory, cluster: PostgreSQLServer, redis: RedisServer) {
+    (self.directory, self.cluster, self.redis) = (directory, cluster, redis)
+  }
+
+  static func start() async throws -> FourStores {
+    let directory = try TemporaryDirectory("exit-door")
+    let redis = try await BlockingPool.shared.run { try RedisServer() }
+    let system = FourStores(directory: directory, cluster: try await .start(), redis: redis)
+    do {
+      try await system.fill()
+      return system
+    } catch {
+      await system.shutDown()
+      throw error
+    }
+  }
+
+  func shutDown() async {
+    await cluster.shutDown()
+    await BlockingPool.shared.run { self.redis.stop() }
+  }
+
+  private func fill() async throws {
+    try Files.replace(passwordFile, with: Array("correct horse\n".utf8))
+    let space = try cluster.ownDirectory("space")
+    try await cluster.sql(
+      "CREATE EXTENSION amcheck", "CREATE TABLESPACE far LOCATION '\(space)'",
+      "CREATE TABLE entries (id bigint PRIMARY KEY, note text NOT NULL)",
+      "CREATE TABLE far_entries (id bigint PRIMARY KEY) TABLESPACE far",
+      "INSERT INTO entries SELECT n, repeat('note ' || n, 40) FROM generate_series(1, 2000) AS n",
+      "INSERT INTO far_entries SELECT generate_series(1, 300)")
+    try await shell(
+      """
+      mkdir -p '\(documents)/2026/empty'
+      seq 1 20000 > '\(documents)/2026/numbers'
+      ln -s numbers '\(documents)/2026/link'; ln '\(documents)/2026/numbers' '\(documents)/second'
+      chmod 2750 '\(documents)/2026'; chown 33:44 '\(documents)/second'
+      touch -d '2001-02-03 04:05:06.789' '\(documents)/2026/empty'
+      sqlite3 '\(ledger)' 'PRAGMA journal_mode=WAL; CREATE TABLE t (id INTEGER PRIMARY KEY, v);
+        WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000) INSERT INTO t SELECT i, hex(i) FROM n'
+      for i in $(seq 1 200); do echo "SET key:$i value-$i"; done | redis-cli -p \(redis.port)
+      redis-cli -p \(redis.port) HSET session user ada state open
+      redis-cli -p \(redis.port) RPUSH queue one two three
+      """)
+    let text = """
+      apiVersion: salvor.dev/v1
+      kind: Repository
+      metadata: {name: main}
+      spec: {location: "local:\(repository)", password: "file:\(passwordFile)"}
+      ---
+      apiVersion: salvor.dev/v1
+      kind: Service
+      metadata: {name: shop}
+      spec:
+        objectives: {rpo: 15m, rto: 10m}
+        stores:
+          - name: documents
+            files: {path: "\(documents)", immutable: true}
+          - name: ledger
+            sqlite: {path: "\(ledger)"}
+          - name: entries
+            postgresql:
+              host: 127.0.0.1
+              port: \(cluster.port)
+              user: \(PostgreSQLServer.user)
+              password: "file:\(cluster.passwordFile)"
+              dataDirectory: "\(cluster.data)"
+          - name: sessions
+            redis: {host: 127.0.0.1, port: \(redis.port), dataDirectory: "\(redis.dataDirectory)"}
+
+      """
+    try Files.replace(catalog, with: Array(text.utf8))
+  }
+
+  /// Takes a point with the built program, and returns its id.
+  func takePoint() async throws -> String {
+    let salvor = try CommandRun.product("salvor")
+    try await CommandRun([salvor, "vault", "init", "-r", repository, "-p", passwordFile]).succeeded()
+    let run = try await CommandRun(
+      [salvor, "backup", "-c", catalog, "--state", directory.file("state"), "-o", "json"], in: directory.path)
+    // 3: the tree of documents has no lock, so it can't be in the cut.
+    guard run.status == 0 || run.status == 3 else { throw CommandRun.Failed(description: run.errors) }
+    let points = try CanonicalJSON.decode([JSONValue].self, from: Array(run.output.utf8))
+    guard points.count == 1, let id = points[0]["id"]?.string else {
+      throw CommandRun.Failed(description: "no point in \(run.output)")
+    }
+    return id
+  }
+
+  /// Work that goes on after the point, and must not come back.
+  func goOn() async throws {
+    try await cluster.sql("INSERT INTO entries VALUES (9999, 'late')", "DELETE FROM entries WHERE id < 100")
+    try await shell(
+      """
+      echo late > '\(documents)/late'; sqlite3 '\(ledger)' 'DELETE FROM t WHERE id > 10'
+      redis-cli -p \(redis.port) SET late value; redis-cli -p \(redis.port) DEL session
+      """)
+  }
+
+  @discardableResult
+  private func shell(_ script: String) async throws -> String { try await Self.shell(script) }
+
+  @discardableResult
+  static func shell(_ script: String, environment: [String: String] = [:]) async throws -> String {
+    try await CommandRun(["bash", "-euc", script], environment: environment).succeeded().output
+  }
+
+  // MARK: What is in a store, as text
+
+  static func tree(_ path: String) async throws -> String {
+    try await shell(
+      """
+      cd '\(path)'
+      find . -printf '%P %y %m %U %G %T@ %l\\n' | sort
+      find . -type f -print0 | sort -z | xargs -0r sha256sum
+      """)
+  }
+
+  static func database(_ path: String) async throws -> String { try await shell("sqlite3 '\(path)' .dump") }
+
+  static func cluster(port: String) async throws -> String {
+    let query = """
+      SELECT id, note FROM entries UNION ALL SELECT id, 'far' FROM far_entries ORDER BY 1, 2
+      """
+    return try await PostgreSQLServer.command(
+      PostgreSQLServer.program("psql"),
+      ["-XAtqc", query, "host=127.0.0.1 port=\(port) user=\(PostgreSQLServer.user) dbname=postgres"],
+      asOwner: false, environment: ["PGPASSWORD": PostgreSQLServer.password])
+  }
+
+  static func keys(port: String) async throws -> String {
+    try await shell(
+      """
+      redis-cli -p \(port) --scan | sort
+      redis-cli -p \(port) MGET $(seq -f 'key:%g' 1 200)
+      redis-cli -p \(port) HGETALL session
+      redis-cli -p \(port) LRANGE queue 0 -1
+      """)
+  }
+}

@@ -1,0 +1,166 @@
+import Core
+import Foundation
+import IO
+import TestSupport
+import Testing
+import Vault
+
+@Suite("salvor vault, when things go wrong") struct FailureTests {
+  @Test(.timeLimit(.minutes(2)))
+  func `wrong password, no repository, nothing said`() async throws {
+    var fixture = try await VaultFixture.withRepository()
+    let before = try await fixture.repositoryPicture()
+    let wrong = fixture.directory.file("wrong")
+    try Files.replace(wrong, with: Array("wrong".utf8))
+    expectFailure(try await fixture.salvor("backup", "source", "-p", wrong), 1, "VAULT-101")
+    expectFailure(try await fixture.salvor("init"), 6, "VAULT-103")
+    expectFailure(
+      try await fixture.salvor("snapshots", environment: ["RESTIC_PASSWORD_FILE": ""]), 2, "USAGE-404")
+    expectFailure(
+      try await fixture.salvor("snapshots", "--password-command", "false", environment: ["RESTIC_PASSWORD_FILE": ""]),
+      1, "SECRET-104")
+    expectFailure(try await fixture.salvor("snapshots", environment: ["RESTIC_REPOSITORY": ""]), 2, "USAGE-401")
+    expectFailure(try await fixture.salvor("restore", "latest", "-t", fixture.directory.file("out")), 1, "VAULT-107")
+    #expect(!Files.exists(fixture.directory.file("out")))
+    #expect(try await fixture.repositoryPicture() == before)
+
+    fixture.repository = fixture.directory.file("elsewhere")
+    expectFailure(try await fixture.salvor("backup", "source"), 1, "VAULT-102")
+    #expect(!Files.exists(fixture.repository), "a wrong location is not created")
+    #expect(try await fixture.salvor("backup").status == 2)
+    #expect(try await fixture.salvor("snapshots", "--password", "x").status == 2, "a password is no argument")
+  }
+
+  @Test(.timeLimit(.minutes(2)))
+  func `a locked repository is left alone`() async throws {
+    let fixture = try await VaultFixture.withRepository()
+    let repository = try await fixture.open()
+    try await repository.withLock(exclusive: true) {
+      let before = try await fixture.repositoryPicture()
+      expectFailure(try await fixture.salvor("backup", "source"), 1, "VAULT-201", says: "process")
+      expectFailure(try await fixture.salvor("snapshots"), 1, "VAULT-201")
+      #expect(try await fixture.salvor("snapshots", "--no-lock").status == 0)
+      #expect(try await fixture.repositoryPicture() == before)
+    }
+    // restic at work: a shared lock. Backups go on, a check waits its turn.
+    let place = fixture.directory.path
+    let holder = Process()
+    holder.executableURL = URL(fileURLWithPath: "/usr/bin/restic")
+    holder.arguments = ["--no-cache", "-r", fixture.repository, "-p", fixture.passwordFile, "backup", "--stdin"]
+    holder.environment = ["PATH": "/usr/bin:/bin", "HOME": place]
+    let input = Pipe()
+    holder.standardInput = input
+    holder.standardOutput = FileHandle.nullDevice
+    holder.standardError = FileHandle.nullDevice
+    try holder.run()
+    defer { if holder.isRunning { kill(holder.processIdentifier, SIGKILL) } }
+    for _ in 0..<200 where try Files.names(in: fixture.repository + "/locks").isEmpty {
+      try await Task.sleep(for: .milliseconds(50))
+    }
+    expectFailure(try await fixture.salvor("check"), 1, "VAULT-201")
+    try await fixture.salvor("backup", "source").succeeded()
+    #expect(try await fixture.salvor("unlock").succeeded().output == "removed 0 locks\n", "its process lives")
+    kill(holder.processIdentifier, SIGKILL)
+    holder.waitUntilExit()
+    expectFailure(try await fixture.salvor("check"), 1, "VAULT-201")
+    #expect(try await fixture.salvor("unlock").succeeded().output == "removed 1 lock\n")
+    try await fixture.salvor("check").succeeded()
+  }
+
+  @Test(.timeLimit(.minutes(2)))
+  func `what can't be read is told, and the rest is stored`() async throws {
+    let fixture = try await VaultFixture.withRepository()
+    // Reading it fails, for root too.
+    let run = try await fixture.salvor("backup", "source", "/proc/self/mem", "--json")
+    expectFailure(run, 3, "VAULT-151", says: "/proc/self/mem")
+    let summary = try CanonicalJSON.decode(JSONValue.self, from: Array(run.output.utf8))
+    #expect(summary["errors"] == 1)
+    let listed = try await fixture.restic("ls", "latest").output.split(separator: "\n")
+    #expect(listed.contains { $0.hasSuffix("/sub/deep/large") } && !listed.contains("/proc/self/mem"))
+    let none = try await fixture.salvor("backup", fixture.directory.file("nowhere"))
+    expectFailure(none, 1, "IO-104")
+    #expect(try await fixture.salvor("list", "snapshots").output.split(separator: "\n").count == 1)
+  }
+
+  @Test(.timeLimit(.minutes(2)))
+  func `a damaged pack is found, and a restore says that it is not whole`() async throws {
+    let fixture = try await VaultFixture.withRepository()
+    try await fixture.salvor("backup", "source").succeeded()
+    let pack = try await fixture.shell("find \(fixture.repository)/data -type f -size +1M | head -1")
+      .trimmingCharacters(in: .newlines)
+    try await fixture.shell("truncate -s 700000 \(pack)")
+    let before = try await fixture.repositoryPicture()
+
+    for words in [["check"], ["check", "--read-data"]] {
+      let run = try await fixture.salvor(words[0], words.count > 1 ? "--read-data" : "--no-lock")
+      expectFailure(run, 1, "VAULT-140")
+      #expect(run.output.contains(Files.last(of: pack)), "every finding: \(run.output)")
+    }
+    let json = try await fixture.salvor("check", "--json").output
+    let report = try CanonicalJSON.decode(JSONValue.self, from: Array(json.utf8))
+    #expect(report["sound"] == false)
+    #expect(report["findings"]?.array?.contains { $0["remedy"]?.string != nil } == true)
+
+    let target = fixture.directory.file("out")
+    let run = try await fixture.salvor("restore", "latest", "-t", target)
+    expectFailure(run, 1, "VAULT-121", "VAULT-122", says: "SALVOR-RESTORE-INCOMPLETE")
+    #expect(run.output.isEmpty)
+    #expect(Files.exists("\(target)/SALVOR-RESTORE-INCOMPLETE"))
+    expectFailure(try await fixture.salvor("restore", "latest", "-t", target), 6, "TREE-302")
+    #expect(try await fixture.repositoryPicture() == before)
+  }
+
+  @Test(.timeLimit(.minutes(2)))
+  func `a target that holds something, or can't be written to`() async throws {
+    let fixture = try await VaultFixture.withRepository()
+    try await fixture.salvor("backup", "source").succeeded()
+    let picture = try await VaultFixture.picture(fixture.source)
+    expectFailure(try await fixture.salvor("restore", "latest", "-t", fixture.source), 6, "TREE-302")
+    #expect(try await VaultFixture.picture(fixture.source) == picture)
+    // A file that is there is not written over, and counts as not restored.
+    let target = fixture.directory.file("merged")
+    try Files.createDirectory(target + fixture.source)
+    try Files.replace(target + fixture.source + "/plain", with: Array("mine".utf8))
+    let merged = try await fixture.salvor("restore", "latest", "-t", target, "--merge", "--include", "plain")
+    expectFailure(merged, 1, "TREE-303", says: "SALVOR-RESTORE-INCOMPLETE")
+    #expect(try Files.read(target + fixture.source + "/plain") == Array("mine".utf8))
+
+    let disk = try await SmallDisk(fixture.directory.file("disk"), megabytes: 2)
+    try await disk.using {
+      try await disk.makeReadOnly()
+      expectFailure(try await fixture.salvor("restore", "latest", "-t", disk.path), 1, "IO-102")
+      #expect(try Files.names(in: disk.path).isEmpty)
+    }
+    let small = try await SmallDisk(fixture.directory.file("disk"), megabytes: 2)
+    try await small.using {
+      let run = try await fixture.salvor("restore", "latest", "-t", small.path)
+      expectFailure(run, 1, "IO-101", says: "SALVOR-RESTORE-INCOMPLETE")
+      #expect(Files.exists("\(small.path)/SALVOR-RESTORE-INCOMPLETE"))
+    }
+  }
+
+  @Test(.timeLimit(.minutes(2)))
+  func `a repository's disk that is full, or read-only`() async throws {
+    var fixture = try await VaultFixture()
+    let disk = try await SmallDisk(fixture.directory.file("disk"), megabytes: 2)
+    fixture.repository = disk.path + "/repository"
+    let full = fixture
+    try await disk.using {
+      try await full.create()
+      expectFailure(try await full.salvor("backup", "source"), 1, "STORE-105")
+      #expect(try await full.salvor("list", "snapshots").succeeded().output.isEmpty)
+      #expect(try await full.salvor("list", "locks").succeeded().output.isEmpty)
+      try await full.salvor("check", "--read-data").succeeded()
+      try await full.restic("check")
+      // What fits still goes in.
+      try await full.salvor("backup", "source", "--exclude", "large").succeeded()
+      let before = try await full.repositoryPicture()
+      try await disk.makeReadOnly()
+      try full.write("more", Array("more".utf8))
+      expectFailure(try await full.salvor("backup", "source", "--exclude", "large"), 1, "STORE-106")
+      expectFailure(try await full.salvor("snapshots"), 1, "STORE-106")
+      #expect(try await full.salvor("snapshots", "--no-lock").succeeded().output.contains("1 snapshot"))
+      #expect(try await full.repositoryPicture() == before)
+    }
+  }
+}
