@@ -36,7 +36,7 @@ extension Target.Dependency {
 // MARK: Settings
 
 let strict: [SwiftSetting] = [
-  .enableUpcomingFeature("ExistentialAny"),
+  .enableUpcomingFeature("ExistentialAny")
 ]
 
 /// Modules whose inner loops touch every byte: optimised in debug builds too, or tests would crawl.
@@ -90,14 +90,16 @@ let adapters: [Target] = [
   module("DriverFiles", at: "Adapters/Drivers/Files", ["Core", "IO", "DriverKit"]),
   module("DriverSQLite", at: "Adapters/Drivers/SQLite", ["Core", "IO", "DriverKit", .sqlite]),
   module(
-    "DriverPostgreSQL", at: "Adapters/Drivers/PostgreSQL", ["Core", "IO", "DriverKit", "CPQ", .subprocess], settings: hot),
+    "DriverPostgreSQL", at: "Adapters/Drivers/PostgreSQL", ["Core", "IO", "DriverKit", "CPQ", .subprocess],
+    settings: hot),
   module("DriverRedis", at: "Adapters/Drivers/Redis", ["Core", "IO", "DriverKit", "CHiredis"]),
   module("ObjectStoreLocal", at: "Adapters/ObjectStores/Local", ["Core", "IO", "Vault"]),
   module("ObjectStoreMemory", at: "Adapters/ObjectStores/Memory", ["Core", "Vault"]),
   module("ObjectStoreFaulty", at: "Adapters/ObjectStores/Faulty", ["Core", "Vault"]),
   module("JournalSQLite", at: "Adapters/Journals/SQLite", ["Core", "IO", "StateKit", .grdb]),
   module("JournalMemory", at: "Adapters/Journals/Memory", ["Core", "StateKit"]),
-  module("ServiceExec", at: "Adapters/Services/Exec", ["Core", "IO", "StateKit", .asyncHTTPClient, .nioCore, .nioHTTP1]),
+  module(
+    "ServiceExec", at: "Adapters/Services/Exec", ["Core", "IO", "StateKit", .asyncHTTPClient, .nioCore, .nioHTTP1]),
 ]
 
 // MARK: Acts: what Salvor does. Side by side; none imports another or an adapter.
@@ -195,12 +197,13 @@ let testTargets: [Target] = [
       "Core", "IO", "Catalog", "DriverKit", "Validation", "DriverFiles", "DriverSQLite", "DriverPostgreSQL",
       "DriverRedis", "TestSupport", .sqlite, .asyncHTTPClient, .nioCore, .nioHTTP1, "salvor-bank",
     ]),
-  tests("ValidationTests", ["Core", "IO", "Catalog", "DriverKit", "DriverSQLite", "Validation", "TestSupport", .sqlite]),
+  tests(
+    "ValidationTests", ["Core", "IO", "Catalog", "DriverKit", "DriverSQLite", "Validation", "TestSupport", .sqlite]),
   tests("GovernanceTests", ["Core", "Governance", "TestSupport"]),
   tests(
     "SystemTests",
-    ["Core", "IO", "Catalog", "Vault", "StateKit", "Recovery", "Governance", "Runtime", "CLI", "Demo", "TestSupport"]),
   tests("BenchmarkTests", ["Core", "IO", "Benchmarks", "TestSupport"]),
+    ["Core", "IO", "Console", "Recovery", "Runtime", "Demo", "TestSupport", "salvor-bank"]),
   tests(
     "CLITests",
     ["Core", "IO", "Console", "CLI", "TestSupport", .arguments, "salvor"]),
@@ -208,6 +211,13 @@ let testTargets: [Target] = [
   tests("DocsTests", ["Core", "IO", "Catalog", "TestSupport", "salvor"]),
   tests("VaultCLITests", ["Core", "IO", "Vault", "ObjectStoreLocal", "TestSupport", "salvor"]),
   tests("ExitDoorTests", ["Core", "IO", "TestSupport", "salvor"]),
+  tests(
+    "RecoverySimulationTests",
+    [
+      "Core", "IO", "Catalog", "DriverKit", "StateKit", "Planning", "Recovery", "Workflow", "Runtime", "JournalMemory",
+      "TestSupport",
+    ]),
+  tests("KillTests", ["Core", "IO", "StateKit", "TestSupport", "salvor", .sqlite]),
   tests("ArchitectureTests", ["Core", "IO", "DriverKit", "Runtime", "TestSupport"]),
 ]
 

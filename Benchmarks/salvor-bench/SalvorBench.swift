@@ -32,7 +32,7 @@ struct SalvorBench {
       }
     }
     guard let benchmark = BenchmarkRegistry.all.first(where: { $0.name == name }) else {
-      fputs(usage + "\n", stderr)
+      standardError(usage + "\n")
       return 2
     }
     do {
@@ -41,7 +41,7 @@ struct SalvorBench {
       if let json { try BenchmarkRunner.write(rows, to: json) }
       return rows.contains { $0.holds == false } ? 1 : 0
     } catch {
-      fputs("salvor-bench: \(error)\n", stderr)
+      standardError("salvor-bench: \(error)\n")
       return 2
     }
   }

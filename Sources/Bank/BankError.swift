@@ -21,7 +21,8 @@ enum BankError: Failure {
         .remedy("start the store or bring it back; the service finds it again by itself")
     case .storeRefused(let what): Report("BANK-102", "the store refused: \(what)", retry: .never)
     case .peerAway(let name, let what):
-      Report("BANK-103", "service \(name) failed: \(what)", retry: .afterBackoff).remedy("look at that service's /health")
+      Report("BANK-103", "service \(name) failed: \(what)", retry: .afterBackoff).remedy(
+        "look at that service's /health")
     case .refused(let what): Report("BANK-201", what, retry: .never)
     case .notFound(let what): Report("BANK-202", "there is no \(what)", retry: .never)
     case .configuration(let what): Report("BANK-301", what).remedy("correct the configuration file and start again")

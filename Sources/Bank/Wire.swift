@@ -59,6 +59,7 @@ struct ErrorBody: Codable, Sendable {
 /// Names become keys, paths and file names: 1 to 64 of `a-z`, `0-9` and `-`.
 func validateName(_ text: String, what: String) throws(BankError) {
   let bytes = text.utf8
-  let isName = (1...64).contains(bytes.count) && bytes.allSatisfy { (97...122).contains($0) || (48...57).contains($0) || $0 == 45 }
+  let isName =
+    (1...64).contains(bytes.count) && bytes.allSatisfy { (97...122).contains($0) || (48...57).contains($0) || $0 == 45 }
   guard isName else { throw .refused("\(what) must be 1 to 64 of a-z, 0-9 and '-'") }
 }

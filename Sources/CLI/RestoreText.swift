@@ -32,7 +32,8 @@ enum PlanText {
       "critical path (*): "
         + (unknown == plan.criticalPath.steps.count
           ? "no history yet"
-          : Duration.seconds(plan.criticalPath.seconds).brief + (unknown > 0 ? ", and \(unknown.of("step")) with no history yet" : "")))
+          : Duration.seconds(plan.criticalPath.seconds).brief
+            + (unknown > 0 ? ", and \(unknown.of("step")) with no history yet" : "")))
     var services = Table([.init("service"), .init("predicted", .right), .init("rto", .right), .init("verdict")])
     for prediction in plan.predictions {
       let tone: Style.Tone =

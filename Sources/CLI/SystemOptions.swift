@@ -9,11 +9,14 @@ import StateKit
 /// Which catalog, and where state is kept.
 struct SystemOptions: ParsableArguments {
   @Option(
-    name: .shortAndLong, help: "Catalog: a YAML file or a folder of them (default: $SALVOR_CATALOG, ./salvor.yaml, ./salvor).",
+    name: .shortAndLong,
+    help: "Catalog: a YAML file or a folder of them (default: $SALVOR_CATALOG, ./salvor.yaml, ./salvor).",
     completion: .file(extensions: ["yaml", "yml"]))
   var catalog: String?
 
-  @Option(help: "Where journal and evidence are kept (default: $SALVOR_STATE, ~/.local/state/salvor).", completion: .directory)
+  @Option(
+    help: "Where journal and evidence are kept (default: $SALVOR_STATE, ~/.local/state/salvor).", completion: .directory
+  )
   var state: String?
 
   var environment: [String: String] { ProcessInfo.processInfo.environment }

@@ -48,7 +48,8 @@ package enum DiagnosticCode: String, Sendable, CaseIterable {
     switch self {
     case .syntax: "The file is not YAML; nothing after the place is read."
     case .limit: "The file is too large, nested too deep, or its aliases stand for too much."
-    case .unsupportedYAML: "A form of YAML that manifests don't use: a key that is not a single value, a merge of no mapping."
+    case .unsupportedYAML:
+      "A form of YAML that manifests don't use: a key that is not a single value, a merge of no mapping."
     case .duplicateKey: "A key is given twice in one mapping."
     case .badVersion: "`apiVersion` is missing or is none this version of Salvor knows."
     case .unknownKind: "`kind` is missing or unknown."
@@ -57,7 +58,8 @@ package enum DiagnosticCode: String, Sendable, CaseIterable {
     case .wrongType: "A list, a mapping or a single value where something else belongs."
     case .badDuration: "Not a duration; `500ms`, `30s`, `15m`, `1h30m`, `2d` are. A bare number is refused."
     case .badName: "Not a name: 1 to 63 of `a-z`, `0-9`, `-`, with no `-` at either end."
-    case .secretInline: "Something other than `file:…`, `env:…` or `command:…` where a secret is referred to; never repeated."
+    case .secretInline:
+      "Something other than `file:…`, `env:…` or `command:…` where a secret is referred to; never repeated."
     case .badValue: "A value outside its range or form."
     case .exclusive: "Two fields that exclude each other are given."
     case .unknownDriver: "No driver of that name is in this version of Salvor."
@@ -72,7 +74,8 @@ package enum DiagnosticCode: String, Sendable, CaseIterable {
     case .noObjectives: "A service says neither how much may be lost nor how long it may be away."
     case .repositoryInStore: "A repository lies inside a store, or a store inside a repository."
     case .passwordInRepository: "The password file lies inside the repository or the store it opens or protects."
-    case .linkedOutsideGroup: "Stores joined by an invariant are not in one group, so no point holds them at one moment."
+    case .linkedOutsideGroup:
+      "Stores joined by an invariant are not in one group, so no point holds them at one moment."
     case .shellSyntax: "A command holds what only a shell would understand; it is passed on as it is."
     case .noPolicy: "There are policies, and none is about this store."
     case .scheduleMissesObjective: "The store is backed up less often than its service's RPO asks for."

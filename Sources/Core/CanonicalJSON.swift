@@ -4,9 +4,12 @@ import Foundation
 package enum CanonicalJSON {
   package static func encode(_ value: some Encodable, pretty: Bool = false) throws -> [UInt8] {
     let encoder = JSONEncoder()
-    encoder.outputFormatting = pretty ? [.sortedKeys, .withoutEscapingSlashes, .prettyPrinted] : [
-      .sortedKeys, .withoutEscapingSlashes,
-    ]
+    encoder.outputFormatting =
+      pretty
+      ? [.sortedKeys, .withoutEscapingSlashes, .prettyPrinted]
+      : [
+        .sortedKeys, .withoutEscapingSlashes,
+      ]
     return Array(try encoder.encode(value))
   }
 

@@ -28,7 +28,9 @@ struct Bank: Sendable {
       "configure", "--directory", directory, engines ? "--engines" : "--embedded", "--base-port", "\(basePort)",
       "--fail-first-ready", "1",
     ])
-    for service in Self.services { try await run(["init", service, "--config", "\(directory)/config/\(service).json"]) }
+    for service in Self.services {
+      try await run(["init", service, "--config", "\(directory)/config/\(service).json"])
+    }
   }
 
   /// The bank's catalog, as YAML.

@@ -30,7 +30,9 @@ enum Sabotage {
     throw DemoError.story("no pack belongs to the newest copy of \(store) alone")
   }
 
-  private static func blobs(of store: StoreName, in point: RecoveryPoint, _ vault: Repository) async throws -> Set<BlobID> {
+  private static func blobs(of store: StoreName, in point: RecoveryPoint, _ vault: Repository) async throws -> Set<
+    BlobID
+  > {
     guard let part = point.stores[store], let id = Digest(hex: part.snapshot) else { return [] }
     let tree = SnapshotTree(reader: vault, root: try await vault.loadSnapshot(id).tree)
     // Below the store's own directory: the facts beside it differ in every copy.

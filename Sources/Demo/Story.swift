@@ -86,7 +86,9 @@ package struct Story: Sendable {
   private func tell(_ bank: Bank, root: String, host: Machine) async throws -> Outcome {
     let start = host.time.monotonicNanoseconds()
 
-    title("A bank of five services\(options.engines ? ", on SQLite, PostgreSQL, Redis and files" : ", on SQLite and files")")
+    title(
+      "A bank of five services\(options.engines ? ", on SQLite, PostgreSQL, Redis and files" : ", on SQLite and files")"
+    )
     try Files.createDirectory(bank.directory)
     try await bank.create()
     try Files.createDirectory(root + "/catalog")
@@ -191,7 +193,8 @@ package struct Story: Sendable {
     say("\(style.paint("verified", .good)) \(Files.last(of: path)): \(document.records.count) records, signed")
     var changed = bytes
     // The middle of the file lies in some record's body.
-    guard let index = changed.indices.dropFirst(changed.count / 2).first(where: { (48...56).contains(changed[$0]) }) else {
+    guard let index = changed.indices.dropFirst(changed.count / 2).first(where: { (48...56).contains(changed[$0]) })
+    else {
       throw DemoError.story("the evidence has no digit to change")
     }
     changed[index] += 1
@@ -252,7 +255,8 @@ package struct Story: Sendable {
       case .stepFinished(_, let step, .succeeded(_, let measured)):
         say("\(style.paint("done", .good))   \(step)  \(style.paint(measured.duration.brief, .faint))")
       case .stepFinished(_, let step, .failed(let report)): say("\(style.paint("failed", .bad)) \(step): \(report)")
-      case .stepRetrying(_, let step, let report, _): say("\(style.paint("retry", .warning))  \(step): \(report.summary)")
+      case .stepRetrying(_, let step, let report, _):
+        say("\(style.paint("retry", .warning))  \(step): \(report.summary)")
       case .stepLog(_, _, let line): say("\(style.paint("gate", .warning))   \(line)")
       default: break
       }

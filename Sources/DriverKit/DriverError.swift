@@ -41,12 +41,14 @@ package enum DriverError: Failure {
   package var report: Report {
     switch self {
     case .badOption(let store, let option, let why):
-      Report("DRIVER-101", "store \(store): option '\(option)' \(why)").remedy("correct it in the catalog; see docs/drivers")
+      Report("DRIVER-101", "store \(store): option '\(option)' \(why)").remedy(
+        "correct it in the catalog; see docs/drivers")
     case .unreachable(let what):
       Report("DRIVER-201", "can't reach \(what)", retry: .afterBackoff)
         .remedy("check that the server runs and that address, port and network are right")
     case .authenticationFailed(let what):
-      Report("DRIVER-202", "the server refused the credential: \(what)").remedy("check user and secret reference in the catalog")
+      Report("DRIVER-202", "the server refused the credential: \(what)").remedy(
+        "check user and secret reference in the catalog")
     case .permissionDenied(let what, let needs):
       Report("DRIVER-203", "not allowed: \(what)").remedy("grant what the driver needs: \(needs)")
     case .unsupported(let what):
@@ -60,7 +62,8 @@ package enum DriverError: Failure {
       Report("DRIVER-401", "the data is damaged: \(what)", retry: .never)
         .remedy("don't trust this copy; choose another point, and look at the disk it came from")
     case .logGap(let what):
-      Report("DRIVER-402", "the log has a gap: \(what)", retry: .never).remedy("take a new backup; points after the gap can't be reached")
+      Report("DRIVER-402", "the log has a gap: \(what)", retry: .never).remedy(
+        "take a new backup; points after the gap can't be reached")
     case .engineVersion(let captured, let found):
       Report("DRIVER-403", "captured with version \(captured), but version \(found) is installed")
         .remedy("install the engine in the captured version and try again")

@@ -33,7 +33,9 @@ package final class File: Sendable {
   package func read(at offset: Int64, into buffer: UnsafeMutableRawBufferPointer) throws(SystemFailure) -> Int {
     var done = 0
     while done < buffer.count {
-      let count = retryingInterrupts { pread(descriptor, buffer.baseAddress! + done, buffer.count - done, off_t(offset) + done) }
+      let count = retryingInterrupts {
+        pread(descriptor, buffer.baseAddress! + done, buffer.count - done, off_t(offset) + done)
+      }
       guard count >= 0 else { throw SystemFailure("read", path: path) }
       if count == 0 { break }
       done += count
@@ -53,7 +55,9 @@ package final class File: Sendable {
   package func write(_ buffer: UnsafeRawBufferPointer, at offset: Int64) throws(SystemFailure) {
     var done = 0
     while done < buffer.count {
-      let count = retryingInterrupts { pwrite(descriptor, buffer.baseAddress! + done, buffer.count - done, off_t(offset) + done) }
+      let count = retryingInterrupts {
+        pwrite(descriptor, buffer.baseAddress! + done, buffer.count - done, off_t(offset) + done)
+      }
       guard count >= 0 else { throw SystemFailure("write", path: path) }
       done += count
     }
@@ -65,7 +69,9 @@ package final class File: Sendable {
   }
 
   package func truncate(to size: Int64) throws(SystemFailure) {
-    guard retryingInterrupts({ ftruncate(descriptor, off_t(size)) }) == 0 else { throw SystemFailure("truncate", path: path) }
+    guard retryingInterrupts({ ftruncate(descriptor, off_t(size)) }) == 0 else {
+      throw SystemFailure("truncate", path: path)
+    }
   }
 
   package func status() throws(SystemFailure) -> stat {
@@ -152,7 +158,10 @@ package enum Files {
       }
       let name = withUnsafePointer(to: &entry.pointee.d_name) { pointer in
         pointer.withMemoryRebound(to: UInt8.self, capacity: 256) { bytes in
-          FileName(bytes: Array(UnsafeBufferPointer(start: bytes, count: strlen(UnsafeRawPointer(bytes).assumingMemoryBound(to: CChar.self)))))
+          FileName(
+            bytes: Array(
+              UnsafeBufferPointer(
+                start: bytes, count: strlen(UnsafeRawPointer(bytes).assumingMemoryBound(to: CChar.self)))))
         }
       }
       if name.bytes != [46], name.bytes != [46, 46] { result.append(name) }
@@ -179,7 +188,9 @@ package enum Files {
     var children: [[UInt8]] = []
     while let entry = readdir(handle) {
       let name = withUnsafePointer(to: &entry.pointee.d_name) { pointer in
-        pointer.withMemoryRebound(to: CChar.self, capacity: 256) { Array(UnsafeBufferPointer(start: $0, count: strlen($0))) }
+        pointer.withMemoryRebound(to: CChar.self, capacity: 256) {
+          Array(UnsafeBufferPointer(start: $0, count: strlen($0)))
+        }
       }.map { UInt8(bitPattern: $0) }
       if name != [46], name != [46, 46] { children.append(name) }
     }
@@ -213,7 +224,9 @@ package enum Files {
   /// Lifts this process's soft limit on open files to the hard one.
   package static func raiseOpenFileLimit() {
     var limit = rlimit()
-    guard getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0, limit.rlim_cur < limit.rlim_max else { return }
+    guard getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0, limit.rlim_cur < limit.rlim_max else {
+      return
+    }
     limit.rlim_cur = limit.rlim_max
     setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
   }

@@ -24,7 +24,8 @@ package struct SystemFailure: Failure {
     case ENOSPC, EDQUOT:
       Report("IO-101", base, retry: .afterChange).remedy("make room on that file system, then run the command again")
     case EROFS:
-      Report("IO-102", base, retry: .afterChange).remedy("the target is read-only: choose another, or mount it writable")
+      Report("IO-102", base, retry: .afterChange).remedy(
+        "the target is read-only: choose another, or mount it writable")
     case EACCES, EPERM:
       Report("IO-103", base, retry: .afterChange).remedy("run as a user with access, or mend the permissions")
     case ENOENT:

@@ -40,7 +40,9 @@ struct Estimates {
     let count = runs.count == 1 ? "1 run" : "median of \(runs.count) runs"
     if let bytes, bytes > 0, step.action == .restoreBeside || step.action == .validateBeside {
       let paces = runs.compactMap { run in run.bytes.flatMap { $0 > 0 ? run.seconds / Double($0) : nil } }
-      if paces.count == runs.count { return Estimate(seconds: median(paces) * Double(bytes), basis: "\(count), by size") }
+      if paces.count == runs.count {
+        return Estimate(seconds: median(paces) * Double(bytes), basis: "\(count), by size")
+      }
     }
     return Estimate(seconds: median(runs.map(\.seconds)), basis: count)
   }

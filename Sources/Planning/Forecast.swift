@@ -96,7 +96,11 @@ struct Forecast {
       running.push(Moment(key: ends[step], step: step))
     }
     func offer(_ step: Int, at now: Double) {
-      if graph.steps[step].action.isCopy { waiting.push(Moment(key: Double(priority[step]), step: step)) } else { begin(step, at: now) }
+      if graph.steps[step].action.isCopy {
+        waiting.push(Moment(key: Double(priority[step]), step: step))
+      } else {
+        begin(step, at: now)
+      }
     }
     for step in open.indices where open[step] == 0 { offer(step, at: 0) }
     while let done = running.pop() {

@@ -62,7 +62,9 @@ struct PlanScope {
     }
     if !point.isVerified {
       warnings.append(
-        PlanNote("PLAN-204", "point \(point.id) was never verified", remedy: "run `salvor verify` first; the pre-check reads it back anyway"))
+        PlanNote(
+          "PLAN-204", "point \(point.id) was never verified",
+          remedy: "run `salvor verify` first; the pre-check reads it back anyway"))
     }
   }
 

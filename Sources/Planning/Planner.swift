@@ -21,7 +21,9 @@ extension RestorePlan {
       plan.predictions = forecast.predictions
       plan.warnings += forecast.warnings
     } else if scope.refusals.isEmpty {
-      plan.refusals.append(PlanNote("PLAN-104", "the steps wait for each other in a circle", remedy: "check the catalog with `salvor validate`"))
+      plan.refusals.append(
+        PlanNote(
+          "PLAN-104", "the steps wait for each other in a circle", remedy: "check the catalog with `salvor validate`"))
     }
     plan.id = plan.derivedID()
     return plan

@@ -7,15 +7,21 @@ extension RestorePlan {
   ///
   /// - Parameter stepsPerWave: Longer waves are cut short after so many steps.
   package func table(stepsPerWave: Int = 20) -> [String] {
-    var lines = ["\(id): \(count(services.count, "service")), \(count(stores.count, "store")), back to \(pointTime) (point \(pointID))"]
+    var lines = [
+      "\(id): \(count(services.count, "service")), \(count(stores.count, "store")), back to \(pointTime) (point \(pointID))"
+    ]
     if !refusals.isEmpty {
       lines += ["", "refused, nothing was touched:"]
-      lines += refusals.flatMap { note in ["  \(note.code)  \(note.message)"] + (note.remedy.map { ["            → \($0)"] } ?? []) }
+      lines += refusals.flatMap { note in
+        ["  \(note.code)  \(note.message)"] + (note.remedy.map { ["            → \($0)"] } ?? [])
+      }
     }
     lines += waves(limit: max(1, stepsPerWave)) + chain() + objectives()
     if !warnings.isEmpty {
       lines += ["", "worth knowing:"]
-      lines += warnings.flatMap { note in ["  \(note.code)  \(note.message)"] + (note.remedy.map { ["            → \($0)"] } ?? []) }
+      lines += warnings.flatMap { note in
+        ["  \(note.code)  \(note.message)"] + (note.remedy.map { ["            → \($0)"] } ?? [])
+      }
     }
     return lines
   }
@@ -45,7 +51,8 @@ extension RestorePlan {
 
   private func chain() -> [String] {
     guard !criticalPath.steps.isEmpty else { return [] }
-    let unknown = criticalPath.unknownSteps == 0 ? "" : ", \(count(criticalPath.unknownSteps, "step")) of it without history"
+    let unknown =
+      criticalPath.unknownSteps == 0 ? "" : ", \(count(criticalPath.unknownSteps, "step")) of it without history"
     let shown = criticalPath.steps.prefix(30).joined(separator: " → ") + (criticalPath.steps.count > 30 ? " → …" : "")
     return ["", "critical path (*): \(Duration.seconds(criticalPath.seconds).brief)\(unknown)", "  \(shown)"]
   }
@@ -58,7 +65,8 @@ extension RestorePlan {
         prediction.service.text,
         (prediction.isComplete ? "" : "at least ") + Duration.seconds(prediction.seconds).brief,
         prediction.rtoSeconds.map { Duration.seconds($0).brief } ?? "none",
-        prediction.verdict == .unknown ? "unknown, no history yet" : prediction.verdict == .none ? "" : prediction.verdict.rawValue,
+        prediction.verdict == .unknown
+          ? "unknown, no history yet" : prediction.verdict == .none ? "" : prediction.verdict.rawValue,
       ])
     }
     return [""] + columns(rows)

@@ -12,6 +12,9 @@ package enum RestoreAction: String, Sendable, Codable, CaseIterable, Comparable 
   /// The gate: every store stands validated beside. Up to here nothing live was touched.
   case commit
   case stopService = "stop-service"
+  /// The gate: every service is down. So no state is swapped while any of them runs, and a rollback, which goes the same
+  /// way backwards, starts none before every state is back.
+  case quiesce
   case stopStore = "stop-store"
   /// Puts what stands beside in the place of the live state, which is kept.
   case swap
@@ -33,14 +36,15 @@ package enum RestoreAction: String, Sendable, Codable, CaseIterable, Comparable 
     case .validateBeside: 2
     case .commit: 3
     case .stopService: 4
-    case .stopStore: 5
-    case .swap: 6
-    case .startStore: 7
-    case .checkInvariants: 8
-    case .startService: 9
-    case .readyService: 10
-    case .validateService: 11
-    case .record: 12
+    case .quiesce: 5
+    case .stopStore: 6
+    case .swap: 7
+    case .startStore: 8
+    case .checkInvariants: 9
+    case .startService: 10
+    case .readyService: 11
+    case .validateService: 12
+    case .record: 13
     }
   }
 
@@ -152,8 +156,11 @@ package enum PlanError: Failure {
         let report = Report(only.code, only.message).state("nothing was touched")
         return only.remedy.map(report.remedy) ?? report
       }
-      return Report("PLAN-100", "the plan is refused for \(notes.count) reasons: " + notes.map(\.description).joined(separator: "; "))
-        .state("nothing was touched")
+      return Report(
+        "PLAN-100",
+        "the plan is refused for \(notes.count) reasons: " + notes.map(\.description).joined(separator: "; ")
+      )
+      .state("nothing was touched")
     }
   }
 }

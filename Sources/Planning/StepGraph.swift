@@ -32,10 +32,13 @@ struct StepGraph {
       for dependency in service.dependsOn { if let other = stops[dependency] { needs[other].append(own) } }
     }
     for (_, stop) in stops where needs[stop].isEmpty { needs[stop] = [commit] }
+    // The last to stop are those that depend on nobody in the plan.
+    let last = scope.services.filter { service in !service.dependsOn.contains { stops[$0] != nil } }
+    let quiesce = add(.quiesce, needs: last.compactMap { stops[$0.name] })
 
     let storeStops = Dictionary(
       uniqueKeysWithValues: scope.stores.map { store in
-        (store.name, add(.stopStore, store: store, needs: [stops[store.service]].compactMap { $0 }))
+        (store.name, add(.stopStore, store: store, needs: [quiesce]))
       })
     for store in scope.stores {
       guard let own = storeStops[store.name] else { continue }
@@ -50,9 +53,7 @@ struct StepGraph {
       guard let own = starts[store.name] else { continue }
       for dependency in store.dependsOn { if let other = starts[dependency] { needs[own].append(other) } }
     }
-    // Services without a store must be down too before anything is started again.
-    let storeless = scope.services.filter { $0.stores.isEmpty }.compactMap { stops[$0.name] }
-    let invariants = add(.checkInvariants, needs: scope.stores.compactMap { starts[$0.name] } + storeless)
+    let invariants = add(.checkInvariants, needs: scope.stores.compactMap { starts[$0.name] })
 
     let ready = Dictionary(
       uniqueKeysWithValues: scope.services.map { service in

@@ -112,7 +112,8 @@ package struct PrefixedSource: TreeSource {
 
   package func entries(below root: TreePath) async throws(AnyFailure) -> [TreeEntry] {
     try await source.entries(below: prefix.appending(root)).map { entry in
-      TreeEntry(path: TreePath(Array(entry.path.components.dropFirst(prefix.components.count))), metadata: entry.metadata)
+      TreeEntry(
+        path: TreePath(Array(entry.path.components.dropFirst(prefix.components.count))), metadata: entry.metadata)
     }
   }
 

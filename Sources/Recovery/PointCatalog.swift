@@ -33,7 +33,8 @@ package struct PointCatalog: Sendable {
   }
 
   /// Every point, oldest first; those that can't be read are told apart, never dropped in silence.
-  package func list() async throws(RecoveryError) -> (points: [RecoveryPoint], unreadable: [(snapshot: String, Report)]) {
+  package func list() async throws(RecoveryError) -> (points: [RecoveryPoint], unreadable: [(snapshot: String, Report)])
+  {
     let snapshots = try await vaulted { try await vault.snapshots() }
     var points: [RecoveryPoint] = []
     var unreadable: [(String, Report)] = []

@@ -80,6 +80,8 @@ package struct PointTaker: Sendable {
     of members: [StoreName: CaptureInProgress], for request: Request
   ) async -> Result<RecoveryPoint, RecoveryError> {
     do throws(RecoveryError) { return .success(try await capture(members, for: request)) } catch {
+      // Whichever store noticed first, it was not its fault.
+      if Task.isCancelled { return .failure(.cancelled) }
       guard case .vault(let report) = error else { return .failure(error) }
       return .failure(.vault(report.state("no point was recorded; what reached the vault is reused by the next try")))
     }

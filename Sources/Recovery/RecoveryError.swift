@@ -35,8 +35,10 @@ package enum RecoveryError: Failure {
       .state("all writers were released after \(pause.brief)")
       .remedy("try again, raise holdBudget in the ConsistencyGroup, or look for a long transaction")
     case .notMarked(let stores):
-      Report("POINT-102", "\(listed(stores.keys)) could not name a position: \(firstReason(stores))", retry: .afterBackoff)
-        .state("all writers were released; no point was recorded").remedy("look at that store, then take the point again")
+      Report(
+        "POINT-102", "\(listed(stores.keys)) could not name a position: \(firstReason(stores))", retry: .afterBackoff
+      )
+      .state("all writers were released; no point was recorded").remedy("look at that store, then take the point again")
     case .captureFailed(let stores):
       Report("POINT-103", "\(listed(stores.keys)) could not be copied: \(firstReason(stores))", retry: .afterBackoff)
         .state("no point was recorded; what reached the vault is reused by the next try")
@@ -50,7 +52,8 @@ package enum RecoveryError: Failure {
         .remedy("take one with `salvor backup`, choose another time, or name one with --point to have it as it is")
     case .pointDamaged(let id, let why):
       Report("POINT-204", "recovery point \(id) can't be trusted: \(why)", retry: .never)
-        .state("nothing was changed").remedy("choose another with `salvor points`; run `salvor vault check --read-data`")
+        .state("nothing was changed").remedy(
+          "choose another with `salvor points`; run `salvor vault check --read-data`")
     case .refused(let reasons):
       Report("RESTORE-101", "refused: \(reasons.joined(separator: "; "))").state("nothing was changed")
     case .precheckFailed(let reports):
@@ -67,12 +70,16 @@ package enum RecoveryError: Failure {
       ).remedy("choose another point; this one's copy of \(store) is not what it was")
     case .notReady(let service, let why):
       Report("RESTORE-301", "\(service) is not ready: \(why)", retry: .afterBackoff)
-    case .noSuchStore(let name): Report("PLAN-001", "the catalog has no store '\(name)'").remedy("`salvor graph` lists them")
+    case .noSuchStore(let name):
+      Report("PLAN-001", "the catalog has no store '\(name)'").remedy("`salvor graph` lists them")
     case .noSuchGroup(let name):
       Report("PLAN-004", "the catalog has no consistency group '\(name)'").remedy("`salvor graph` lists them")
     case .groupAcrossRepositories(let name, let repositories):
-      Report("PLAN-005", "the stores of \(name) go to different repositories: \(repositories.map(\.text).joined(separator: ", "))")
-        .remedy("give the stores of one group one repository")
+      Report(
+        "PLAN-005",
+        "the stores of \(name) go to different repositories: \(repositories.map(\.text).joined(separator: ", "))"
+      )
+      .remedy("give the stores of one group one repository")
     case .noSuchService(let name):
       Report("PLAN-002", "the catalog has no service '\(name)'").remedy("`salvor graph` lists them")
     case .noSuchRepository(let name):

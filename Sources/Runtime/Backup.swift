@@ -73,8 +73,11 @@ package struct Backup: Sendable {
         members[name] = PointTaker.Member(driver: try system.driver(of: name), kind: store.driver)
       }
       let host = system.host
-      let scratch = host.path("scratch/\(target.group)-\(host.monotonicSuffix)")
-      try await host.pool.run { () throws(SystemFailure) in try Files.createDirectory(scratch, mode: 0o711) }
+      let scratch = host.scratch(for: target.group)
+      try await host.pool.run { () throws(SystemFailure) in
+        try host.removeDeadScratch()
+        try Files.createDirectory(scratch, mode: 0o711)
+      }
       let budget = options.holdBudget ?? target.holdBudget
       let request = PointTaker.Request(
         group: target.group, members: members, policy: options.holds ? .hold(budget: budget) : .none,
@@ -98,6 +101,22 @@ package struct Backup: Sendable {
 }
 
 extension Machine {
-  /// Keeps two backups of one process apart on disk.
-  var monotonicSuffix: String { "\(ProcessID.current)-\(time.monotonicNanoseconds())" }
+  /// A directory of this process's own, named so that the next one can tell whether it is still in use.
+  func scratch(for group: GroupName) -> String {
+    let owner = ProcessIdentity.current.description.replacing("/", with: "+")
+    return path("scratch/\(owner)+\(group)-\(time.monotonicNanoseconds())")
+  }
+
+  /// Removes what backups left that were killed. Blocks.
+  func removeDeadScratch() throws(SystemFailure) {
+    let directory = path("scratch")
+    guard Files.exists(directory) else { return }
+    for name in try Files.names(in: directory).map(\.lossyText) {
+      let parts = name.split(separator: "+", omittingEmptySubsequences: false)
+      guard parts.count == 5, let owner = ProcessIdentity(parts.prefix(4).joined(separator: "/")), owner.isGone else {
+        continue
+      }
+      try Files.removeTree("\(directory)/\(name)")
+    }
+  }
 }

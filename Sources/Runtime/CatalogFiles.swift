@@ -86,7 +86,8 @@ package enum CatalogFilesError: Failure {
         .remedy("write one with `salvor init`, or name it with --catalog or SALVOR_CATALOG")
     case .empty(let path):
       Report("CATALOG-002", "\(path) has no .yaml or .yml file").remedy("write one with `salvor init`")
-    case .tooDeep(let path): Report("CATALOG-003", "\(path) lies too many folders deep").remedy("flatten the catalog's folder")
+    case .tooDeep(let path):
+      Report("CATALOG-003", "\(path) lies too many folders deep").remedy("flatten the catalog's folder")
     case .notText(let path): Report("CATALOG-004", "\(path) is not UTF-8 text").remedy("save it as UTF-8")
     }
   }

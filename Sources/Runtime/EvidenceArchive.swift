@@ -92,7 +92,9 @@ package struct EvidenceArchive: Sendable {
           ])
       }
       for service in measured {
-        func milliseconds(_ seconds: Double?) -> JSONValue { seconds.map { .integer(Int64(($0 * 1000).rounded())) } ?? .null }
+        func milliseconds(_ seconds: Double?) -> JSONValue {
+          seconds.map { .integer(Int64(($0 * 1000).rounded())) } ?? .null
+        }
         try builder.add(
           kind: "service", subject: service.service.text,
           body: [

@@ -52,16 +52,22 @@ package struct KeptCatalog: Sendable {
     var changed: [TreePath: [UInt8]] = [:]
     for (path, bytes) in files {
       var text = String(decoding: bytes, as: UTF8.self)
-      if declared.location != location { text = text.replacing(declared.location.description, with: location.description) }
-      if declared.password != password { text = text.replacing(declared.password.description, with: password.description) }
+      if declared.location != location {
+        text = text.replacing(declared.location.description, with: location.description)
+      }
+      if declared.password != password {
+        text = text.replacing(declared.password.description, with: password.description)
+      }
       changed[path] = Array(text.utf8)
     }
     if let moved = try? resolved(changed).repositories.first, moved.location == location, moved.password == password {
       files = changed
-      remarks.append("it now names \(location) and \(password) instead of \(declared.location) and \(declared.password)")
+      remarks.append(
+        "it now names \(location) and \(password) instead of \(declared.location) and \(declared.password)")
     } else {
       remarks.append(
-        "it names \(declared.location) and \(declared.password); change that to \(location) and \(password) before going on")
+        "it names \(declared.location) and \(declared.password); change that to \(location) and \(password) before going on"
+      )
     }
   }
 
@@ -77,7 +83,7 @@ package struct KeptCatalog: Sendable {
     let files = files
     do {
       try await host.pool.run {
-        guard !Files.exists(folder) else { throw KeptCatalogError.exists(folder) }
+        guard !Files.exists(folder) else { throw KeptCatalogError.exists(folder, "--folder") }
         // The names come from the repository, and are not to lead anywhere else.
         for path in files.keys {
           guard path.components.allSatisfy({ $0.bytes != [46] && $0.bytes != [46, 46] && !$0.bytes.contains(0) }) else {
@@ -103,14 +109,15 @@ package struct KeptCatalog: Sendable {
 }
 
 package enum KeptCatalogError: Failure {
-  case exists(String)
+  /// What is there, and the options that name another place.
+  case exists(String, String)
   case badName(String)
 
   package var report: Report {
     switch self {
-    case .exists(let path):
+    case .exists(let path, let options):
       Report("USAGE-301", "\(path) is there already").state("nothing was written")
-        .remedy("choose another name with --folder, or move it away")
+        .remedy("choose another name with \(options), or move it away")
     case .badName(let name):
       Report("USAGE-303", "the repository's catalog has a file called \(name)", retry: .never)
         .state("nothing was written").remedy("the repository was tampered with: look at who can write to it")

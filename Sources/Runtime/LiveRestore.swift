@@ -41,7 +41,8 @@ struct LiveRestore: RestoreEnvironment {
     // Nothing was asked for, and nothing is claimed: the evidence of such a gate is empty.
     guard !checks.isEmpty else { return [] }
     // A service that somebody else starts is asked like any other.
-    let unit = try system.unit(of: name) ?? ServiceUnit(name: name, mode: .oneshot, start: ServiceCommand([]), ready: checks)
+    let unit =
+      try system.unit(of: name) ?? ServiceUnit(name: name, mode: .oneshot, start: ServiceCommand([]), ready: checks)
     do throws(ServiceError) { return try await system.runner.waitUntilReady(unit) } catch {
       if case .cancelled = error { throw .cancelled }
       throw .notReady(name, why: error.report.summary)

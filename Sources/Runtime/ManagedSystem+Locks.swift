@@ -20,11 +20,14 @@ extension ManagedSystem {
   ) async throws -> T {
     guard let first = vaults.first else { return try await body() }
     do {
-      return try await first.withLock(exclusive: false, wait: .seconds(30)) { try await holding(vaults.dropFirst(), body) }
+      return try await first.withLock(exclusive: false, wait: .seconds(30)) {
+        try await holding(vaults.dropFirst(), body)
+      }
     } catch VaultError.store(let error) {
       // From taking the lock: a run's own failures are the engine's, never the store's.
       switch error {
-      case .readOnly, .permission, .full: host.log("\(first.store.location) can't be written to: reading it without a lock")
+      case .readOnly, .permission, .full:
+        host.log("\(first.store.location) can't be written to: reading it without a lock")
       default: throw VaultError.store(error)
       }
     }

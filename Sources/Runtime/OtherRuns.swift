@@ -25,7 +25,9 @@ struct OtherRuns: Sendable {
     }
   }
 
-  private func runs(in states: Set<RunState>, touching stores: Set<StoreName>, but run: RunID) async throws -> [RunRecord] {
+  private func runs(in states: Set<RunState>, touching stores: Set<StoreName>, but run: RunID) async throws
+    -> [RunRecord]
+  {
     var found: [RunRecord] = []
     for summary in try await journal.list(RunFilter(kinds: [.recovery], states: states, limit: 10_000))
     where summary.id != run {

@@ -57,7 +57,8 @@ struct PointSelection: Sendable {
   }
 
   private func chooseOne(
-    _ part: Part, named: String?, at: Timestamp?, verifies: Bool, progress: @escaping @Sendable (_ phase: String) -> Void
+    _ part: Part, named: String?, at: Timestamp?, verifies: Bool,
+    progress: @escaping @Sendable (_ phase: String) -> Void
   ) async throws -> Chosen {
     let vault = try await system.vault(of: part.repository)
     let points = PointCatalog(vault: vault, pool: system.host.pool)
@@ -83,7 +84,8 @@ struct PointSelection: Sendable {
     var verified: Set<String> = []
     while true {
       let choice = choosePoint(known.values.sorted { $0.id < $1.id }, at: at, stores: part.stores)
-      let rejected = unreadable + choice.rejected.map { RejectedPoint(id: $0.point, why: $0.reasons.joined(separator: ", ")) }
+      let rejected =
+        unreadable + choice.rejected.map { RejectedPoint(id: $0.point, why: $0.reasons.joined(separator: ", ")) }
       guard let facts = choice.point, let point = candidates.first(where: { $0.id.text == facts.id }) else {
         throw RecoveryError.noPoint(why: rejected.map { "\($0.id): \($0.why)" })
       }
@@ -133,7 +135,8 @@ struct PointSelection: Sendable {
   /// Two groups come back to two moments; the result says so and promises nothing between them.
   private func merge(_ a: Chosen, _ b: Chosen) -> Chosen {
     var merged = a
-    let remark = "\(a.point.group) is from \(a.point.time), \(b.point.group) from \(b.point.time): nothing is promised between them"
+    let remark =
+      "\(a.point.group) is from \(a.point.time), \(b.point.group) from \(b.point.time): nothing is promised between them"
     merged.point.stores.merge(b.point.stores) { first, _ in first }
     merged.point.mode = .fuzzy
     merged.point.remarks.append(remark)

@@ -55,7 +55,8 @@ package struct Points: Sendable {
         for point in wanted {
           for store in point.stores.keys.sorted() {
             progress("\(store) in \(point.id)")
-            verdicts.append(Verdict(point: point.id, store: store, damage: try await points.damage(of: store, in: point)))
+            verdicts.append(
+              Verdict(point: point.id, store: store, damage: try await points.damage(of: store, in: point)))
           }
         }
       }

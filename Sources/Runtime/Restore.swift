@@ -56,7 +56,8 @@ package struct Restore: Sendable {
           allowsBrokenLinks: request.allowsBrokenLinks))
       var files: [String: String] = [:]
       for (path, bytes) in system.loaded.travelling { files[path.description] = String(decoding: bytes, as: UTF8.self) }
-      let repository = catalog.store(stores.first ?? StoreName(unchecked: ""))?.repository ?? catalog.repositories[0].name
+      let repository =
+        catalog.store(stores.first ?? StoreName(unchecked: ""))?.repository ?? catalog.repositories[0].name
       let now = system.host.time.now()
       let input = RestoreInput(
         plan: plan, point: chosen.point, repository: repository, catalogFiles: files, rejected: chosen.rejected,
@@ -100,7 +101,7 @@ package struct Restore: Sendable {
     let environment = LiveRestore(
       system: system, point: input.point, invariantNames: Set(input.plan.invariants))
     let host = system.host
-    var options = RunEngine.Options(holder: Holder(ProcessIdentity.current.description))
+    var options = RunEngine.Options(holder: Holder.thisProcess)
     options.limits = ["copy": 4]
     options.parallelism = 8
     let precheck = input.plan.steps.first { $0.action == .precheck }.flatMap { StepID($0.id) } ?? "precheck"
@@ -126,8 +127,8 @@ package struct Restore: Sendable {
       guard let service = system.catalog.service(name) else { return nil }
       let steps = record.spec.steps.filter { $0.service == name && $0.store == nil }
       let ends = steps.compactMap { record.steps[$0.id]?.measurement?.finishedAt }
-      // Nobody asked whether it works, so nobody can say that it does.
-      let isAsked = !service.ready.isEmpty || !service.validators.isEmpty
+      // What was started and never asked whether it works: nobody can say that it does.
+      let isAsked = service.start == nil || !service.ready.isEmpty || !service.validators.isEmpty
       let isBack = record.state == .succeeded && ends.count == steps.count && isAsked
       let phases = record.spec.steps.filter { step in
         step.service == name || step.store.map { service.stores.contains($0) } ?? false
@@ -142,6 +143,11 @@ package struct Restore: Sendable {
         rtoObjectiveSeconds: service.objectives.rto?.seconds, phases: phases)
     }
   }
+}
+
+extension Holder {
+  /// As the journal reads it: the claim of a process that is known to be gone keeps nobody waiting.
+  static var thisProcess: Holder { Holder(ProcessIdentity.current.description) }
 }
 
 /// What a restore came to.

@@ -61,6 +61,7 @@ extension RestoreAction {
     case .validateBeside: CompareBeside.kind
     case .commit: CommitGate.kind
     case .stopService: StopService.kind
+    case .quiesce: Quiesce.kind
     case .stopStore: StopStore.kind
     case .swap: SwapStore.kind
     case .startStore: StartStore.kind
@@ -107,6 +108,7 @@ extension PlannedStep {
     switch action {
     case .precheck: try JSONValue(encoding: Precheck.Input(stores: plan.stores, services: plan.services))
     case .checkInvariants: try JSONValue(encoding: CheckInvariants.Input())
+    case .quiesce: try JSONValue(encoding: Quiesce.Input(services: plan.services))
     case .commit, .record: try JSONValue(encoding: Done())
     default:
       if let store {

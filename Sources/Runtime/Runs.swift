@@ -37,7 +37,8 @@ package struct Runs: Sendable {
   }
 
   /// Swaps the kept state back and starts what ran before.
-  package func rollback(_ record: RunRecord, observer: @escaping RunObserver) async throws(AnyFailure) -> RestoreOutcome {
+  package func rollback(_ record: RunRecord, observer: @escaping RunObserver) async throws(AnyFailure) -> RestoreOutcome
+  {
     // No lock on any repository: nothing is read from it, and nothing may keep the old state from coming back.
     try await carryOut(record, locking: false, observer: observer) { engine in
       if record.state != .rolledBack { try await OtherRuns(journal: journal).requireNewest(record) }
@@ -65,7 +66,9 @@ package struct Runs: Sendable {
     do {
       let (restore, input) = try restore(of: record)
       let record = try await journal.load(record.spec.id)
-      let swapped = record.spec.steps.contains { $0.kind == SwapStore.kind && record.steps[$0.id]?.mayHaveActed == true }
+      let swapped = record.spec.steps.contains {
+        $0.kind == SwapStore.kind && record.steps[$0.id]?.mayHaveActed == true
+      }
       switch record.state {
       case .succeeded:
         // First on record, under a claim: from here on nobody can roll back to a state that is half gone.

@@ -1,8 +1,8 @@
 import AsyncHTTPClient
 import Catalog
 import Core
-import IO
 import DriverKit
+import IO
 import Recovery
 import StateKit
 import Subprocess
@@ -64,7 +64,9 @@ private func execute(_ command: Command, _ secrets: SecretResolver) async throws
   let variables = Dictionary(uniqueKeysWithValues: plain.map { (Environment.Key(stringLiteral: $0.key), $0.value) })
   var words = command.words
   // Not by the options of Subprocess, which changes the user where the C library may wait for ever.
-  if let user = command.user { words = ["setpriv", "--reuid=\(user)", "--regid=\(user)", "--init-groups", "--"] + words }
+  if let user = command.user {
+    words = ["setpriv", "--reuid=\(user)", "--regid=\(user)", "--init-groups", "--"] + words
+  }
   guard let program = words.first else { throw SecretFailure.badCommand(.command("")) }
   let result = try await SystemTime().withTimeLimit(command.timeout) { [words] in
     try await Subprocess.run(

@@ -54,8 +54,9 @@ package enum JournalError: Failure, Equatable {
         .remedy("wait, or find who holds it with `fuser`")
     case .corrupt(let what):
       Report("JOURNAL-302", "the journal is damaged: \(what)", retry: .never)
-        .remedy("move the file aside and start with an empty one; points and evidence are in the vault, only the "
-          + "record of unfinished runs is lost")
+        .remedy(
+          "move the file aside and start with an empty one; points and evidence are in the vault, only the "
+            + "record of unfinished runs is lost")
     case .newerSchema(let path, let found):
       Report("JOURNAL-303", "the journal \(path) was written by a newer version (schema \(found))")
         .remedy("use that version of salvor, or a state directory of its own for this one")

@@ -56,7 +56,9 @@ package struct RunSpec: Sendable, Equatable, Codable, Identifiable {
     var dependents: [StepID: [StepID]] = [:]
     for step in steps {
       for other in step.dependsOn {
-        guard known[other] != nil else { throw .badSpec(id, why: "step \(step.id) waits for \(other), which isn't there") }
+        guard known[other] != nil else {
+          throw .badSpec(id, why: "step \(step.id) waits for \(other), which isn't there")
+        }
         dependents[other, default: []].append(step.id)
       }
     }

@@ -155,10 +155,14 @@ package enum CheckError: Failure {
         .remedy("let both queries give the same columns in the same order")
     case .notAnswerable(let what):
       Report("CHECK-103", what, retry: .afterChange).remedy("correct the check in the catalog")
-    case .noDigest(let who): Report("CHECK-104", "\(who) has no digest of its content, so nothing was compared", retry: .never)
+    case .noDigest(let who):
+      Report("CHECK-104", "\(who) has no digest of its content, so nothing was compared", retry: .never)
     case .unlikeDigests(let captured, let restored):
-      Report("CHECK-105", "digests of unlike kinds can't be compared: \(captured) captured, \(restored) restored", retry: .never)
-        .remedy("compare with the version of Salvor that took the backup")
+      Report(
+        "CHECK-105", "digests of unlike kinds can't be compared: \(captured) captured, \(restored) restored",
+        retry: .never
+      )
+      .remedy("compare with the version of Salvor that took the backup")
     }
   }
 }

@@ -9,7 +9,8 @@ extension CheckReport {
     _ store: StoreName, captured: ContentDigest?, restored: ContentDigest?, at: Timestamp, exampleLimit: Int = 10
   ) -> CheckReport {
     var report = CheckReport(
-      kind: .digest, name: "content", subject: store.text, outcome: .couldNotCheck(CheckError.noDigest("the capture").report),
+      kind: .digest, name: "content", subject: store.text,
+      outcome: .couldNotCheck(CheckError.noDigest("the capture").report),
       at: at)
     guard let captured else { return report }
     guard let restored else {
@@ -38,7 +39,9 @@ extension CheckReport {
     return report
   }
 
-  private static func describe(_ name: String, _ captured: ContentDigest.Part?, _ restored: ContentDigest.Part?) -> String {
+  private static func describe(_ name: String, _ captured: ContentDigest.Part?, _ restored: ContentDigest.Part?)
+    -> String
+  {
     switch (captured, restored) {
     case (let before?, let after?) where before.count == after.count:
       "\(name): \(before.count) entries, with other content"

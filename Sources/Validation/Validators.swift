@@ -93,7 +93,8 @@ extension CheckRunner {
       return failed("another answer than \(expected)", text)
     case .empty:
       return text.isEmpty
-        ? Finished(outcome: .passed("no output, as expected"), examined: 1) : failed("output where none should be", text)
+        ? Finished(outcome: .passed("no output, as expected"), examined: 1)
+        : failed("output where none should be", text)
     case .matches(let pattern): return Finished(outcome: try judge(text, matches: pattern), examined: 1)
     case .rows, .status: throw CheckError.notAnswerable("only a query has rows to expect")
     }

@@ -162,7 +162,9 @@ struct RunExecution: Sendable {
       } catch {
         try Task.checkCancellation()
         let report = AnyFailure(error).report
-        guard let pause = handler.retry.pause(after: tries, report, randomness: engine.randomness) else { return report }
+        guard let pause = handler.retry.pause(after: tries, report, randomness: engine.randomness) else {
+          return report
+        }
         engine.observer(.stepRetrying(run, step.id, report, after: pause))
         try await engine.time.sleep(for: pause)
       }

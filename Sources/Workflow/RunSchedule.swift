@@ -82,7 +82,9 @@ struct RunSchedule {
   mutating func succeeded(_ step: StepID) -> [Action] {
     leave(step, to: .succeeded)
     for dependent in dependents[step] ?? [] {
-      if case .waiting(let left) = phases[dependent] { phases[dependent] = left <= 1 ? .ready : .waiting(left: left - 1) }
+      if case .waiting(let left) = phases[dependent] {
+        phases[dependent] = left <= 1 ? .ready : .waiting(left: left - 1)
+      }
     }
     return startReady()
   }

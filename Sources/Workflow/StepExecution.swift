@@ -95,7 +95,8 @@ struct StepExecution: Sendable {
       })
   }
 
-  private func limited(_ limit: Duration?, _ body: @escaping @Sendable () async throws -> Result) async throws -> Result {
+  private func limited(_ limit: Duration?, _ body: @escaping @Sendable () async throws -> Result) async throws -> Result
+  {
     guard let limit else { return try await body() }
     return try await time.withTimeLimit(limit, body)
   }

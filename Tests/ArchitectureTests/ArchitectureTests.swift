@@ -23,7 +23,8 @@ import Testing
       for dependency in dependencies {
         guard let other = depth[dependency] else { continue }  // An outside package.
         let sideways = own == other && (dependency == "Core" || layers[own].name == "Doors")
-        #expect(own < other || sideways, "\(module) (\(layers[own].name)) imports \(dependency) (\(layers[other].name))")
+        #expect(
+          own < other || sideways, "\(module) (\(layers[own].name)) imports \(dependency) (\(layers[other].name))")
       }
       if layers[own].name == "Adapters" {
         #expect(Set(dependencies).isDisjoint(with: layers.first { $0.name == "Acts" }?.modules ?? []))
@@ -40,7 +41,8 @@ import Testing
       for folder in try Files.names(in: "\(project.root)/Adapters/\(kind)") {
         folders += 1
         #expect(
-          try project.text("Package.swift").contains("\"Adapters/\(kind)/\(folder)\""), "Adapters/\(kind)/\(folder) is in no module")
+          try project.text("Package.swift").contains("\"Adapters/\(kind)/\(folder)\""),
+          "Adapters/\(kind)/\(folder) is in no module")
       }
     }
     #expect(folders == adapters.count)
@@ -49,8 +51,20 @@ import Testing
   @Test func `time, chance, threads and loose tasks stay in their rooms`() throws {
     let rooms = try project.rooms()
     let banned: [(thing: String, patterns: [String])] = [
-      ("clocks, sleep", ["Date()", "Date.now", "Task.sleep", "usleep(", "nanosleep(", "Thread.sleep", "clock_gettime(", "ContinuousClock", "SuspendingClock", "DispatchTime", "gettimeofday("]),
-      ("random sources", ["SystemRandomNumberGenerator", ".random(in", "arc4random", "getrandom(", "UUID()", "RAND_bytes", "shuffled()", ".randomElement()"]),
+      (
+        "clocks, sleep",
+        [
+          "Date()", "Date.now", "Task.sleep", "usleep(", "nanosleep(", "Thread.sleep", "clock_gettime(",
+          "ContinuousClock", "SuspendingClock", "DispatchTime", "gettimeofday(",
+        ]
+      ),
+      (
+        "random sources",
+        [
+          "SystemRandomNumberGenerator", ".random(in", "arc4random", "getrandom(", "UUID()", "RAND_bytes", "shuffled()",
+          ".randomElement()",
+        ]
+      ),
       ("threads", ["Thread {", "Thread(", "pthread_create", "DispatchQueue"]),
       ("unstructured tasks", ["Task {", "Task.detached", "Task<"]),
     ]
@@ -109,7 +123,8 @@ struct Project {
   }
 
   func rooms() throws -> [String: Set<String>] {
-    let page = try text("docs/ARCHITECTURE.md").components(separatedBy: "<!-- rooms:")[1].components(separatedBy: "\n\n")[0]
+    let page = try text("docs/ARCHITECTURE.md").components(separatedBy: "<!-- rooms:")[1].components(
+      separatedBy: "\n\n")[0]
     var result: [String: Set<String>] = [:]
     for line in page.split(separator: "\n") where line.hasPrefix("| ") && line.contains("`") {
       let cells = line.split(separator: "|").map { $0.trimmingCharacters(in: .whitespaces) }

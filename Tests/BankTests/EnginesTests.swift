@@ -13,7 +13,8 @@ struct EnginesTests {
     let ports = try freePorts(2)
     let bank = try TestBank(["--engines"]) { bank in
       try bank.run([
-        "engines", "up", "--directory", bank.root, "--postgresql-port", String(ports), "--redis-port", String(ports + 1),
+        "engines", "up", "--directory", bank.root, "--postgresql-port", String(ports), "--redis-port",
+        String(ports + 1),
       ])
     }
     defer { _ = try? bank.run(["engines", "down", "--directory", bank.root]) }

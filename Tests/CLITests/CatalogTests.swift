@@ -5,7 +5,7 @@ import Testing
 
 @Suite("The command line, with a catalog or arguments that are wrong")
 struct WrongCatalogTests {
-  @Test(.timeLimit(.minutes(1)))
+  @Test(.timeLimit(.minutes(4)))
   func `broken YAML is refused at its line and column`() async throws {
     let site = try await Site()
     try site.write(site.catalog, "apiVersion: salvor.dev/v1\nkind: Service\nmetadata: {name: x\nspec: {}\n")
@@ -20,7 +20,7 @@ struct WrongCatalogTests {
     }
   }
 
-  @Test(.timeLimit(.minutes(1)))
+  @Test(.timeLimit(.minutes(4)))
   func `an unknown field, a wrong driver and a wrong name are all told at once`() async throws {
     let site = try await Site()
     var text = String(decoding: try Files.read(site.catalog), as: UTF8.self)
@@ -32,19 +32,22 @@ struct WrongCatalogTests {
     try await site.refuses("backup", status: 2, code: "CATALOG-100", saying: ["salvor validate"])
   }
 
-  @Test(.timeLimit(.minutes(1)))
+  @Test(.timeLimit(.minutes(4)))
   func `arguments that make no sense`() async throws {
     let site = try await Site()
     try await site.refuses("restore", "legder", "--yes", status: 2, code: "PLAN-002", saying: ["salvor graph"])
     try await site.refuses("backup", "nogroup", status: 2, code: "PLAN-004")
-    try await site.refuses("restore", "--point", "20200101", "--yes", status: 2, code: "POINT-201", saying: ["salvor points"])
+    try await site.refuses(
+      "restore", "--point", "20200101", "--yes", status: 2, code: "POINT-201", saying: ["salvor points"])
     try await site.refuses("points", "20200101", status: 2, code: "POINT-201")
     try await site.refuses("run", "show", "latest", status: 2, code: "RUN-201")
     try await site.refuses("restore", "--yes", status: 1, code: "POINT-203", saying: ["salvor backup"])
     try await site.refuses("validate", "-c", "nowhere.yaml", status: 2, code: "CATALOG-001", saying: ["salvor init"])
     let wrong: [[String]] = [
-      ["restore", "--at", "yesterday"], ["restore", "--point", "a", "--at", "2026-01-01T00:00:00Z"], ["backup", "--hold-budget", "fast"],
-      ["frobnicate"], ["restore", "--frobnicate"], ["graph", "--format", "png"], ["backup", "-o", "xml"], ["run"], ["evidence"],
+      ["restore", "--at", "yesterday"], ["restore", "--point", "a", "--at", "2026-01-01T00:00:00Z"],
+      ["backup", "--hold-budget", "fast"],
+      ["frobnicate"], ["restore", "--frobnicate"], ["graph", "--format", "png"], ["backup", "-o", "xml"], ["run"],
+      ["evidence"],
       ["plan"],
     ]
     for words in wrong {

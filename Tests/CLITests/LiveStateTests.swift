@@ -9,7 +9,7 @@ import Testing
 
 @Suite("The command line, where live state gets in the way")
 struct LiveStateTests {
-  @Test(.timeLimit(.minutes(2)))
+  @Test(.timeLimit(.minutes(4)))
   func `no room for the restore: nothing is changed`() async throws {
     let site = try await Site()
     try site.write("\(site.statements)/noise", Hex.encode(SystemRandomness().bytes(1 << 20)))
@@ -24,7 +24,7 @@ struct LiveStateTests {
     #expect(try await site.run("find", "live", "-name", ".salvor-*") == "", "nothing is left beside it")
   }
 
-  @Test(.timeLimit(.minutes(2)))
+  @Test(.timeLimit(.minutes(4)))
   func `a read-only target: nothing is changed`() async throws {
     let site = try await Site()
     try await site.salvor("backup", is: 0)
@@ -37,7 +37,7 @@ struct LiveStateTests {
     #expect(try await site.fingerprint() == before)
   }
 
-  @Test(.timeLimit(.minutes(2)))
+  @Test(.timeLimit(.minutes(4)))
   func `a long transaction: no point, and the message says who`() async throws {
     let site = try await Site { _ in
       var options = Site.Options()
@@ -45,11 +45,10 @@ struct LiveStateTests {
       return options
     }
     let writer = try Program(
-      ["sqlite3", site.ledger, "-cmd", "BEGIN IMMEDIATE;", "-cmd", ".shell sleep 60"], in: site.work,
+      ["sqlite3", site.ledger, "-cmd", "BEGIN IMMEDIATE;", "-cmd", ".shell sleep 300"], in: site.work,
       environment: ["PATH": "/usr/bin:/bin"])
     defer { writer.signal(SIGKILL) }
-    let clock = SystemTime()
-    for _ in 0..<200 where try await site.canWrite() { try await clock.sleep(for: .milliseconds(20)) }
+    try await site.until("the writer has the lock") { try await !site.canWrite() }
     let ran = try await site.salvor("backup", is: 1)
     #expect(ran.err.contains("POINT-101") && ran.err.contains("ledger-db"), "\(ran)")
     #expect(ran.err.contains("next:") && ran.err.contains("holdBudget"), "\(ran)")
@@ -60,12 +59,13 @@ struct LiveStateTests {
     #expect(fuzzy.json?.array?.first?["mode"]?.string == "fuzzy", "\(fuzzy)")
   }
 
-  @Test(.timeLimit(.minutes(2)))
+  @Test(.timeLimit(.minutes(4)))
   func `a validator that fails: the old state is back, and what ran runs`() async throws {
     let site = try await Site { home in
       var options = Site.Options()
       options.ledger = Site.daemon("ledger", in: home)
-      options.statements = Site.daemon("statements", in: home) + """
+      options.statements =
+        Site.daemon("statements", in: home) + """
             validators:
               - {name: has-a-fourth, exec: [test, -e, "\(home)/live/statements/e4.txt"]}
           """
@@ -91,11 +91,12 @@ struct LiveStateTests {
     #expect(text.out.contains("has-a-fourth") && text.out.contains("rolledBack"), "\(text)")
   }
 
-  @Test(.timeLimit(.minutes(2)))
+  @Test(.timeLimit(.minutes(4)))
   func `a service that never gets ready: rolled back by itself`() async throws {
     let site = try await Site { home in
       var options = Site.Options()
-      options.ledger = Site.daemon("ledger", in: home) + """
+      options.ledger =
+        Site.daemon("ledger", in: home) + """
             ready:
               - {exec: [test, -e, /nonexistent/ready], retries: 3, interval: 50ms}
           """
@@ -110,7 +111,7 @@ struct LiveStateTests {
     #expect(site.pids().isEmpty, "it did not run before")
   }
 
-  @Test(.timeLimit(.minutes(2)))
+  @Test(.timeLimit(.minutes(4)))
   func `an objective that is missed is a status of its own`() async throws {
     let site = try await Site { _ in
       var options = Site.Options()
@@ -125,7 +126,7 @@ struct LiveStateTests {
     #expect(try await site.entries() == Site.captured)
   }
 
-  @Test(.timeLimit(.minutes(2)))
+  @Test(.timeLimit(.minutes(4)))
   func `two restores come off in the opposite order only`() async throws {
     let site = try await Site()
     try await site.salvor("backup", is: 0)
@@ -141,7 +142,7 @@ struct LiveStateTests {
     #expect(try await site.fingerprint() == damaged)
   }
 
-  @Test(.timeLimit(.minutes(2)))
+  @Test(.timeLimit(.minutes(4)))
   func `a backup that is interrupted leaves no point, no lock and no waiting writer`() async throws {
     let site = try await Site { _ in
       var options = Site.Options()
@@ -149,15 +150,12 @@ struct LiveStateTests {
       return options
     }
     let writer = try Program(
-      ["sqlite3", site.ledger, "-cmd", "BEGIN IMMEDIATE;", "-cmd", ".shell sleep 60"], in: site.work,
+      ["sqlite3", site.ledger, "-cmd", "BEGIN IMMEDIATE;", "-cmd", ".shell sleep 300"], in: site.work,
       environment: ["PATH": "/usr/bin:/bin"])
-    let clock = SystemTime()
-    for _ in 0..<200 where try await site.canWrite() { try await clock.sleep(for: .milliseconds(20)) }
+    try await site.until("the writer has the lock") { try await !site.canWrite() }
     let backup = try site.start(["backup"])
-    for _ in 0..<500 where try Files.names(in: site.vault + "/locks").isEmpty {
-      try await clock.sleep(for: .milliseconds(20))
-    }
-    try await clock.sleep(for: .milliseconds(300))
+    try await site.until("the backup is under way") { try !Files.names(in: site.vault + "/locks").isEmpty }
+    try await SystemTime().sleep(for: .milliseconds(300))
     backup.signal(SIGTERM)
     let ran = await backup.wait()
     #expect(ran.status == 130, "\(ran)")
@@ -169,11 +167,12 @@ struct LiveStateTests {
     try await site.salvor("backup", is: 0)
   }
 
-  @Test(.timeLimit(.minutes(2)))
+  @Test(.timeLimit(.minutes(4)))
   func `interrupted in the middle, resumed to the end`() async throws {
     let site = try await Site { home in
       var options = Site.Options()
-      options.ledger = Site.daemon("ledger", in: home) + """
+      options.ledger =
+        Site.daemon("ledger", in: home) + """
             ready:
               - {exec: [test, -e, "\(home)/go"], retries: 1000, interval: 50ms}
           """
@@ -182,12 +181,9 @@ struct LiveStateTests {
     try await site.salvor("backup", is: 0)
     try await site.damage()
     let restore = try site.start(["restore", "--yes"])
-    let clock = SystemTime()
-    for _ in 0..<1000 {
-      if restore.text.contains("start-service"), !site.pids().isEmpty { break }
-      try await clock.sleep(for: .milliseconds(20))
+    try await site.until("past the swap, waiting at the gate") {
+      restore.text.contains("start-service/ledger") && !site.pids().isEmpty
     }
-    // Past the swap, waiting at the gate.
     restore.signal(SIGINT)
     let ran = await restore.wait()
     #expect(ran.status == 130, "\(ran)")
@@ -208,6 +204,15 @@ struct LiveStateTests {
 }
 
 extension Site {
+  func until(_ what: String, _ holds: () async throws -> Bool) async throws {
+    let time = SystemTime()
+    let start = time.monotonicNanoseconds()
+    while try await !holds() {
+      try #require(time.monotonicNanoseconds() - start < 60_000_000_000, "\(what), within a minute")
+      try await time.sleep(for: .milliseconds(20))
+    }
+  }
+
   func canWrite() async throws -> Bool {
     let ran = try await Program(
       ["sqlite3", ledger, "BEGIN IMMEDIATE; ROLLBACK;"], in: work, environment: ["PATH": "/usr/bin:/bin"]

@@ -9,7 +9,7 @@ import Testing
 
 @Suite("The command line, with a repository that is wrong, full or damaged")
 struct WrongRepositoryTests {
-  @Test(.timeLimit(.minutes(1)))
+  @Test(.timeLimit(.minutes(4)))
   func `a wrong password, an empty one, and no repository at all`() async throws {
     let site = try await Site()
     try await site.salvor("backup", is: 0)
@@ -31,7 +31,7 @@ struct WrongRepositoryTests {
     #expect(!Files.exists(site.vault), "nothing was made in its place")
   }
 
-  @Test(.timeLimit(.minutes(2)))
+  @Test(.timeLimit(.minutes(4)))
   func `a full repository takes no point, and works again once there is room`() async throws {
     let site = try await Site()
     try await site.salvor("backup", is: 0)
@@ -53,18 +53,21 @@ struct WrongRepositoryTests {
     #expect(try await site.salvor("points", "-o", "json", is: 0).json?.array?.count == 2)
   }
 
-  @Test(.timeLimit(.minutes(2)))
+  @Test(.timeLimit(.minutes(4)))
   func `a truncated pack: its point is refused with the reason, and the one before it taken`() async throws {
     let site = try await Site()
     try await site.salvor("backup", is: 0)
     let older = try await site.newestPoint()
-    let packs = Set(try await site.run("find", site.vault + "/data", "-type", "f").split(separator: "\n").map(String.init))
+    let packs = Set(
+      try await site.run("find", site.vault + "/data", "-type", "f").split(separator: "\n").map(String.init))
     try await site.add("e4", amount: 400)
     try await site.salvor("backup", is: 0)
     let newer = try await site.newestPoint()
     #expect(older != newer)
-    let added = Set(try await site.run("find", site.vault + "/data", "-type", "f").split(separator: "\n").map(String.init))
-      .subtracting(packs)
+    let added = Set(
+      try await site.run("find", site.vault + "/data", "-type", "f").split(separator: "\n").map(String.init)
+    )
+    .subtracting(packs)
     try await site.run("chmod", "-R", "u+w", site.vault)
     // The largest holds the content; the others may hold the point itself.
     let sizes = try added.map { path in (path, try Files.read(path).count) }
@@ -73,7 +76,8 @@ struct WrongRepositoryTests {
 
     let verified = try await site.salvor("verify", "-o", "json", is: 4)
     #expect(verified.json?.array?.contains { $0["damage"]?.string != nil } == true, "\(verified)")
-    try await site.refuses("restore", "--point", newer, "--yes", status: 6, code: "POINT-204", saying: [newer, "salvor points"])
+    try await site.refuses(
+      "restore", "--point", newer, "--yes", status: 6, code: "POINT-204", saying: [newer, "salvor points"])
     let plan = try await site.salvor("plan", "restore", is: 0)
     #expect(plan.out.contains("not \(newer): store '"), "\(plan)")
     let restored = try await site.salvor("restore", "--yes", is: 0)

@@ -5,7 +5,7 @@ import Testing
 
 @Suite("The command line, with servers that can't be had")
 struct ServerTests {
-  @Test(.timeLimit(.minutes(2)))
+  @Test(.timeLimit(.minutes(4)))
   func `PostgreSQL with its port closed, or another password`() async throws {
     let server = try await PostgreSQLServer.start()
     do {
@@ -13,7 +13,8 @@ struct ServerTests {
         var options = Site.Options()
         options.documents = Self.service(
           "core", "core-db",
-          "postgresql: {dataDirectory: \"\(server.data)\", port: \(server.port), password: \"file:\(server.passwordFile)\"}")
+          "postgresql: {dataDirectory: \"\(server.data)\", port: \(server.port), password: \"file:\(server.passwordFile)\"}"
+        )
         return options
       }
       try await site.salvor("backup", "core-db", "-q", is: 0)
@@ -31,7 +32,7 @@ struct ServerTests {
     await server.shutDown()
   }
 
-  @Test(.timeLimit(.minutes(2)))
+  @Test(.timeLimit(.minutes(4)))
   func `Redis with a wrong password, or gone`() async throws {
     var settings = RedisServer.Settings()
     settings.password = "right"
@@ -53,7 +54,7 @@ struct ServerTests {
       "backup", "sessions-db", status: 1, code: "POINT-103", saying: ["sessions-db", "DRIVER-201", String(server.port)])
   }
 
-  @Test(.timeLimit(.minutes(2)))
+  @Test(.timeLimit(.minutes(4)))
   func `an engine older than the captured one is refused before anything is touched`() async throws {
     let server = try RedisServer()
     let site = try await Site { home in
@@ -63,7 +64,8 @@ struct ServerTests {
       return options
     }
     // The real one, until it says that it is another.
-    try Files.replace(site.home.file("redis-server"), with: Array("#!/bin/sh\nexec redis-server \"$@\"\n".utf8), mode: 0o755)
+    try Files.replace(
+      site.home.file("redis-server"), with: Array("#!/bin/sh\nexec redis-server \"$@\"\n".utf8), mode: 0o755)
     try await site.salvor("backup", "sessions-db", "-q", is: 0)
     try Files.replace(
       site.home.file("redis-server"), with: Array("#!/bin/sh\necho 'Redis server v=6.2.14 sha=0'\n".utf8), mode: 0o755)

@@ -55,7 +55,8 @@ final class Site: @unchecked Sendable {
   deinit { for pid in pids() { kill(pid, SIGKILL) } }
 
   private func create() async throws {
-    let made = try await salvor("init", "--file", home.file("first.yaml"), "--repository", vault, "--password-file", password)
+    let made = try await salvor(
+      "init", "--file", home.file("first.yaml"), "--repository", vault, "--password-file", password)
     try #require(made.status == 0, "\(made)")
   }
 

@@ -22,7 +22,8 @@ struct TextTests {
   @Test func `every command in a remedy or a page exists, with its options`() throws {
     var mentions: [Mention] = []
     for folder in ["Sources", "Adapters", "docs"] {
-      for file in try Self.files(below: "\(Self.root)/\(folder)") where file.hasSuffix(".swift") || file.hasSuffix(".md") {
+      for file in try Self.files(below: "\(Self.root)/\(folder)")
+      where file.hasSuffix(".swift") || file.hasSuffix(".md") {
         mentions += Self.mentions(in: try Self.text(file), at: file.replacing(Self.root + "/", with: ""))
       }
     }
@@ -41,7 +42,8 @@ struct TextTests {
           let words = plain.split(separator: " ").dropFirst().map(String.init)
           count += 1
           do { _ = try SalvorCommand.parseAsRoot(words) } catch {
-            Issue.record("salvor \(path.joined(separator: " ")) --help shows '\(plain)': \(SalvorCommand.message(for: error))")
+            Issue.record(
+              "salvor \(path.joined(separator: " ")) --help shows '\(plain)': \(SalvorCommand.message(for: error))")
           }
         }
       }
@@ -109,8 +111,10 @@ struct TextTests {
         isInBlock.toggle()
         continue
       }
-      var spans = line.split(separator: "`", omittingEmptySubsequences: false).enumerated().filter { $0.offset % 2 == 1 }
-        .map { String($0.element) }
+      var spans = line.split(separator: "`", omittingEmptySubsequences: false).enumerated().filter {
+        $0.offset % 2 == 1
+      }
+      .map { String($0.element) }
       if isInBlock, place.hasSuffix(".md") { spans = [String(line.drop { $0 == " " || $0 == "$" })] }
       for span in spans where span.hasPrefix("salvor ") {
         let command = span.prefix { $0 != "|" && $0 != ">" && $0 != "#" && $0 != ";" && $0 != "&" }

@@ -11,7 +11,8 @@ struct GraphTests {
     let text =
       repository + service("d", "{dependsOn: [b, c], stores: [{name: d-files, files: {path: /d}}]}")
       + service("b", "{dependsOn: [a], tier: high}") + service("c", "{dependsOn: [a]}")
-      + service("a", "{stores: [{name: a-db, redis: {port: 1}}, {name: a-files, files: {path: /a}, dependsOn: [a-db]}]}")
+      + service(
+        "a", "{stores: [{name: a-db, redis: {port: 1}}, {name: a-files, files: {path: /a}, dependsOn: [a-db]}]}")
     diamond = CatalogGraph(try resolve(text).get())
   }
 
@@ -42,7 +43,9 @@ struct GraphTests {
 
   @Test func `dot, mermaid and JSON name every service, store, group and edge`() throws {
     let dot = diamond.render(.dot)
-    #expect(dot.contains("\"service/d\" -> \"service/b\"") && dot.contains("cluster_all") && dot.contains("\"store/a-files\" -> \"store/a-db\""))
+    #expect(
+      dot.contains("\"service/d\" -> \"service/b\"") && dot.contains("cluster_all")
+        && dot.contains("\"store/a-files\" -> \"store/a-db\""))
     let mermaid = diamond.render(.mermaid)
     #expect(mermaid.contains("s3 --> s1") && mermaid.contains("subgraph g0[\"all\"]") && mermaid.contains("d1 --> d0"))
     let json = try CanonicalJSON.decode(JSONValue.self, from: Array(diamond.render(.json).utf8))

@@ -7,7 +7,9 @@ import Testing
 struct HostileTests {
   @Test func `a billion laughs are refused at once`() {
     var text = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n"
-    for level in 1...20 { text += "a\(level): &a\(level) [\((0..<10).map { _ in "*a\(level - 1)" }.joined(separator: ", "))]\n" }
+    for level in 1...20 {
+      text += "a\(level): &a\(level) [\((0..<10).map { _ in "*a\(level - 1)" }.joined(separator: ", "))]\n"
+    }
     #expect(resolve(text).errors.map(\.code).contains("CATALOG-102"))
   }
 
@@ -20,11 +22,14 @@ struct HostileTests {
 
   @Test(arguments: ["[", "{a: ", "- "])
   func `deep nesting is refused`(_ opener: String) {
-    let text = opener == "- " ? String(repeating: "- ", count: 100_000) + "x" : String(repeating: opener, count: 100_000)
+    let text =
+      opener == "- " ? String(repeating: "- ", count: 100_000) + "x" : String(repeating: opener, count: 100_000)
     // libyaml looks ahead over `[` and refuses on its own before the first event.
     let expected = opener == "[" ? ["CATALOG-101"] : ["CATALOG-102"]
     #expect(resolve(text).errors.map(\.code) == expected)
-    let shallow = String(repeating: opener, count: 65) + "x" + (opener == "[" ? String(repeating: "]", count: 65) : opener == "- " ? "" : String(repeating: "}", count: 65))
+    let shallow =
+      String(repeating: opener, count: 65) + "x"
+      + (opener == "[" ? String(repeating: "]", count: 65) : opener == "- " ? "" : String(repeating: "}", count: 65))
     #expect(resolve(shallow.replacing("{a: x", with: "{a: 1")).errors.map(\.code) == ["CATALOG-102"])
   }
 
@@ -34,7 +39,10 @@ struct HostileTests {
     #expect(reader.problems.map(\.kind) == [.limit])
   }
 
-  @Test(arguments: ["\u{0}", "a: \u{0}", "\u{feff}", "a: \u{1b}[31m", "%YAML 9.9\n---\n", "*x", "&a *a", "!!binary x", "? ? ?", "\t", "--- >\n", "<<: 1", "<<: [{a: 1}, 2]"])
+  @Test(arguments: [
+    "\u{0}", "a: \u{0}", "\u{feff}", "a: \u{1b}[31m", "%YAML 9.9\n---\n", "*x", "&a *a", "!!binary x", "? ? ?", "\t",
+    "--- >\n", "<<: 1", "<<: [{a: 1}, 2]",
+  ])
   func `odd bytes end in a message`(_ text: String) {
     let resolution = resolve(text)
     #expect(resolution.catalog == nil && !resolution.errors.isEmpty)

@@ -9,7 +9,8 @@ import Testing
 @Suite("The catalog's reference")
 struct ReferenceTests {
   private func check(_ name: String, _ text: String) throws {
-    let root = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent().deletingLastPathComponent()
+    let root = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
+      .deletingLastPathComponent()
     let file = root.appending(path: "docs/reference/\(name)")
     if ProcessInfo.processInfo.environment["RENEW_REFERENCE"] != nil {
       try FileManager.default.createDirectory(at: file.deletingLastPathComponent(), withIntermediateDirectories: true)
@@ -25,7 +26,8 @@ struct ReferenceTests {
 
   @Test func `every link inside the page leads somewhere`() {
     let text = CatalogReference.text()
-    let headings = Set(text.split(separator: "\n").filter { $0.hasPrefix("#") }.map { $0.drop { $0 == "#" || $0 == " " }.lowercased() })
+    let headings = Set(
+      text.split(separator: "\n").filter { $0.hasPrefix("#") }.map { $0.drop { $0 == "#" || $0 == " " }.lowercased() })
     for match in text.matches(of: /\]\(#([a-z]+)\)/) { #expect(headings.contains(String(match.1)), "#\(match.1)") }
   }
 

@@ -32,7 +32,10 @@ struct ResolveTests {
     #expect(ledger.ready[0].question == .tcp(host: "::1", port: 8080))
     #expect(ledger.ready[1].retries == 3 && ledger.ready[1].interval == .seconds(1))
     #expect(ledger.ready[2].question == .http(url: "https://ledger/health", status: 204))
-    #expect(ledger.validators.map(\.expectation) == [.equals("0"), .empty, .rows(3), .status(301), .status(0), .matches("^ok$")])
+    #expect(
+      ledger.validators.map(\.expectation) == [
+        .equals("0"), .empty, .rows(3), .status(301), .status(0), .matches("^ok$"),
+      ])
     let store = try #require(catalog.store("ledger-db"))
     #expect(
       store.options == [

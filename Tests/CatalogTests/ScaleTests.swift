@@ -21,7 +21,8 @@ struct ScaleTests {
     let graph = CatalogGraph(try resolve(text).get())
     #expect(graph.waves.count == 2000)
     #expect(graph.criticalPath().count == 2000)
-    let circle = resolve(text.replacing("metadata: {name: s0}\nspec: {}", with: "metadata: {name: s0}\nspec: {dependsOn: [s1999]}"))
+    let circle = resolve(
+      text.replacing("metadata: {name: s0}\nspec: {}", with: "metadata: {name: s0}\nspec: {dependsOn: [s1999]}"))
     #expect(circle.errors.map(\.code) == ["CATALOG-119"])
   }
 }

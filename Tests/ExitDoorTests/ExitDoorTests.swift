@@ -39,7 +39,8 @@ import Testing
 
     // Where servers that refuse root can pass.
     let place = try TemporaryDirectory("exit-door-out")
-    func run(_ cases: String..., store: String = "", destination: String = "", port: String = "") async throws -> String {
+    func run(_ cases: String..., store: String = "", destination: String = "", port: String = "") async throws -> String
+    {
       let script = try (["variables"] + cases).map { try #require(page.blocks[$0]) }.joined()
       return try await FourStores.shell(
         script,
@@ -78,7 +79,8 @@ import Testing
       _ = try await run("postgresql-check", destination: data, port: port)
       let control = try await FourStores.shell("\(PostgreSQLServer.program("pg_controldata")) -D \(data)")
       #expect(control.contains(/TimeLineID: +2\n/), "a timeline of its own")
-      #expect(try !String(decoding: Files.read(data + "/postgresql.auto.conf"), as: UTF8.self).contains("restore_command"))
+      #expect(
+        try !String(decoding: Files.read(data + "/postgresql.auto.conf"), as: UTF8.self).contains("restore_command"))
       let spaces = try Files.names(in: data + "/pg_tblspc").map(\.lossyText)
       #expect(spaces.count == 1)
       let link = try await FourStores.shell("readlink \(data)/pg_tblspc/*")

@@ -9,13 +9,15 @@ struct ChoosePointTests {
     _ states: [StoreName: StoreFacts.State] = ["a": .held, "b": .held]
   ) -> PointFacts {
     PointFacts(
-      id: id, time: Timestamp(seconds: seconds), mode: mode, isVerified: verified, stores: states.mapValues { StoreFacts($0) })
+      id: id, time: Timestamp(seconds: seconds), mode: mode, isVerified: verified,
+      stores: states.mapValues { StoreFacts($0) })
   }
 
   @Test func `the newest that will do is taken, and each newer one is explained`() {
     let points = [
       facts("p1", 1), facts("p2", 2), facts("p3", 3, verified: false), facts("p4", 4, mode: .fuzzy),
-      facts("p5", 5, ["a": .held]), facts("p6", 6, ["a": .corrupt("bad pack"), "b": .outside("no snapshot")]), facts("p7", 7),
+      facts("p5", 5, ["a": .held]), facts("p6", 6, ["a": .corrupt("bad pack"), "b": .outside("no snapshot")]),
+      facts("p7", 7),
     ]
     let choice = choosePoint(points, at: Timestamp(seconds: 6), stores: ["a", "b"])
     #expect(choice.point?.id == "p2")

@@ -10,8 +10,12 @@ struct PlanTests {
 
   init() throws {
     bank = try catalog(
-      [("identity", [], ["identity-db"]), ("ledger", ["identity"], ["ledger-db", "ledger-files"]), ("web", ["ledger"], ["web-db"])],
-      more: invariant("web-knows-ledger", "web-db", "ledger-db") + invariant("files-match", "ledger-files", "ledger-db"))
+      [
+        ("identity", [], ["identity-db"]), ("ledger", ["identity"], ["ledger-db", "ledger-files"]),
+        ("web", ["ledger"], ["web-db"]),
+      ],
+      more: invariant("web-knows-ledger", "web-db", "ledger-db") + invariant("files-match", "ledger-files", "ledger-db")
+    )
   }
 
   @Test func `a whole system comes back in dependency order behind one gate`() {
@@ -20,16 +24,18 @@ struct PlanTests {
     #expect(plan.stores == ["identity-db", "ledger-db", "ledger-files", "web-db"])
     #expect(plan.invariants == ["files-match", "web-knows-ledger"])
     let steps = Dictionary(uniqueKeysWithValues: plan.steps.map { ($0.id, $0) })
-    #expect(steps.count == 36)
+    #expect(steps.count == 37)
     #expect(steps["precheck"]?.dependsOn == [])
     #expect(steps["restore-beside/web-db"]?.dependsOn == ["precheck"])
     #expect(
       steps["commit"]?.dependsOn == [
-        "validate-beside/identity-db", "validate-beside/ledger-db", "validate-beside/ledger-files", "validate-beside/web-db",
+        "validate-beside/identity-db", "validate-beside/ledger-db", "validate-beside/ledger-files",
+        "validate-beside/web-db",
       ])
     #expect(steps["stop-service/web"]?.dependsOn == ["commit"])
     #expect(steps["stop-service/ledger"]?.dependsOn == ["stop-service/web"])
-    #expect(steps["stop-store/ledger-db"]?.dependsOn == ["stop-service/ledger"])
+    #expect(steps["quiesce"]?.dependsOn == ["stop-service/identity"])
+    #expect(steps["stop-store/ledger-db"]?.dependsOn == ["quiesce"])
     #expect(steps["swap/ledger-db"]?.dependsOn == ["stop-store/ledger-db"])
     #expect(steps["start-store/ledger-db"]?.dependsOn == ["swap/ledger-db"])
     #expect(
@@ -38,7 +44,8 @@ struct PlanTests {
       ])
     #expect(steps["start-service/web"]?.dependsOn == ["check-invariants", "ready-service/ledger"])
     #expect(steps["validate-service/web"]?.dependsOn == ["ready-service/web"])
-    #expect(steps["record"]?.dependsOn == ["validate-service/identity", "validate-service/ledger", "validate-service/web"])
+    #expect(
+      steps["record"]?.dependsOn == ["validate-service/identity", "validate-service/ledger", "validate-service/web"])
     #expect(steps["record"]?.wave == plan.steps.map(\.wave).max())
   }
 
@@ -52,8 +59,10 @@ struct PlanTests {
       """
     let catalog = try catalog([], more: text)
     let steps = Dictionary(
-      uniqueKeysWithValues: RestorePlan.make(PlanInput(catalog: catalog, point: point(catalog))).steps.map { ($0.id, $0) })
-    #expect(steps["stop-store/base"]?.dependsOn == ["stop-service/both", "stop-store/upper"])
+      uniqueKeysWithValues: RestorePlan.make(PlanInput(catalog: catalog, point: point(catalog))).steps.map {
+        ($0.id, $0)
+      })
+    #expect(steps["stop-store/base"]?.dependsOn == ["quiesce", "stop-store/upper"])
     #expect(steps["start-store/upper"]?.dependsOn == ["start-store/base", "swap/upper"])
   }
 
@@ -75,7 +84,8 @@ struct PlanTests {
     let input = PlanInput(catalog: bank, services: ["web"], point: point(bank))
     let refused = RestorePlan.make(input)
     #expect(refused.refusals.map(\.code) == ["PLAN-106"])
-    #expect(refused.refusals[0].message.contains("'web-knows-ledger'") && refused.refusals[0].message.contains("'ledger-db'"))
+    #expect(
+      refused.refusals[0].message.contains("'web-knows-ledger'") && refused.refusals[0].message.contains("'ledger-db'"))
     #expect(refused.refusals[0].remedy?.contains("'ledger'") == true)
     var allowing = input
     allowing.allowsBrokenLinks = true
@@ -124,14 +134,19 @@ struct PlanTests {
     let one = try catalog([("a", [], ["a-db"])])
     let history = RestoreAction.allCases.map { action -> Measurement in
       switch action {
-      case .precheck, .commit, .checkInvariants, .record: Measurement(action, seconds: 1, at: noon)
-      case .stopService, .startService, .readyService, .validateService: Measurement(action, service: "a", seconds: 1, at: noon)
+      case .precheck, .commit, .quiesce, .checkInvariants, .record: Measurement(action, seconds: 1, at: noon)
+      case .stopService, .startService, .readyService, .validateService:
+        Measurement(action, service: "a", seconds: 1, at: noon)
       default: Measurement(action, store: "a-db", seconds: 1, at: noon)
       }
     }
     let known = RestorePlan.make(PlanInput(catalog: one, point: point(one), history: history))
-    #expect(known.predictions == [ServicePrediction(service: "a", seconds: 12, isComplete: true, rtoSeconds: 100, verdict: .met)])
-    let unknown = RestorePlan.make(PlanInput(catalog: one, point: point(one), history: history.filter { $0.action != .swap }))
+    #expect(
+      known.predictions == [
+        ServicePrediction(service: "a", seconds: 13, isComplete: true, rtoSeconds: 100, verdict: .met)
+      ])
+    let unknown = RestorePlan.make(
+      PlanInput(catalog: one, point: point(one), history: history.filter { $0.action != .swap }))
     #expect(unknown.predictions.map(\.verdict) == [.unknown])
   }
 
@@ -142,7 +157,8 @@ struct PlanTests {
     }
     func seconds(_ copies: Int, bandwidth: Int64? = nil) -> Double {
       let limits = PlanLimits(parallelCopies: copies, bandwidthBytesPerSecond: bandwidth)
-      return RestorePlan.make(PlanInput(catalog: three, point: point(three), history: history, limits: limits)).predictions[0].seconds
+      return RestorePlan.make(PlanInput(catalog: three, point: point(three), history: history, limits: limits))
+        .predictions[0].seconds
     }
     #expect(seconds(3) == 30)
     #expect(seconds(2) == 30, "b alone beside c, then a")
@@ -159,14 +175,15 @@ struct PlanTests {
     let plan = RestorePlan.make(PlanInput(catalog: one, point: point(one), history: history))
     let table = plan.table()
     #expect(table[0] == "\(plan.id): 1 service, 1 store, back to 2027-01-15T08:00:00Z (point p1)")
-    #expect(table[2...5] == [
-      "wave     step                  predicted   basis",
-      "0     *  precheck              ?           no history yet",
-      "1     *  restore-beside/a-db   1 min 30 s  1 run",
-      "2     *  validate-beside/a-db  ?           no history yet",
-    ])
+    #expect(
+      table[2...5] == [
+        "wave     step                  predicted   basis",
+        "0     *  precheck              ?           no history yet",
+        "1     *  restore-beside/a-db   1 min 30 s  1 run",
+        "2     *  validate-beside/a-db  ?           no history yet",
+      ])
     #expect(table.contains("a        at least 1 min 30 s  1 min 40 s  unknown, no history yet"))
-    #expect(table.contains("critical path (*): 1 min 30 s, 12 steps of it without history"))
+    #expect(table.contains("critical path (*): 1 min 30 s, 13 steps of it without history"))
     var facts = point(one)
     facts.stores = [:]
     let refused = RestorePlan.make(PlanInput(catalog: one, point: facts)).table()

@@ -49,7 +49,8 @@ package struct CommandRun: Sendable {
     posix_spawnattr_setsigmask(&attributes, &none)
     posix_spawnattr_setflags(&attributes, Int16(POSIX_SPAWN_SETSIGMASK))
     // `env` changes the directory, and looks the program up in the PATH given here.
-    var arguments: [UnsafeMutablePointer<CChar>?] = (["/usr/bin/env", "-C", directory] + words).map { strdup($0) } + [nil]
+    var arguments: [UnsafeMutablePointer<CChar>?] =
+      (["/usr/bin/env", "-C", directory] + words).map { strdup($0) } + [nil]
     var environment: [UnsafeMutablePointer<CChar>?] = variables.map { strdup($0) } + [nil]
     defer { for text in arguments + environment { free(text) } }
     var pid: pid_t = 0

@@ -17,10 +17,17 @@ struct BuilderTests {
       let vault = MemoryVault()
       let builder = SnapshotBuilder(writer: vault, polynomial: somePolynomial)
       var entries: [(TreePath, FileMetadata, [UInt8]?)] = (0..<60).map { index in
-        (TreePath("d\(index % 7)/e\(index % 3)/f\(index)"), file(Int64(index)), makeNoise(index * 100, seed: UInt64(index)))
+        (
+          TreePath("d\(index % 7)/e\(index % 3)/f\(index)"), file(Int64(index)),
+          makeNoise(index * 100, seed: UInt64(index))
+        )
       }
       entries.append(("d1", FileMetadata(kind: .directory, permissions: 0o700, modified: Timestamp(seconds: 3)), nil))
-      entries.append(("link", FileMetadata(kind: .symbolicLink(target: [65]), permissions: 0o777, modified: Timestamp(seconds: 3)), nil))
+      entries.append(
+        (
+          "link", FileMetadata(kind: .symbolicLink(target: [65]), permissions: 0o777, modified: Timestamp(seconds: 3)),
+          nil
+        ))
       let random = SeededRandomness(seed: seed)
       for index in entries.indices.dropFirst() { entries.swapAt(index, random.below(index + 1)) }
       try await withThrowingTaskGroup(of: Void.self) { group in
@@ -71,7 +78,9 @@ struct BuilderTests {
   @Test func `names that can't be, and names taken, are refused`() async throws {
     let builder = SnapshotBuilder(writer: MemoryVault(), polynomial: somePolynomial)
     _ = try await builder.add("a", file(), cutting: .content, content: { MemorySource([1]) })
-    for path in [TreePath([".."]), TreePath(["a\0b"]), "a", "a/b", TreePath([FileName("x/y")]), TreePath([""])] as [TreePath] {
+    for path in [TreePath([".."]), TreePath(["a\0b"]), "a", "a/b", TreePath([FileName("x/y")]), TreePath([""])]
+      as [TreePath]
+    {
       await #expect(throws: AnyFailure.self, "\(path)") {
         try await builder.add(path, file(), cutting: .content, content: { MemorySource([1]) })
       }
@@ -120,7 +129,8 @@ struct BuilderTests {
 
     // A file whose blob is gone is read, parent or not.
     let nodes = try await SnapshotTree(reader: vault, root: after.root).allNodes(below: TreePath(source))
-    let victim = try #require(nodes.first { !$0.node.content.isEmpty && $0.node.metadata.size < 3000 && $0.path.components.count == 1 })
+    let victim = try #require(
+      nodes.first { !$0.node.content.isEmpty && $0.node.metadata.size < 3000 && $0.path.components.count == 1 })
     vault.remove(.data, victim.node.content[0])
     let third = SnapshotBuilder(writer: vault, polynomial: somePolynomial)
     let again = try await third.archive([source], ArchiveOptions(parent: SnapshotTree(reader: vault, root: after.root)))

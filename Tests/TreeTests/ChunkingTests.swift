@@ -50,7 +50,9 @@ struct ChunkingTests {
     #expect(stored == StoredFile(size: 1_000_000, addedBytes: 1_000_000))
     let tree = SnapshotTree(reader: vault, root: try await builder.finish().root)
     let node = try #require(try await tree.node(at: "a/b"))
-    #expect(node.content == stride(from: 0, to: bytes.count, by: 65536).map { Digest.of(bytes[$0..<min($0 + 65536, bytes.count)]) })
+    #expect(
+      node.content
+        == stride(from: 0, to: bytes.count, by: 65536).map { Digest.of(bytes[$0..<min($0 + 65536, bytes.count)]) })
     #expect(try await tree.contents(of: "a/b", limitBytes: 1_000_000) == bytes)
     await #expect(throws: AnyFailure.self) { try await tree.contents(of: "a/b", limitBytes: 999_999) }
   }

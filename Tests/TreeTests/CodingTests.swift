@@ -27,7 +27,8 @@ struct CodingTests {
 
   @Test func `times with an offset, and far ones, are understood`() throws {
     func modified(_ text: String) throws -> Timestamp {
-      try TreeParser.parse(Array(#"{"nodes":[{"name":"a","type":"fifo","mtime":"\#(text)"}]}"#.utf8))[0].metadata.modified
+      try TreeParser.parse(Array(#"{"nodes":[{"name":"a","type":"fifo","mtime":"\#(text)"}]}"#.utf8))[0].metadata
+        .modified
     }
     #expect(try modified("2026-11-21T10:00:00.25+02:00") == Timestamp("2026-11-21T08:00:00.25Z"))
     #expect(try modified("2026-11-21T10:00:00-00:30") == Timestamp("2026-11-21T10:30:00Z"))
@@ -55,7 +56,8 @@ struct CodingTests {
   }
 
   @Test func `unknown fields, spaces and any order are taken`() throws {
-    let text = #" { "x" : [1,{"y":null}] , "nodes" : [ {"type":"fifo","later":{"a":[true]},"name":"b"} , {"name":"a","type":"socket"} ] } "#
+    let text =
+      #" { "x" : [1,{"y":null}] , "nodes" : [ {"type":"fifo","later":{"a":[true]},"name":"b"} , {"name":"a","type":"socket"} ] } "#
     let nodes = try TreeParser.parse(Array(text.utf8))
     #expect(nodes.map(\.name) == ["a", "b"])
   }
@@ -70,7 +72,8 @@ struct CodingTests {
         name: FileName(bytes: Array("\(index)".utf8) + [UInt8](random.bytes(6).map { $0 == 0 || $0 == 47 ? 9 : $0 })),
         metadata: FileMetadata(
           kind: [.regular, .directory, .symbolicLink(target: [0xff]), .characterDevice(number: 9)][index],
-          permissions: 0o1777, userName: "ü", size: 9, modified: Timestamp(nanoseconds: Int64(bitPattern: random.next())),
+          permissions: 0o1777, userName: "ü", size: 9,
+          modified: Timestamp(nanoseconds: Int64(bitPattern: random.next())),
           links: index == 1 ? 0 : 1, extendedAttributes: [ExtendedAttribute(name: "user.a", value: random.bytes(5))]),
         content: index == 0 ? [id] : [], subtree: index == 1 ? id : nil)
     }

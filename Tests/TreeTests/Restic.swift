@@ -49,7 +49,8 @@ struct Restic {
       return Outcome(status: process.terminationStatus, output: output, errors: text)
     }
     guard statuses.contains(outcome.status) else {
-      throw Failed(description: "\(program) \(arguments) ended with \(outcome.status): \(outcome.errors)\(outcome.text)")
+      throw Failed(
+        description: "\(program) \(arguments) ended with \(outcome.status): \(outcome.errors)\(outcome.text)")
     }
     return outcome
   }

@@ -46,7 +46,9 @@ struct ResticTests {
       let nodes = try TreeParser.parse(bytes)
       let again = TreeEncoder.encode(nodes)
       let common = zip(bytes, again).prefix { $0 == $1 }.count
-      func around(_ bytes: [UInt8]) -> String { String(decoding: bytes.dropFirst(max(0, common - 80)).prefix(160), as: UTF8.self) }
+      func around(_ bytes: [UInt8]) -> String {
+        String(decoding: bytes.dropFirst(max(0, common - 80)).prefix(160), as: UTF8.self)
+      }
       #expect(Digest.of(again) == id, "…\(around(bytes))… became …\(around(again))…")
       compared += 1
     }
@@ -94,7 +96,9 @@ struct ResticTests {
     let directory = try TemporaryDirectory("judge")
     let restic = try await Restic.initialised(in: directory)
     let source = directory.file("source")
-    for seed in TreeSeeds.all { try TreeMaker.make(seed: seed, at: "\(source)/\(seed)", entries: 40, lossyLinks: false) }
+    for seed in TreeSeeds.all {
+      try TreeMaker.make(seed: seed, at: "\(source)/\(seed)", entries: 40, lossyLinks: false)
+    }
     let (report, built, ours) = try await restic.salvorBackup([source])
     #expect(report.problems == [])
     let check = try await restic("check", "--read-data")
@@ -116,7 +120,9 @@ struct ResticTests {
     let expected = ourLong.reduce(into: [UInt8]()) { text, line in text += [10] + line } + [10]
     let found = Array(long[(long.firstIndex(of: 10) ?? 0)...])
     let common = zip(found, expected).prefix { $0 == $1 }.count
-    func around(_ bytes: [UInt8]) -> String { String(decoding: bytes.dropFirst(max(0, common - 80)).prefix(160), as: UTF8.self) }
+    func around(_ bytes: [UInt8]) -> String {
+      String(decoding: bytes.dropFirst(max(0, common - 80)).prefix(160), as: UTF8.self)
+    }
     #expect(found == expected, "…\(around(found))… is not …\(around(expected))…")
 
     // Over our snapshot, restic finds every file unchanged.
@@ -145,7 +151,8 @@ enum NameMaker {
     }
     // All scalars that begin a new run of printable or unprintable ones somewhere, and a sweep over the rest.
     var name: [UInt8] = []
-    for value in stride(from: UInt32(0x80), to: 0x110000, by: 1) where value < 0x3400 || value % 37 == 0 || (0xfb00..<0x1fc00).contains(value) {
+    for value in stride(from: UInt32(0x80), to: 0x110000, by: 1)
+    where value < 0x3400 || value % 37 == 0 || (0xfb00..<0x1fc00).contains(value) {
       guard let scalar = Unicode.Scalar(value) else { continue }
       let encoded = Array(String(Character(scalar)).utf8)
       if name.count + encoded.count > 255 {

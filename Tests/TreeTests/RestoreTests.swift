@@ -22,7 +22,9 @@ struct RestoreTests {
     let directory = try TemporaryDirectory("restore")
     try Files.replace(directory.file("mine"), with: [1])
     let tree = try await tree([("a", .regular, [2])], in: MemoryVault())
-    await #expect { try await tree.restore(to: directory.path) } throws: { ($0 as? TreeError)?.report.code == "TREE-302" }
+    await #expect { try await tree.restore(to: directory.path) } throws: {
+      ($0 as? TreeError)?.report.code == "TREE-302"
+    }
     #expect(try Files.names(in: directory.path) == ["mine"])
     let report = try await tree.restore(to: directory.path, RestoreOptions(overwrite: .besides))
     #expect(report.failures == [])
@@ -41,7 +43,8 @@ struct RestoreTests {
     // Where the snapshot has a directory, an attacker has put a link that leads out.
     #expect(symlink(outside, target + "/d") == 0)
     #expect(symlink(outside + "/file", target + "/f") == 0)
-    let tree = try await tree([("d/x", .regular, [1]), ("d/e/y", .regular, [2]), ("f", .regular, [3])], in: MemoryVault())
+    let tree = try await tree(
+      [("d/x", .regular, [1]), ("d/e/y", .regular, [2]), ("f", .regular, [3])], in: MemoryVault())
     await #expect(throws: TreeError.self) {
       let report = try await tree.restore(to: target, RestoreOptions(overwrite: .besides))
       if !report.failures.isEmpty { throw TreeError.partlyRestored(report.failures) }
@@ -54,9 +57,12 @@ struct RestoreTests {
     let vault = MemoryVault()
     let inner = try await vault.save(.tree, TreeEncoder.encode([])).id
     let link = TreeNode(
-      name: "d", metadata: FileMetadata(kind: .symbolicLink(target: Array("/tmp".utf8)), permissions: 0o777, modified: Timestamp(seconds: 1)))
+      name: "d",
+      metadata: FileMetadata(
+        kind: .symbolicLink(target: Array("/tmp".utf8)), permissions: 0o777, modified: Timestamp(seconds: 1)))
     let child = TreeNode(
-      name: "d", metadata: FileMetadata(kind: .directory, permissions: 0o755, modified: Timestamp(seconds: 1)), subtree: inner)
+      name: "d", metadata: FileMetadata(kind: .directory, permissions: 0o755, modified: Timestamp(seconds: 1)),
+      subtree: inner)
     let root = try await vault.save(.tree, TreeEncoder.encode([link, child])).id
     let directory = try TemporaryDirectory("forged")
     await #expect { try await SnapshotTree(reader: vault, root: root).restore(to: directory.file("t")) } throws: {
@@ -71,13 +77,16 @@ struct RestoreTests {
     for _ in 0..<40 {
       let nodes = ["a", "b"].map { (name: FileName) in
         TreeNode(
-          name: name, metadata: FileMetadata(kind: .directory, permissions: 0o755, modified: Timestamp(seconds: 1)), subtree: id)
+          name: name, metadata: FileMetadata(kind: .directory, permissions: 0o755, modified: Timestamp(seconds: 1)),
+          subtree: id)
       }
       id = try await vault.save(.tree, TreeEncoder.encode(nodes)).id
     }
     let tree = SnapshotTree(reader: vault, root: id)
     let directory = try TemporaryDirectory("bomb")
-    await #expect { try await tree.restore(to: directory.file("t")) } throws: { ($0 as? TreeError)?.report.code == "TREE-104" }
+    await #expect { try await tree.restore(to: directory.file("t")) } throws: {
+      ($0 as? TreeError)?.report.code == "TREE-104"
+    }
     await #expect(throws: AnyFailure.self) { try await tree.entries(below: "") }
     #expect(!Files.exists(directory.file("t")))
   }
@@ -124,7 +133,8 @@ struct RestoreTests {
     let directory = try TemporaryDirectory("holes")
     var bytes = makeNoise(30 << 20, seed: 5)
     bytes.replaceSubrange(5 << 20..<25 << 20, with: repeatElement(0, count: 20 << 20))
-    let tree = try await tree([("big", .regular, bytes), ("zeros", .regular, [UInt8](repeating: 0, count: 3_000_001))], in: MemoryVault())
+    let tree = try await tree(
+      [("big", .regular, bytes), ("zeros", .regular, [UInt8](repeating: 0, count: 3_000_001))], in: MemoryVault())
     try await tree.materialise("", at: directory.file("t")) { _ in }
     #expect(try Files.read(directory.file("t/big")) == bytes)
     var status = stat()

@@ -170,7 +170,8 @@ struct TreeMaker {
       try check(withPath(path) { chmod($0, mode_t(random.below(0o10000))) }, "chmod")
       // A change of owner takes the capability away.
       if let capability {
-        try check(withPath(path) { salvor_lsetxattr($0, "security.capability", capability, capability.count) }, "setxattr")
+        try check(
+          withPath(path) { salvor_lsetxattr($0, "security.capability", capability, capability.count) }, "setxattr")
       }
     }
     let times = [

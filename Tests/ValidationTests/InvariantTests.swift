@@ -51,7 +51,8 @@ struct InvariantTests {
   @Test func `equal compares bags of rows`() async throws {
     let rule = try invariant("equal: {left: {store: a, query: q}, right: {store: b, query: q}}")
     let left = ListedAnswers(["q": [["1"], ["2"], ["2"], [nil]]])
-    #expect(await runner(a: left, b: ListedAnswers(["q": [["2"], [nil], ["1"], ["2"]]])).check(rule).verdict == .passed)
+    #expect(
+      await runner(a: left, b: ListedAnswers(["q": [["2"], [nil], ["1"], ["2"]]])).check(rule).verdict == .passed)
     let report = await runner(a: left, b: ListedAnswers(["q": [["2"], ["3"], ["1"]]])).check(rule)
     #expect(
       violations(report) == [
@@ -60,10 +61,11 @@ struct InvariantTests {
       ])
   }
 
-  @Test(arguments: [
-    ([["7"]], true), ([["8"]], false), ([[nil]], false), ([], false), ([["7"], ["7"]], false), ([["7", "7"]], false),
-    ([["7.0"]], false),
-  ] as [([[String?]], Bool)])
+  @Test(
+    arguments: [
+      ([["7"]], true), ([["8"]], false), ([[nil]], false), ([], false), ([["7"], ["7"]], false), ([["7", "7"]], false),
+      ([["7.0"]], false),
+    ] as [([[String?]], Bool)])
   func `constant wants one row with one value`(_ rows: [[String?]], _ holds: Bool) async throws {
     let rule = try invariant("constant: {store: a, query: q, equals: \"7\"}")
     let report = await runner(a: ListedAnswers(["q": rows])).check(rule)

@@ -42,7 +42,8 @@ struct ListedAnswers: DataStoreDriver {
 
 /// Checks over stores `a` and `b`.
 func runner(
-  a: ListedAnswers = ListedAnswers([:]), b: ListedAnswers = ListedAnswers([:]), examples: Int = 10, rowLimit: Int = 1_000_000,
+  a: ListedAnswers = ListedAnswers([:]), b: ListedAnswers = ListedAnswers([:]), examples: Int = 10,
+  rowLimit: Int = 1_000_000,
   timeout: Duration = .seconds(30), command: CommandAnswer? = nil, page: PageAnswer? = nil
 ) -> CheckRunner {
   let stores: [StoreName: ListedAnswers] = ["a": a, "b": b]

@@ -15,19 +15,21 @@ struct ValidatorTests {
     command: CommandAnswer? = nil, page: PageAnswer? = nil
   ) async -> Verdict {
     let validator = Validator(name: "check", question: question, expectation: expectation, timeout: .seconds(10))
-    let report = await runner(a: ListedAnswers(["q": rows]), command: command, page: page).validate(validator, of: "one")
+    let report = await runner(a: ListedAnswers(["q": rows]), command: command, page: page).validate(
+      validator, of: "one")
     #expect(report.kind == .validator && report.subject == "one" && report.name == "check")
     return report.verdict
   }
 
-  @Test(arguments: [
-    ([["1"]], .equals("1"), .passed), ([["2"]], .equals("1"), .failed), ([], .equals("1"), .failed),
-    ([[nil]], .equals("NULL"), .failed), ([["1"], ["1"]], .equals("1"), .failed),
-    ([["x"], ["y"]], .rows(2), .passed), ([["x"]], .rows(2), .failed), ([], .rows(0), .passed),
-    ([], .empty, .passed), ([["x"]], .empty, .failed), ([[nil]], .empty, .failed),
-    ([["a", "b42"]], .matches("b[0-9]+$"), .passed), ([["a"]], .matches("^b"), .failed), ([], .matches("x"), .failed),
-    ([["x"]], .matches("("), .couldNotCheck), ([["x"]], .status(0), .couldNotCheck),
-  ] as [([[String?]], Validator.Expectation, Verdict)])
+  @Test(
+    arguments: [
+      ([["1"]], .equals("1"), .passed), ([["2"]], .equals("1"), .failed), ([], .equals("1"), .failed),
+      ([[nil]], .equals("NULL"), .failed), ([["1"], ["1"]], .equals("1"), .failed),
+      ([["x"], ["y"]], .rows(2), .passed), ([["x"]], .rows(2), .failed), ([], .rows(0), .passed),
+      ([], .empty, .passed), ([["x"]], .empty, .failed), ([[nil]], .empty, .failed),
+      ([["a", "b42"]], .matches("b[0-9]+$"), .passed), ([["a"]], .matches("^b"), .failed), ([], .matches("x"), .failed),
+      ([["x"]], .matches("("), .couldNotCheck), ([["x"]], .status(0), .couldNotCheck),
+    ] as [([[String?]], Validator.Expectation, Verdict)])
   func `queries`(_ rows: [[String?]], _ expectation: Validator.Expectation, _ expected: Verdict) async {
     #expect(await verdict(.sql(store: "a", query: "q"), expectation, rows: rows) == expected)
   }
@@ -37,23 +39,26 @@ struct ValidatorTests {
     #expect(await verdict(.sql(store: "none", query: "q"), .empty) == .couldNotCheck)
   }
 
-  @Test(arguments: [
-    (0, " 7\n", .equals("7"), .passed), (0, "8", .equals("7"), .failed), (1, "7", .equals("7"), .failed),
-    (0, "\n", .empty, .passed), (0, "x", .empty, .failed), (2, "", .empty, .failed),
-    (0, "", .status(0), .passed), (3, "", .status(3), .passed), (1, "", .status(0), .failed),
-    (0, "all well", .matches("w.ll"), .passed), (1, "all well", .matches("w.ll"), .failed),
-    (0, "x", .rows(1), .couldNotCheck),
-  ] as [(Int, String, Validator.Expectation, Verdict)])
+  @Test(
+    arguments: [
+      (0, " 7\n", .equals("7"), .passed), (0, "8", .equals("7"), .failed), (1, "7", .equals("7"), .failed),
+      (0, "\n", .empty, .passed), (0, "x", .empty, .failed), (2, "", .empty, .failed),
+      (0, "", .status(0), .passed), (3, "", .status(3), .passed), (1, "", .status(0), .failed),
+      (0, "all well", .matches("w.ll"), .passed), (1, "all well", .matches("w.ll"), .failed),
+      (0, "x", .rows(1), .couldNotCheck),
+    ] as [(Int, String, Validator.Expectation, Verdict)])
   func `commands`(_ status: Int, _ output: String, _ expectation: Validator.Expectation, _ expected: Verdict) async {
     let answer = CommandAnswer(status: status, output: output)
     #expect(await verdict(.exec(Command(["true"])), expectation, command: answer) == expected)
   }
 
-  @Test(arguments: [
-    (200, "{\"ok\":true}", .matches("\"ok\":true"), .passed), (503, "{\"ok\":true}", .matches("\"ok\":true"), .failed),
-    (204, "", .empty, .passed), (404, "", .status(404), .passed), (200, "", .status(404), .failed),
-    (200, "pong", .equals("pong"), .passed),
-  ] as [(Int, String, Validator.Expectation, Verdict)])
+  @Test(
+    arguments: [
+      (200, "{\"ok\":true}", .matches("\"ok\":true"), .passed),
+      (503, "{\"ok\":true}", .matches("\"ok\":true"), .failed),
+      (204, "", .empty, .passed), (404, "", .status(404), .passed), (200, "", .status(404), .failed),
+      (200, "pong", .equals("pong"), .passed),
+    ] as [(Int, String, Validator.Expectation, Verdict)])
   func `pages`(_ status: Int, _ body: String, _ expectation: Validator.Expectation, _ expected: Verdict) async {
     let answer = PageAnswer(status: status, body: body)
     #expect(await verdict(.http(url: "http://x"), expectation, page: answer) == expected)
@@ -112,7 +117,8 @@ struct ValidatorTests {
         time: SystemTime(), driver: { _ in driver }, execute: { _ in CommandAnswer(status: 0, output: "") },
         get: { _, _ in PageAnswer(status: 200, body: "") }))
     let rule = try invariant(
-      "references: {from: {store: a, query: SELECT customer FROM bill}, to: {store: b, query: SELECT id FROM customer}}")
+      "references: {from: {store: a, query: SELECT customer FROM bill}, to: {store: b, query: SELECT id FROM customer}}"
+    )
     let report = await checks.check(rule)
     #expect(
       report.outcome
@@ -161,7 +167,8 @@ struct DigestComparisonTests {
   @Test func `without digests, or with unlike ones, nothing is claimed`() {
     let content = digest(["t": ("x", 3)])
     for report in [
-      compare(nil, content), compare(content, nil), compare(nil, nil), compare(content, digest(["t": ("x", 3)], scheme: "v2")),
+      compare(nil, content), compare(content, nil), compare(nil, nil),
+      compare(content, digest(["t": ("x", 3)], scheme: "v2")),
     ] { #expect(report.verdict == .couldNotCheck) }
   }
 }

@@ -62,9 +62,10 @@ import Vault
     #expect(try await fixture.salvor("unlock").succeeded().output == "removed 0 locks\n", "its process lives")
     kill(holder.processIdentifier, SIGKILL)
     holder.waitUntilExit()
-    expectFailure(try await fixture.salvor("check"), 1, "VAULT-201")
-    #expect(try await fixture.salvor("unlock").succeeded().output == "removed 1 lock\n")
+    #expect(try Files.names(in: fixture.repository + "/locks").count == 1)
+    // Its process is gone from this very host: nobody else would take the lock away.
     try await fixture.salvor("check").succeeded()
+    #expect(try Files.names(in: fixture.repository + "/locks").isEmpty)
   }
 
   @Test(.timeLimit(.minutes(2)))

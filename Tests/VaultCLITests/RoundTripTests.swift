@@ -101,8 +101,10 @@ import Testing
         == CanonicalJSON.decode(JSONValue.self, from: Array(theirs.utf8)))
     let size = try await fixture.salvor("stats", "latest", "--json").succeeded().output
     let theirSize = try await fixture.restic("stats", "latest", "--json").output
-    let (a, b) = (try CanonicalJSON.decode(JSONValue.self, from: Array(size.utf8)),
-      try CanonicalJSON.decode(JSONValue.self, from: Array(theirSize.utf8)))
+    let (a, b) = (
+      try CanonicalJSON.decode(JSONValue.self, from: Array(size.utf8)),
+      try CanonicalJSON.decode(JSONValue.self, from: Array(theirSize.utf8))
+    )
     #expect(a["total_size"] == b["total_size"] && a["total_file_count"] == b["total_file_count"], "\(a) \(b)")
   }
 

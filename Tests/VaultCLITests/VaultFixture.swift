@@ -120,7 +120,8 @@ func expectFailure(
   _ run: CommandRun, _ status: Int32, _ codes: String..., says: String = "", location: SourceLocation = #_sourceLocation
 ) {
   #expect(run.status == status, "\(run.words.last ?? ""): \(run.errors)", sourceLocation: location)
-  #expect(codes.contains { run.errors.contains("error \($0): ") }, "\(codes) in: \(run.errors)", sourceLocation: location)
+  #expect(
+    codes.contains { run.errors.contains("error \($0): ") }, "\(codes) in: \(run.errors)", sourceLocation: location)
   #expect(run.errors.contains("\n  next:  "), "a remedy in: \(run.errors)", sourceLocation: location)
   if !says.isEmpty { #expect(run.errors.contains(says), "\(run.errors)", sourceLocation: location) }
 }

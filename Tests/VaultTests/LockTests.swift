@@ -142,6 +142,38 @@ struct LockTests {
     }
   }
 
+  @Test func `the lock of a dead process of this host is nobody's, any other one counts`() async throws {
+    let store = MemoryObjectStore()
+    func opened(_ host: String, _ process: Int) async throws -> Repository {
+      var settings = VaultSettings.quick(time: ImpatientTime())
+      settings.owner = Owner(hostname: host, username: "u", processID: process, isAlive: { $0 == 7 })
+      return try await Repository.open(store: store, password: password, settings: settings)
+    }
+    _ = try await repository(ImpatientTime(), store: store)
+    /// A lock as a kill leaves it.
+    func leave(_ host: String, _ process: Int) async throws -> [UInt8] {
+      let repository = try await opened(host, process)
+      return try await repository.withLock(exclusive: true) {
+        let name = try #require(try await store.list(.lock).first?.name)
+        return try await store.get(name)
+      }
+    }
+    func put(_ bytes: [UInt8]) async throws {
+      try await store.put(ObjectName(.lock, bytes.withUnsafeBytes { Digest.of($0) }), bytes)
+    }
+    let mine = try await opened("here", 7)
+    try await put(try await leave("here", 8))
+    #expect(try await mine.locks().count == 1)
+    let during = try await mine.withLock(exclusive: true) { try await mine.locks().count }
+    #expect(during == 1)
+    #expect(try await mine.locks().isEmpty)
+    for (host, process) in [("here", 7), ("there", 8)] {
+      try await put(try await leave(host, process))
+      await #expect(throws: VaultError.self) { try await mine.withLock {} }
+      #expect(try await mine.unlock(all: true) == 1)
+    }
+  }
+
   @Test func `a failure inside gives the lock back`() async throws {
     struct Odd: Error {}
     let repository = try await repository(ImpatientTime())

@@ -40,6 +40,16 @@ struct ObjectStoreTests {
     #expect(try await store.list(.index).isEmpty)
   }
 
+  @Test func `what a killed process of the same number left is in nobody's way`() async throws {
+    let directory = try TemporaryDirectory("store")
+    let store = LocalObjectStore(directory.path)
+    try await store.prepare()
+    // In a container, every life of a program may have the same number.
+    for number in 0..<2000 { try Files.replace(directory.file("index/.tmp-\(getpid())-\(number)"), with: [1]) }
+    try await store.put(ObjectName(.index, Digest.of("x")), [1])
+    #expect(try await store.list(.index).count == 1)
+  }
+
   @Test func `a directory's files can't be written to`() async throws {
     let directory = try TemporaryDirectory("store")
     let store = LocalObjectStore(directory.path)

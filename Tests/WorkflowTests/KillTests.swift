@@ -43,7 +43,8 @@ struct KillTests {
     let lines = String(decoding: try Files.read(directory.file("effects.log")), as: UTF8.self)
       .split(separator: "\n").map(String.init).sorted()
     var files: [String: String] = [:]
-    for name in try Files.names(in: directory.path) where name.bytes.first == UInt8(ascii: "s") && name != "stderr.log" {
+    for name in try Files.names(in: directory.path) where name.bytes.first == UInt8(ascii: "s") && name != "stderr.log"
+    {
       files[name.lossyText] = String(decoding: try Files.read(directory.file(name.lossyText)), as: UTF8.self)
     }
     return Leftovers(lines: lines, files: files)

@@ -54,7 +54,9 @@ struct ServiceTests {
     try #require(condition())
   }
 
-  private func text(_ path: String) -> String { (try? Files.read(path)).map { String(decoding: $0, as: UTF8.self) } ?? "" }
+  private func text(_ path: String) -> String {
+    (try? Files.read(path)).map { String(decoding: $0, as: UTF8.self) } ?? ""
+  }
 
   private func code(_ body: () async throws -> Void) async -> String {
     do { try await body() } catch { return AnyFailure(error).report.code }
@@ -152,7 +154,8 @@ struct ServiceTests {
     service.start.user = "nobody"
     service.start.workingDirectory = "/tmp"
     try await with(service) { pid in
-      #expect(text("/proc/\(pid)/status").contains("Uid:\t\(nobody.user)\t\(nobody.user)\t\(nobody.user)\t\(nobody.user)"))
+      #expect(
+        text("/proc/\(pid)/status").contains("Uid:\t\(nobody.user)\t\(nobody.user)\t\(nobody.user)\t\(nobody.user)"))
       #expect(text("/proc/\(pid)/status").contains("Gid:\t\(nobody.group)\t"))
       #expect(text("/proc/\(pid)/environ").contains("USER=nobody\0"))
     }
@@ -262,16 +265,18 @@ struct ServiceTests {
     try await with(daemon("exec sleep 1000", ready: [never])) { _ in
       #expect(await code { _ = try await runner.waitUntilReady(daemon("", ready: [never])) } == "SERVICE-301")
     }
-    let dying = daemon("echo no disk; exit 1", ready: [ReadyCheck("never", .exec(sh("exit 1")), intervalMilliseconds: 10)])
+    let dying = daemon(
+      "echo no disk; exit 1", ready: [ReadyCheck("never", .exec(sh("exit 1")), intervalMilliseconds: 10)])
     _ = try await runner.start(dying)
     await #expect(throws: ServiceError.diedEarly("echo", log: "no disk")) { try await runner.waitUntilReady(dying) }
     #expect(await code { _ = try await runner.waitUntilReady(daemon("")) } == "SERVICE-302")
   }
 
-  @Test(arguments: [
-    ("a b  c", ["a", "b", "c"]), ("a 'b c' \"d \\\" e\"", ["a", "b c", "d \" e"]), ("a\\ b", ["a b"]), ("''", [""]),
-    ("x'y'\"z\"", ["xyz"]), ("$HOME `id` *", ["$HOME", "`id`", "*"]), ("\"a\\n\"", ["a\\n"]), ("", []),
-  ] as [(String, [String])])
+  @Test(
+    arguments: [
+      ("a b  c", ["a", "b", "c"]), ("a 'b c' \"d \\\" e\"", ["a", "b c", "d \" e"]), ("a\\ b", ["a b"]), ("''", [""]),
+      ("x'y'\"z\"", ["xyz"]), ("$HOME `id` *", ["$HOME", "`id`", "*"]), ("\"a\\n\"", ["a\\n"]), ("", []),
+    ] as [(String, [String])])
   func `words are split without a shell`(_ line: String, _ words: [String]) {
     #expect(CommandWords.split(line) == words)
     #expect(CommandWords.split(line + " 'open") == nil)

@@ -21,7 +21,9 @@ struct TelemetryTests {
       logger.debug("not shown")
     }
     #expect(
-      lines == ["1970-01-01T00:00:00.000Z info salvor.test begun [2J forged line run=r-1 why=\"it \\\"was\\\" time\\n\"\n"])
+      lines == [
+        "1970-01-01T00:00:00.000Z info salvor.test begun [2J forged line run=r-1 why=\"it \\\"was\\\" time\\n\"\n"
+      ])
   }
 
   @Test func `JSON is one object per line, and metadata can't replace its own fields`() throws {

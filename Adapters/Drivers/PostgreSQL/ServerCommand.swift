@@ -1,6 +1,6 @@
 import Core
-import IO
 import DriverKit
+import IO
 import Subprocess
 import SystemPackage
 

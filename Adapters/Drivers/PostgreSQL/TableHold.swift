@@ -39,7 +39,7 @@ struct TableHold: Sendable {
     while true {
       let budget = min(round, remaining())
       guard budget >= .milliseconds(1) else { throw .holdTimeout(limit) }
-      if try await lockAll(budget) {
+      if try await lockAll(budget, within: remaining()) {
         let left = remaining()
         if left >= .milliseconds(1), try await setDeadline(left) { return }
         await rollBack()
@@ -74,9 +74,9 @@ struct TableHold: Sendable {
     }
   }
 
-  private func lockAll(_ budget: Duration) async throws(DriverError) -> Bool {
+  private func lockAll(_ budget: Duration, within limit: Duration) async throws(DriverError) -> Bool {
     do throws(StatementFailure) {
-      return try await onAll { (member) throws(StatementFailure) in try await lock(member, budget) }
+      return try await onAll { (member) throws(StatementFailure) in try await lock(member, budget, within: limit) }
     } catch {
       await rollBack()
       switch error.code {
@@ -91,14 +91,14 @@ struct TableHold: Sendable {
     }
   }
 
-  private func lock(_ member: Member, _ budget: Duration) async throws(StatementFailure) -> Bool {
+  private func lock(_ member: Member, _ budget: Duration, within limit: Duration) async throws(StatementFailure) -> Bool {
     let deadline = time.monotonicNanoseconds() + budget.wholeNanoseconds
     func left() -> Int64 { max(1, (deadline - time.monotonicNanoseconds()) / 1_000_000) }
     do throws(StatementFailure) {
       _ = try await member.locks.run(
         "BEGIN; SET LOCAL lock_timeout = \(left()); SET LOCAL statement_timeout = \(left()); "
           // Should we be stopped while other databases are still being locked, the server lets go by itself.
-          + "SET LOCAL idle_in_transaction_session_timeout = \(left())")
+          + "SET LOCAL idle_in_transaction_session_timeout = \(max(1, limit.wholeNanoseconds / 1_000_000))")
       var locked: Set<String> = []
       // A table made while we waited is found by the second look, or the third.
       while true {

@@ -106,7 +106,8 @@ package final class SQLiteJournal: RunJournal {
   package func write(_ change: JournalWrite, under lease: Lease) async throws(JournalError) {
     let now = time.now()
     try await transaction { db in
-      var ledger = RunLedger(head: try Rows.head(lease.run, in: db), steps: try Rows.steps(for: change, of: lease.run, in: db))
+      var ledger = RunLedger(
+        head: try Rows.head(lease.run, in: db), steps: try Rows.steps(for: change, of: lease.run, in: db))
       let before = ledger.steps
       guard let draft = try ledger.apply(change, under: lease, at: now) else { return }
       try Rows.update(ledger.head, in: db)
@@ -158,7 +159,8 @@ package final class SQLiteJournal: RunJournal {
     }
   }
 
-  private func reading<T: Sendable>(_ body: @escaping @Sendable (Database) throws -> T) async throws(JournalError) -> T {
+  private func reading<T: Sendable>(_ body: @escaping @Sendable (Database) throws -> T) async throws(JournalError) -> T
+  {
     let (database, path) = (database, path)
     return try await pool.run { () throws(JournalError) in
       do { return try database.read(body) } catch { throw JournalError(sqlite: error, path: path) }

@@ -1,6 +1,5 @@
 import Core
 import IO
-import Synchronization
 import Vault
 
 #if canImport(Glibc)
@@ -102,16 +101,17 @@ package struct LocalObjectStore: ObjectStore {
   private func write(_ name: ObjectName, _ bytes: [UInt8]) throws(StoreError) {
     if try isThere(name, bytes) { return }
     let (path, directory) = (path(name), Files.parent(of: path(name)))
-    let number = Self.temporaries.add(1, ordering: .relaxed).oldValue
-    let temporary = "\(directory)/.tmp-\(getpid())-\(number)"
+    var temporary = ""
     do throws(SystemFailure) {
       guard Files.isDirectory(root) else { throw SystemFailure("open", path: root, number: ENOENT) }
       try Files.createDirectory(directory, mode: 0o700)
-      let file = try File(temporary, O_WRONLY | O_CREAT | O_EXCL, mode: 0o400)
+      let file = try temporaryFile(in: directory)
+      temporary = file.path
       try bytes.withRawBytes { (raw) throws(SystemFailure) in try file.write(raw) }
       try file.synchronize()
     } catch {
-      unlink(temporary)
+      // Never one that somebody else made.
+      if !temporary.isEmpty { unlink(temporary) }
       throw StoreError(error)
     }
     defer { unlink(temporary) }
@@ -130,7 +130,21 @@ package struct LocalObjectStore: ObjectStore {
     do throws(SystemFailure) { try Files.synchronizeDirectory(directory) } catch { throw StoreError(error) }
   }
 
-  private static let temporaries = Atomic<UInt64>(0)
+  /// A new file of a name that nobody has: in a container, every life of a program may have the same process number, and
+  /// what a killed one left still lies there.
+  private func temporaryFile(in directory: String) throws(SystemFailure) -> File {
+    var template = Array("\(directory)/.tmp-XXXXXX".utf8CString)
+    let descriptor = mkstemp(&template)
+    guard descriptor >= 0 else { throw SystemFailure("mkstemp", path: directory) }
+    let path = String(decoding: template.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self)
+    let file = File(adopting: descriptor, path: path)
+    guard fchmod(descriptor, 0o400) == 0, fcntl(descriptor, F_SETFD, FD_CLOEXEC) == 0 else {
+      let failure = SystemFailure("fchmod", path: path)
+      unlink(path)
+      throw failure
+    }
+    return file
+  }
 
   /// - Throws: `.exists` if the name has other content.
   private func isThere(_ name: ObjectName, _ bytes: [UInt8]) throws(StoreError) -> Bool {

@@ -129,9 +129,10 @@ extension ExecServiceRunner {
   static func tail(of file: File) -> String {
     guard let size = try? file.status().st_size else { return "" }
     var bytes = [UInt8](repeating: 0, count: Int(min(2000, max(0, size))))
-    let count = (try? bytes.withMutableRawBytes { raw throws(SystemFailure) in
-      try file.read(at: max(0, Int64(size) - 2000), into: raw)
-    }) ?? 0
+    let count =
+      (try? bytes.withMutableRawBytes { raw throws(SystemFailure) in
+        try file.read(at: max(0, Int64(size) - 2000), into: raw)
+      }) ?? 0
     return String(decoding: bytes.prefix(count), as: UTF8.self)
       .split(whereSeparator: \.isNewline).map { $0.trimmingPrefix(while: \.isWhitespace) }.joined(separator: " | ")
   }
@@ -147,7 +148,9 @@ extension File {
     let path = "\(directory)/.output-XXXXXX"
     var template = Array(path.utf8CString)
     let descriptor = mkstemp(&template)
-    guard descriptor >= 0, fcntl(descriptor, F_SETFD, FD_CLOEXEC) == 0 else { throw SystemFailure("mkstemp", path: path) }
+    guard descriptor >= 0, fcntl(descriptor, F_SETFD, FD_CLOEXEC) == 0 else {
+      throw SystemFailure("mkstemp", path: path)
+    }
     unlink(template)
     return File(adopting: descriptor, path: path)
   }

@@ -21,7 +21,8 @@ struct PostgreSQLServer {
     if isNew { try create(as: user) }
     if user.run(["\(facts.binDirectory)/pg_ctl", "status", "-D", facts.dataDirectory]) != 0 {
       try user.runChecked(
-        ["\(facts.binDirectory)/pg_ctl", "start", "-w", "-s", "-D", facts.dataDirectory, "-l", logPath], log: commandLog)
+        ["\(facts.binDirectory)/pg_ctl", "start", "-w", "-s", "-D", facts.dataDirectory, "-l", logPath], log: commandLog
+      )
     }
     try prepareDatabase()
   }

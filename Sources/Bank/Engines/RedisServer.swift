@@ -38,7 +38,8 @@ struct RedisServer {
       try Files.replace(facts.configFile, with: Array(settings.utf8), mode: 0o644)
     }
     if !answers {
-      try user.runChecked(["redis-server", facts.configFile, "--daemonize", "yes"], log: "\(root)/log/redis-commands.log")
+      try user.runChecked(
+        ["redis-server", facts.configFile, "--daemonize", "yes"], log: "\(root)/log/redis-commands.log")
     }
     try waitUntil("redis at port \(facts.port) does not answer") { answers }
   }

@@ -49,7 +49,8 @@ struct ServerUser {
   func runChecked(_ words: [String], log: String) throws {
     let status = run(words, log: log)
     guard status == 0 else {
-      let text = (try? Files.read(log, limitBytes: 1 << 24)).map { String(decoding: $0.suffix(600), as: UTF8.self) } ?? ""
+      let text =
+        (try? Files.read(log, limitBytes: 1 << 24)).map { String(decoding: $0.suffix(600), as: UTF8.self) } ?? ""
       throw BankError.configuration("\(words.first ?? "") failed with status \(status): \(text)")
     }
   }

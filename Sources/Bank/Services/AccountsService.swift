@@ -27,7 +27,8 @@ struct AccountsService {
     routes.get("/stats") { _, _ in
       let numbers = try await store.reads.submit { session throws(BankError) in
         try session.numbers(
-          "SELECT (SELECT count(*) FROM accounts), (SELECT count(*) FROM transfers), (SELECT sum(balance) FROM accounts)")
+          "SELECT (SELECT count(*) FROM accounts), (SELECT count(*) FROM transfers), (SELECT sum(balance) FROM accounts)"
+        )
       }
       return try json(["accounts": numbers[0], "transfers": numbers[1], "totalCents": numbers[2]])
     }

@@ -95,7 +95,8 @@ struct GatewayService {
       let response = try await client.execute(request, timeout: .seconds(20))
       let answer = Array(buffer: try await response.body.collect(upTo: 1 << 20))
       guard expected.contains(response.status.code) else {
-        throw BankError.peerAway(service.rawValue, "\(response.status.code) \(String(decoding: answer.prefix(500), as: UTF8.self))")
+        throw BankError.peerAway(
+          service.rawValue, "\(response.status.code) \(String(decoding: answer.prefix(500), as: UTF8.self))")
       }
       return (response.status.code, answer)
     } catch let error as BankError {

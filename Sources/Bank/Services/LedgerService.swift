@@ -47,7 +47,8 @@ struct LedgerService {
   private func mark(_ id: String, _ state: String) async throws -> Response {
     let rows = try await store.writes.submit { session throws(BankError) in
       try session.sql.run(
-        "UPDATE entries SET state = $1 WHERE id = $2 AND state IN ('pending', $1) RETURNING id", .text(state), .text(id))
+        "UPDATE entries SET state = $1 WHERE id = $2 AND state IN ('pending', $1) RETURNING id", .text(state), .text(id)
+      )
     }
     guard !rows.isEmpty else { throw BankError.notFound("entry \(id) that could become \(state)") }
     return nothing()

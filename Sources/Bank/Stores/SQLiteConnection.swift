@@ -67,7 +67,8 @@ final class SQLiteConnection: SQLConnection {
         switch parameter {
         case .integer(let value): sqlite3_bind_int64(statement, index, value)
         // SQLITE_TRANSIENT: SQLite keeps its own copy.
-        case .text(let value): sqlite3_bind_text(statement, index, value, -1, unsafeBitCast(-1, to: sqlite3_destructor_type.self))
+        case .text(let value):
+          sqlite3_bind_text(statement, index, value, -1, unsafeBitCast(-1, to: sqlite3_destructor_type.self))
         }
       guard code == SQLITE_OK else { throw failure(code) }
     }
@@ -76,9 +77,10 @@ final class SQLiteConnection: SQLConnection {
       let code = sqlite3_step(statement)
       if code == SQLITE_DONE { return rows }
       guard code == SQLITE_ROW else { throw failure(code) }
-      rows.append((0..<sqlite3_column_count(statement)).map { column in
-        sqlite3_column_text(statement, column).map { String(cString: $0) }
-      })
+      rows.append(
+        (0..<sqlite3_column_count(statement)).map { column in
+          sqlite3_column_text(statement, column).map { String(cString: $0) }
+        })
     }
   }
 

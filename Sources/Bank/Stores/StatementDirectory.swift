@@ -54,7 +54,9 @@ final class StatementDirectory: StoreConnection {
     do {
       // A new description each time: flock belongs to the description, and the file may have been replaced.
       let file = try File("\(path)/\(Self.lockName)", O_RDWR | O_CREAT, mode: 0o644)
-      guard retryingInterrupts({ flock(file.descriptor, LOCK_SH) }) == 0 else { throw SystemFailure("flock", path: path) }
+      guard retryingInterrupts({ flock(file.descriptor, LOCK_SH) }) == 0 else {
+        throw SystemFailure("flock", path: path)
+      }
       lock = file
     } catch {
       throw .storeAway(AnyFailure(error).report.summary)

@@ -70,7 +70,9 @@ struct BackupCommand: AsyncParsableCommand {
     }
     if output.output != .table { try output.show(points) { _ in [] } }
     // A point that is less than was asked for is not a success.
-    if !noHold, points.contains(where: { $0.stores.count > 1 && ($0.mode == .fuzzy || $0.hasStoresOutside) }) { throw ExitStatus.incomplete }
+    if !noHold, points.contains(where: { $0.stores.count > 1 && ($0.mode == .fuzzy || $0.hasStoresOutside) }) {
+      throw ExitStatus.incomplete
+    }
   }
 }
 

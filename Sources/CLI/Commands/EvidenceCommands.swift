@@ -47,7 +47,9 @@ struct EvidenceVerifyCommand: AsyncParsableCommand {
     try output.show(
       Result(run: evidence.run, records: evidence.records.count, root: evidence.root, key: publicKey.id)
     ) { style in
-      ["\(style.paint("verified", .good))  \(evidence.run): \(evidence.records.count) records, signed by \(publicKey.id)"]
+      [
+        "\(style.paint("verified", .good))  \(evidence.run): \(evidence.records.count) records, signed by \(publicKey.id)"
+      ]
     }
   }
 }

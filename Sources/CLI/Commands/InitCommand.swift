@@ -31,10 +31,7 @@ struct InitCommand: AsyncParsableCommand {
     let host = SystemOptions.parseOrExit([]).host
     if let from { return try await fetch(from, host) }
     for path in [file, passwordFile] where Files.exists(path) {
-      throw CommandFailure(
-        .refused,
-        Report("USAGE-301", "\(path) is there already").state("nothing was written")
-          .remedy("choose another name with --file or --password-file"))
+      throw KeptCatalogError.exists(path, "--file or --password-file")
     }
     let text = FirstCatalog.text(
       repository: absolute(repository), passwordFile: absolute(passwordFile), sqlite: absolute(sqlite))
@@ -56,9 +53,6 @@ struct InitCommand: AsyncParsableCommand {
     let text = from.hasPrefix("local:") ? "local:" + absolute(String(from.dropFirst(6))) : "local:" + absolute(from)
     guard let location = DeclaredRepository.Location(text) else {
       throw ValidationError("'\(from)' is not a place for a repository; write it as local:/mnt/backup")
-    }
-    if Files.exists(folder) {
-      throw KeptCatalogError.exists(folder)
     }
     let kept = try await KeptCatalog.newest(in: location, password: .file(absolute(passwordFile)), host: host)
     try await kept.write(to: folder, host: host)

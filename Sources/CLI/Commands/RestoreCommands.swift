@@ -13,7 +13,8 @@ struct RestoreTarget: ParsableArguments {
   @Option(help: "A recovery point's id, or its beginning (default: the newest that verifies).") var point: String?
   @Option(help: "The newest point at or before this time, in RFC 3339.") var at: String?
   @Option(help: "When the loss happened, in RFC 3339; RPO is measured from there (default: now).") var failedAt: String?
-  @Flag(help: "Go on though an invariant joins a restored store to one that stays as it is.") var allowBrokenLinks = false
+  @Flag(help: "Go on though an invariant joins a restored store to one that stays as it is.") var allowBrokenLinks =
+    false
   @Flag(help: "Trust the point's copies without reading them first.") var noVerify = false
 
   func request() throws -> Restore.Request {
@@ -231,7 +232,8 @@ struct RunRollbackCommand: AsyncParsableCommand {
 
 struct RunReleaseCommand: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
-    commandName: "release", abstract: "Give up the state a restore kept, and free its space. There is no way back after it.",
+    commandName: "release",
+    abstract: "Give up the state a restore kept, and free its space. There is no way back after it.",
     discussion: "EXAMPLE\n  salvor run release latest --yes")
 
   @Argument(help: "A run's id, its beginning, or 'latest'.") var run: String

@@ -68,7 +68,9 @@ struct RepositoryOptions: ParsableArguments {
     let host = host
     var named = value(location, "RESTIC_REPOSITORY")
     if let file = value(repositoryFile, "RESTIC_REPOSITORY_FILE") {
-      guard location == nil || repositoryFile == nil else { throw RepositoryOptionsFailure.contradiction("--repo", "--repository-file") }
+      guard location == nil || repositoryFile == nil else {
+        throw RepositoryOptionsFailure.contradiction("--repo", "--repository-file")
+      }
       if location == nil, repositoryFile != nil || named == nil {
         named = try await host.pool.run { () throws(SystemFailure) in
           String(decoding: try Files.read(file, limitBytes: 65_536), as: UTF8.self)
@@ -84,7 +86,9 @@ struct RepositoryOptions: ParsableArguments {
   func password(confirming: Bool = false) async throws -> Secret {
     let command = value(passwordCommand, "RESTIC_PASSWORD_COMMAND")
     let file = value(passwordFile, "RESTIC_PASSWORD_FILE")
-    if command != nil, file != nil { throw RepositoryOptionsFailure.contradiction("--password-file", "--password-command") }
+    if command != nil, file != nil {
+      throw RepositoryOptionsFailure.contradiction("--password-file", "--password-command")
+    }
     if let command { return try await PasswordSource.command(command, host) }
     if let file { return try await PasswordSource.file(file, host) }
     if let text = environment["RESTIC_PASSWORD"], !text.isEmpty { return Secret(text) }

@@ -49,7 +49,9 @@ struct RestoreComparison: Sendable {
       let directory = try DirectoryReader.at(TreePath(target).appending(path.parent))
       let found = try directory.metadata(of: name)
       let expected = node.metadata
-      guard found.kind == expected.kind else { return "/\(path): is a \(found.kind.nodeType), not a \(expected.kind.nodeType)" }
+      guard found.kind == expected.kind else {
+        return "/\(path): is a \(found.kind.nodeType), not a \(expected.kind.nodeType)"
+      }
       guard found.permissions & 0o777 == expected.permissions & 0o777 else { return "/\(path): its mode differs" }
       guard expected.kind.isRegular else { return nil }
       guard found.modified == expected.modified else { return "/\(path): its time of modification differs" }

@@ -20,7 +20,8 @@ struct SnapshotFilter: ParsableArguments {
   func matches(_ snapshot: Snapshot) -> Bool {
     if !host.isEmpty, !host.contains(snapshot.hostname) { return false }
     if !tag.isEmpty {
-      let isTagged = tag.contains { list in list.split(separator: ",").allSatisfy { snapshot.tags.contains(String($0)) } }
+      let isTagged = tag.contains { list in list.split(separator: ",").allSatisfy { snapshot.tags.contains(String($0)) }
+      }
       if !isTagged { return false }
     }
     return path.allSatisfy { snapshot.paths.contains(cleanPath($0)) }

@@ -21,7 +21,8 @@ extension VaultCommand {
         """)
 
     @Argument(help: "Files and directories.", completion: .file()) var paths: [String]
-    @Option(help: ArgumentHelp("Tags for the snapshot; may be repeated.", valueName: "tag[,tag…]")) var tag: [String] = []
+    @Option(help: ArgumentHelp("Tags for the snapshot; may be repeated.", valueName: "tag[,tag…]")) var tag: [String] =
+      []
     @Option(name: .shortAndLong, help: ArgumentHelp("Leave out what matches; may be repeated.", valueName: "pattern"))
     var exclude: [String] = []
     @Option(

@@ -51,7 +51,9 @@ extension VaultCommand {
       let (readData, line) = (readData, options.progress)
       let report = try await options.locked(exclusive: true, loadingIndex: false) { repository in
         try await repository.check(readData: readData) { progress in
-          line.show("check \(progress.phase)", progress.total > 0 ? "\(progress.done) of \(progress.total)" : "\(progress.done)")
+          line.show(
+            "check \(progress.phase)", progress.total > 0 ? "\(progress.done) of \(progress.total)" : "\(progress.done)"
+          )
         }
       }
       line.clear()

@@ -87,7 +87,8 @@ extension VaultCommand {
     struct Change: AsyncParsableCommand {
       static let configuration = CommandConfiguration(
         commandName: "passwd", abstract: "Replace the password in use.",
-        discussion: "EXAMPLES\n  salvor vault key passwd\n  salvor vault key passwd --new-password-file /run/secrets/new")
+        discussion:
+          "EXAMPLES\n  salvor vault key passwd\n  salvor vault key passwd --new-password-file /run/secrets/new")
       @OptionGroup var new: NewPassword
       @OptionGroup var options: RepositoryOptions
 

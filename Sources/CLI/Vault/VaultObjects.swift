@@ -76,7 +76,9 @@ extension VaultCommand {
         switch kind {
         case .config: return try await repository.contents(of: .config)
         case .snapshot:
-          let found = id == "latest" ? try await SnapshotFilter.all.find(id, in: repository) : try await repository.findSnapshot(id)
+          let found =
+            id == "latest"
+            ? try await SnapshotFilter.all.find(id, in: repository) : try await repository.findSnapshot(id)
           return try await repository.contents(of: ObjectName(.snapshot, found.id))
         case .index: return try await repository.contents(of: ObjectName(.index, try await repository.find(.index, id)))
         case .lock: return try await repository.contents(of: ObjectName(.lock, try await repository.find(.lock, id)))

@@ -117,7 +117,8 @@ struct RestoreRequest: Sendable {
       var outcome = Outcome(totals: report.totals, failures: report.failures)
       if verifies, report.failures.isEmpty {
         let comparison = RestoreComparison(
-          tree: tree, target: target, selection: RestoreSelection(include: wanted.include, exclude: exclude), pool: pool)
+          tree: tree, target: target, selection: RestoreSelection(include: wanted.include, exclude: exclude), pool: pool
+        )
         outcome.differences = try await comparison.differences { progress("verify", $0, planned.bytes) }
       }
       if outcome.problems.isEmpty { try await pool.run { () throws in try marker.remove() } }

@@ -79,7 +79,9 @@ extension Codec where Value == String {
   static let phrase = Codec(.text) { node, decoding in
     guard let text = text.read(node, &decoding) else { return nil }
     if text.allSatisfy(\.isWhitespace) || text.utf8.contains(0) {
-      decoding.report(.badValue, at: node.mark, "this is empty, or holds a character with no meaning", "write it out, or leave it away")
+      decoding.report(
+        .badValue, at: node.mark, "this is empty, or holds a character with no meaning",
+        "write it out, or leave it away")
       return nil
     }
     return text
@@ -134,7 +136,8 @@ extension Codec where Value == Int {
       }
       guard range.contains(value) else {
         decoding.report(
-          .badValue, at: node.mark, "\(value) is not in \(range.lowerBound) to \(range.upperBound)", "choose a number in there")
+          .badValue, at: node.mark, "\(value) is not in \(range.lowerBound) to \(range.upperBound)",
+          "choose a number in there")
         return nil
       }
       return value

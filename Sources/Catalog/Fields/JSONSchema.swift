@@ -18,7 +18,8 @@ package enum CatalogSchema {
         "title": .string(kind.shape.name),
         "description": .string(kind.shape.help),
         "type": "object",
-        "required": kind.shape.fields.contains(where: \.isRequired) ? ["apiVersion", "kind", "metadata", "spec"] : ["apiVersion", "kind", "metadata"],
+        "required": kind.shape.fields.contains(where: \.isRequired)
+          ? ["apiVersion", "kind", "metadata", "spec"] : ["apiVersion", "kind", "metadata"],
         "additionalProperties": false,
         "properties": [
           "apiVersion": ["const": .string(Manifests.apiVersion)],
@@ -46,7 +47,8 @@ private struct SchemaBuilder {
       "description": "1 to 63 of a-z, 0-9 and '-', with no '-' at either end.",
     ],
     "duration": [
-      "type": "string", "pattern": #"^([0-9]+(\.[0-9]+)?(ns|us|ms|s|m|h|d|w))+$"#, "description": "500ms, 30s, 15m, 1h30m, 2d.",
+      "type": "string", "pattern": #"^([0-9]+(\.[0-9]+)?(ns|us|ms|s|m|h|d|w))+$"#,
+      "description": "500ms, 30s, 15m, 1h30m, 2d.",
     ],
     "secret": [
       "type": "string", "pattern": "^(file|env|command):.+$",

@@ -54,7 +54,10 @@ package enum CatalogReference {
   ]
 
   private static func section(_ shape: RecordShape, level: String) -> [String] {
-    var lines = ["\(level) \(shape.name)", "", shape.help, "", "| field | what it holds | default | meaning |", "|---|---|---|---|"]
+    var lines = [
+      "\(level) \(shape.name)", "", shape.help, "", "| field | what it holds | default | meaning |",
+      "|---|---|---|---|",
+    ]
     for field in shape.fields {
       let fallback = field.isRequired ? "**required**" : field.fallback ?? ""
       lines.append("| `\(field.name)` | \(linked(field.shape)) | \(fallback) | \(field.help) |")

@@ -68,7 +68,8 @@ struct Table<Record: Sendable>: Sendable {
     for position in fields.indices where fields[position].shape.isRequired && given & (1 << UInt64(position)) == 0 {
       let field = fields[position]
       decoding.report(
-        .missing, at: node.mark, "'\(field.name)' is missing in \(shape.name)", "add '\(field.name)': \(field.shape.help)")
+        .missing, at: node.mark, "'\(field.name)' is missing in \(shape.name)",
+        "add '\(field.name)': \(field.shape.help)")
     }
     for choice in shape.choices { check(choice, given: given, at: node.mark, &decoding) }
     finish?(&record, node, &decoding)

@@ -60,7 +60,9 @@ extension CatalogGraph {
   private func dot() -> String {
     var lines = ["digraph catalog {", "  rankdir=LR;", "  node [fontname=\"sans-serif\"];"]
     for service in catalog.services {
-      lines.append("  \"service/\(service.name)\" [label=\"\(service.name)\\n\(service.tier.rawValue)\", shape=box, style=rounded];")
+      lines.append(
+        "  \"service/\(service.name)\" [label=\"\(service.name)\\n\(service.tier.rawValue)\", shape=box, style=rounded];"
+      )
     }
     let grouped = groups
     func node(_ store: DataStore) -> String {

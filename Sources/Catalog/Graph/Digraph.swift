@@ -28,7 +28,11 @@ package struct Digraph: Sendable {
         if next < needs[node].count {
           work[work.count - 1].next += 1
           let target = needs[node][next]
-          if index[target] < 0 { work.append((target, 0)) } else if isOnStack[target] { low[node] = min(low[node], index[target]) }
+          if index[target] < 0 {
+            work.append((target, 0))
+          } else if isOnStack[target] {
+            low[node] = min(low[node], index[target])
+          }
           continue
         }
         work.removeLast()

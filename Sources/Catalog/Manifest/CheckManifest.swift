@@ -9,7 +9,8 @@ struct QueryManifest: Sendable {
   static let table = Table(
     "Query", "A read-only query to one of the service's stores.", initial: { QueryManifest() },
     fields: [
-      Field("store", \.store, Codec<StoreName>.name.located.optional, default: "the only one the service has",
+      Field(
+        "store", \.store, Codec<StoreName>.name.located.optional, default: "the only one the service has",
         "The store it is put to."),
       Field("query", \.query, Codec<String>.phrase.optional, required: true, "In the engine's own language."),
     ])
@@ -33,7 +34,8 @@ struct Endpoint: Sendable {
   static let codec = Codec<Endpoint>(.formatted("host:port", pattern: "^.+:[0-9]+$")) { node, decoding in
     guard let text = Codec<String>.phrase.read(node, &decoding) else { return nil }
     guard let endpoint = Endpoint(text) else {
-      decoding.report(.badValue, at: node.mark, "'\(excerpt(text))' is not host:port", "write it as 127.0.0.1:5432 or [::1]:5432")
+      decoding.report(
+        .badValue, at: node.mark, "'\(excerpt(text))' is not host:port", "write it as 127.0.0.1:5432 or [::1]:5432")
       return nil
     }
     return endpoint
@@ -44,7 +46,11 @@ struct Endpoint: Sendable {
       return nil
     }
     var host = text[..<colon]
-    if host.hasPrefix("["), host.hasSuffix("]") { host = host.dropFirst().dropLast() } else if host.contains(":") { return nil }
+    if host.hasPrefix("["), host.hasSuffix("]") {
+      host = host.dropFirst().dropLast()
+    } else if host.contains(":") {
+      return nil
+    }
     guard !host.isEmpty, !host.contains(where: \.isWhitespace) else { return nil }
     (self.host, self.port) = (String(host), port)
   }
@@ -62,7 +68,8 @@ struct PageManifest: Sendable {
       Field("status", \.status, .integer(100...599), default: "`200`", "The status that is right."),
     ])
 
-  static let codec = Codec<PageManifest>(.either([Codec<String>.httpURL.shape, .record(table.shape)])) { node, decoding in
+  static let codec = Codec<PageManifest>(.either([Codec<String>.httpURL.shape, .record(table.shape)])) {
+    node, decoding in
     if case .mapping = node.content { return table.read(node, &decoding) }
     return Codec<String>.httpURL.read(node, &decoding).map { PageManifest(url: $0) }
   }
@@ -112,13 +119,16 @@ struct ValidatorManifest: Sendable {
       Field("sql", \.sql, QueryManifest.codec.optional, "A query."),
       Field("exec", \.exec, Codec<Command>.command.optional, "A command."),
       Field("http", \.http, Codec<String>.httpURL.optional, "An address, asked with GET."),
-      Field("equals", \.equals, Codec<String>.scalar.optional,
+      Field(
+        "equals", \.equals, Codec<String>.scalar.optional,
         "The only value of the only row; of a command or a page, the output without blanks at its ends."),
       Field("rows", \.rows, Codec<Int>.integer(0...Int(Int32.max)).optional, "How many rows; `sql` only."),
       Field("empty", \.empty, Codec<Bool>.isTrue.optional, "`true`: no row, no output."),
-      Field("status", \.status, Codec<Int>.integer(0...599).optional, default: "`0` for `exec`, `200` for `http`",
+      Field(
+        "status", \.status, Codec<Int>.integer(0...599).optional, default: "`0` for `exec`, `200` for `http`",
         "The exit status, the response's status; not for `sql`."),
-      Field("matches", \.matches, Codec<String>.regularExpression.optional, "A regular expression found in the output."),
+      Field(
+        "matches", \.matches, Codec<String>.regularExpression.optional, "A regular expression found in the output."),
       Field("timeout", \.timeout, .positiveDuration, default: "`60s`", "How long it may take."),
     ])
 
@@ -135,7 +145,8 @@ struct ValidatorManifest: Sendable {
 
   private func check(at mark: Mark, _ decoding: inout Decoding) {
     if sql != nil, expectation == nil {
-      decoding.report(.missing, at: mark, "the validator does not say what the query must give", "add equals, rows, empty or matches")
+      decoding.report(
+        .missing, at: mark, "the validator does not say what the query must give", "add equals, rows, empty or matches")
     } else if sql != nil, status != nil {
       decoding.report(.exclusive, at: mark, "a query has no status", "use equals, rows, empty or matches")
     } else if sql == nil, rows != nil {
@@ -161,7 +172,9 @@ extension Codec where Value == String {
     guard let text = phrase.read(node, &decoding) else { return nil }
     // The limits keep a hostile pattern from costing more than it is worth.
     guard text.utf8.count <= 1000, text.count(where: { $0 == "(" || $0 == "[" }) <= 50, (try? Regex(text)) != nil else {
-      decoding.report(.badValue, at: node.mark, "'\(excerpt(text))' is not a regular expression", "quote what has a meaning of its own with \\")
+      decoding.report(
+        .badValue, at: node.mark, "'\(excerpt(text))' is not a regular expression",
+        "quote what has a meaning of its own with \\")
       return nil
     }
     return text

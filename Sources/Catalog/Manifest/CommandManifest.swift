@@ -24,9 +24,11 @@ struct CommandManifest: Sendable {
   static let table = Table(
     "Command", "A program and how it is run; no shell is involved.", initial: { CommandManifest() },
     fields: [
-      Field("command", \.command, Codec<[String]>.words.optional, required: true,
+      Field(
+        "command", \.command, Codec<[String]>.words.optional, required: true,
         "The program and its arguments: a list, or one line split at blanks, quotes respected."),
-      Field("env", \.env, Codec<EnvironmentValue>.environmentValue.dictionary,
+      Field(
+        "env", \.env, Codec<EnvironmentValue>.environmentValue.dictionary,
         "Variables added to a minimal environment; `{secret: file:/run/secrets/x}` for what must not be read here."),
       Field("workingDirectory", \.workingDirectory, Codec<String>.path.optional, default: "`/`", "Where it runs."),
       Field("user", \.user, Codec<String>.phrase.optional, default: "Salvor's own", "The system user it runs as."),
@@ -53,7 +55,9 @@ struct EnvironmentManifest: Sendable {
 
   static let table = Table(
     "SecretVariable", "A variable whose value is read when the command is run.", initial: { EnvironmentManifest() },
-    fields: [Field("secret", \.secret, Codec<SecretReference>.secret.optional, required: true, "Where the value is read from.")])
+    fields: [
+      Field("secret", \.secret, Codec<SecretReference>.secret.optional, required: true, "Where the value is read from.")
+    ])
 }
 
 extension Codec where Value == [String] {
@@ -66,7 +70,9 @@ extension Codec where Value == [String] {
     } else {
       guard let line = Codec<String>.text.read(node, &decoding) else { return nil }
       guard let split = splitWords(line) else {
-        decoding.report(.badValue, at: node.mark, "a quote in the command is never closed", "close it, or write the command as a list")
+        decoding.report(
+          .badValue, at: node.mark, "a quote in the command is never closed", "close it, or write the command as a list"
+        )
         return nil
       }
       words = split

@@ -8,7 +8,8 @@ struct Metadata: Sendable {
   static let table = Table(
     "Metadata", "What a document is called.", initial: { Metadata() },
     fields: [
-      Field("name", \.name, Codec<ServiceName>.name.map(\.text).located.optional, required: true, "Unique among its kind."),
+      Field(
+        "name", \.name, Codec<ServiceName>.name.map(\.text).located.optional, required: true, "Unique among its kind."),
       Field("labels", \.labels, Codec<String>.scalar.dictionary, "Words of your own, for selecting and for reports."),
     ])
 }
@@ -97,7 +98,8 @@ struct Manifests: Sendable {
 
   private func checkVersion(_ node: YAMLNode?, _ mark: Mark, _ decoding: inout Decoding) {
     guard let node, case .scalar(let text, _) = node.content, !node.isNull else {
-      decoding.report(.badVersion, at: node?.mark ?? mark, "'apiVersion' is missing", "add 'apiVersion: \(Self.apiVersion)'")
+      decoding.report(
+        .badVersion, at: node?.mark ?? mark, "'apiVersion' is missing", "add 'apiVersion: \(Self.apiVersion)'")
       return
     }
     if text != Self.apiVersion {
@@ -110,7 +112,8 @@ struct Manifests: Sendable {
   private func kind(_ node: YAMLNode?, _ mark: Mark, _ decoding: inout Decoding) -> Kind? {
     let names = Self.kinds.map(\.shape.name)
     guard let node, case .scalar(let text, _) = node.content, !node.isNull else {
-      decoding.report(.unknownKind, at: node?.mark ?? mark, "'kind' is missing", "add one of \(names.joined(separator: ", "))")
+      decoding.report(
+        .unknownKind, at: node?.mark ?? mark, "'kind' is missing", "add one of \(names.joined(separator: ", "))")
       return nil
     }
     if let kind = Self.kinds.first(where: { $0.shape.name == text }) { return kind }

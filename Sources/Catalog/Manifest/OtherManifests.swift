@@ -7,9 +7,12 @@ struct RepositoryManifest: Sendable {
   static let table = Table(
     "Repository", "A place backups go; a restic repository.", initial: { RepositoryManifest() },
     fields: [
-      Field("location", \.location, Codec<Repository.Location>.location.located.optional, required: true,
+      Field(
+        "location", \.location, Codec<Repository.Location>.location.located.optional, required: true,
         "`local:/path`, or the path alone."),
-      Field("password", \.password, Codec<SecretReference>.secret.optional, required: true, "Where the password is read from."),
+      Field(
+        "password", \.password, Codec<SecretReference>.secret.optional, required: true,
+        "Where the password is read from."),
     ])
 }
 
@@ -42,7 +45,8 @@ struct GroupManifest: Sendable {
       Field("stores", \.stores, Codec<StoreName>.name.located.list, "Its stores."),
       Field("services", \.services, Codec<ServiceName>.name.located.list, "Every store of these services."),
       Field("holdBudget", \.holdBudget, .positiveDuration, default: "`500ms`", "How long writers may wait at most."),
-      Field("onOverBudget", \.onOverBudget, .word, default: "`fail`",
+      Field(
+        "onOverBudget", \.onOverBudget, .word, default: "`fail`",
         "What becomes of a point that took longer: none is recorded, or one that says it is not consistent."),
     ])
 }
@@ -58,13 +62,20 @@ struct PolicyManifest: Sendable {
   static let table = Table(
     "BackupPolicy", "What is backed up when, and kept for how long.", initial: { PolicyManifest() },
     fields: [
-      Field("repository", \.repository, Codec<RepositoryName>.name.located.optional, default: "the only one there is", "Where the points go."),
-      Field("schedule", \.schedule, Codec<BackupPolicy.Schedule>.schedule.located.optional, default: "only when asked",
+      Field(
+        "repository", \.repository, Codec<RepositoryName>.name.located.optional, default: "the only one there is",
+        "Where the points go."),
+      Field(
+        "schedule", \.schedule, Codec<BackupPolicy.Schedule>.schedule.located.optional, default: "only when asked",
         "`every 15m`, or the five fields of cron in UTC."),
-      Field("retention", \.retention, retentionTable.codec, default: "every point is kept", "How many points are kept."),
-      Field("stores", \.stores, Codec<StoreName>.name.located.list, default: "with no `services` either: all", "The stores it is about."),
+      Field(
+        "retention", \.retention, retentionTable.codec, default: "every point is kept", "How many points are kept."),
+      Field(
+        "stores", \.stores, Codec<StoreName>.name.located.list, default: "with no `services` either: all",
+        "The stores it is about."),
       Field("services", \.services, Codec<ServiceName>.name.located.list, "Every store of these services."),
-      Field("holdBudget", \.holdBudget, Codec<Duration>.positiveDuration.optional, default: "each group's own",
+      Field(
+        "holdBudget", \.holdBudget, Codec<Duration>.positiveDuration.optional, default: "each group's own",
         "How long writers may wait at most for this policy's points."),
     ])
 
@@ -136,7 +147,8 @@ struct InvariantManifest: Sendable {
       "Constant", "A query gives one row with one value, and that is known.", initial: { Constant() },
       fields: [
         Field("store", \.store, Codec<StoreName>.name.located.optional, required: true, "The store it is put to."),
-        Field("query", \.query, Codec<String>.phrase.optional, required: true, "In the engine's own language, read-only."),
+        Field(
+          "query", \.query, Codec<String>.phrase.optional, required: true, "In the engine's own language, read-only."),
         Field("equals", \.equals, Codec<String>.scalar.optional, required: true, "The value, as text."),
       ])
   }
@@ -146,8 +158,11 @@ struct InvariantManifest: Sendable {
     initial: { InvariantManifest() }, choices: [.exactlyOne("references", "equal", "constant")],
     fields: [
       Field("description", \.description, Codec<String>.phrase.optional, "What it means to the business."),
-      Field("severity", \.severity, .word, default: "`error`", "Whether a violation fails the restore or is only reported."),
-      Field("references", \.references, References.table.codec.optional, "Every row of one query is among the rows of another."),
+      Field(
+        "severity", \.severity, .word, default: "`error`", "Whether a violation fails the restore or is only reported."),
+      Field(
+        "references", \.references, References.table.codec.optional,
+        "Every row of one query is among the rows of another."),
       Field("equal", \.equal, Equal.table.codec.optional, "Two queries give the same rows."),
       Field("constant", \.constant, Constant.table.codec.optional, "A query gives a value that is known."),
     ])

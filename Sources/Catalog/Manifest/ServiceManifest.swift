@@ -20,13 +20,17 @@ struct ServiceManifest: Sendable {
       Field("tier", \.tier, .word, default: "`normal`", "How much it matters; more important ones come back first."),
       Field("domain", \.domain, Codec<String>.phrase.optional, "The business domain its numbers are summed up under."),
       Field("objectives", \.objectives, objectivesTable.codec, "What may be lost, and how long it may take."),
-      Field("dependsOn", \.dependsOn, Codec<ServiceName>.name.located.list,
+      Field(
+        "dependsOn", \.dependsOn, Codec<ServiceName>.name.located.list,
         "Services that must be ready before this one is started."),
       Field("stores", \.stores, StoreManifest.table.codec.list, "The state it owns."),
       Field("start", \.start, Codec<Command>.command.optional, default: "started by somebody else", "Starts it."),
       Field("stop", \.stop, Codec<Command>.command.optional, default: "stopped by somebody else", "Stops it."),
-      Field("ready", \.ready, ProbeManifest.table.codec.list, "All must say yes before anyone who depends on it is started."),
-      Field("validators", \.validators, ValidatorManifest.table.codec.list,
+      Field(
+        "ready", \.ready, ProbeManifest.table.codec.list, "All must say yes before anyone who depends on it is started."
+      ),
+      Field(
+        "validators", \.validators, ValidatorManifest.table.codec.list,
         "All must pass for the service to count as restored."),
     ])
 
@@ -34,7 +38,8 @@ struct ServiceManifest: Sendable {
     "Objectives", "What the owner accepts to lose and to wait.", initial: { Objectives() },
     fields: [
       Field("rpo", \.rpo, Codec<Duration>.positiveDuration.optional, "How much work may be lost, as time."),
-      Field("rto", \.rto, Codec<Duration>.positiveDuration.optional,
+      Field(
+        "rto", \.rto, Codec<Duration>.positiveDuration.optional,
         "How long a restore may take, until the service's validators have passed."),
     ])
 }
@@ -64,10 +69,16 @@ struct StoreManifest: Sendable {
     finish: { record, node, decoding in record.checkDriver(at: node.mark, &decoding) },
     fields: [
       Field("name", \.name, Codec<StoreName>.name.located.optional, required: true, "Unique in the whole catalog."),
-      Field("driver", \.driver, Codec<DriverName>.name.located.optional, "The kind of store; or the driver's name as a key, with its options."),
+      Field(
+        "driver", \.driver, Codec<DriverName>.name.located.optional,
+        "The kind of store; or the driver's name as a key, with its options."),
       Field("options", \.optionsNode, Codec<YAMLNode>.node.optional, "The driver's own options; see docs/drivers."),
-      Field("repository", \.repository, Codec<RepositoryName>.name.located.optional, default: "the only one there is", "Where its backups go."),
-      Field("dependsOn", \.dependsOn, Codec<StoreName>.name.located.list, "Stores that must serve before this one is started."),
+      Field(
+        "repository", \.repository, Codec<RepositoryName>.name.located.optional, default: "the only one there is",
+        "Where its backups go."),
+      Field(
+        "dependsOn", \.dependsOn, Codec<StoreName>.name.located.list,
+        "Stores that must serve before this one is started."),
       Field("start", \.start, Codec<Command>.command.optional, default: "the driver's own way", "Starts its server."),
       Field("stop", \.stop, Codec<Command>.command.optional, default: "the driver's own way", "Stops its server."),
     ])

@@ -132,7 +132,8 @@ extension BackupPolicy.Schedule: Codable, CustomStringConvertible {
   package init(from decoder: any Decoder) throws {
     let text = try decoder.singleValueContainer().decode(String.self)
     guard let value = BackupPolicy.Schedule(text) else {
-      throw DecodingError.dataCorrupted(.init(codingPath: decoder.codingPath, debugDescription: "not a schedule: \(text)"))
+      throw DecodingError.dataCorrupted(
+        .init(codingPath: decoder.codingPath, debugDescription: "not a schedule: \(text)"))
     }
     self = value
   }

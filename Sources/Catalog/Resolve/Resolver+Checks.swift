@@ -12,7 +12,8 @@ extension Resolver {
       declared.spec.dependsOn.compactMap { name in serviceNames[name.value].map { (to: $0, mark: name.mark) } }
     }
     for circle in Digraph(serviceEdges.map { $0.map(\.to) }).circles() {
-      let mark = serviceEdges[circle[0]].first { $0.to == circle[1 % circle.count] }?.mark ?? services[circle[0]].name.mark
+      let mark =
+        serviceEdges[circle[0]].first { $0.to == circle[1 % circle.count] }?.mark ?? services[circle[0]].name.mark
       report(circle.map { services[$0].name.value }, "services", file: services[circle[0]].file, mark)
     }
 
@@ -111,7 +112,9 @@ extension Resolver {
           .repositoryInStore, declared.file, location.mark,
           "store '\(inside.name)' lies inside repository '\(declared.name.value)'", "move one of them")
       }
-      guard case .file(let file)? = declared.spec.password, let password = AbsolutePath.normalized(file) else { continue }
+      guard case .file(let file)? = declared.spec.password, let password = AbsolutePath.normalized(file) else {
+        continue
+      }
       let keeper: String? =
         if AbsolutePath.contains(path, password) {
           "the repository it opens"
@@ -148,7 +151,9 @@ extension Resolver {
       for dependency in declared.spec.dependsOn {
         guard let index = serviceNames[dependency.value] else { continue }
         let theirs = manifests.services[index].spec.stores.compactMap(\.name?.value)
-        guard let loose = (own + theirs).first(where: { groupOf[$0] == nil }), !own.isEmpty, !theirs.isEmpty else { continue }
+        guard let loose = (own + theirs).first(where: { groupOf[$0] == nil }), !own.isEmpty, !theirs.isEmpty else {
+          continue
+        }
         report(
           .linkedOutsideGroup, declared.file, dependency.mark,
           "'\(declared.name.value)' depends on '\(dependency.value)', and store '\(loose)' of the two is in no group",
@@ -174,7 +179,9 @@ extension Resolver {
         let rpo = catalog.store(name).flatMap { catalog.service($0.service) }?.objectives.rpo
         return rpo.map { $0 < period } ?? false
       }
-      guard let late, let store = catalog.store(late), let rpo = catalog.service(store.service)?.objectives.rpo else { continue }
+      guard let late, let store = catalog.store(late), let rpo = catalog.service(store.service)?.objectives.rpo else {
+        continue
+      }
       report(
         .scheduleMissesObjective, declared.file, schedule.mark,
         "policy '\(declared.name.value)' takes a point every \(period.exactText), and service '\(store.service)' accepts to lose \(rpo.exactText)",

@@ -85,7 +85,8 @@ struct Resolver {
     for item in declared {
       if let first = seen[item.name.value] {
         report(
-          .duplicateName, item.file, item.name.mark, "'\(item.name.value)' is declared already, in \(first.file):\(first.line)",
+          .duplicateName, item.file, item.name.mark,
+          "'\(item.name.value)' is declared already, in \(first.file):\(first.line)",
           "rename one of them, or remove it")
       } else {
         seen[item.name.value] = (item.file, item.name.mark.line)
@@ -114,7 +115,9 @@ struct Resolver {
 
   private mutating func dangling(_ kind: String, _ name: String, _ mark: Mark, _ file: String, among known: [String]) {
     let guess = nearest(name, in: known).map { "did you mean '\($0)'?" }
-    let list = known.count <= 12 && !known.isEmpty ? "there is \(known.joined(separator: ", "))" : "declare it, or correct the name"
+    let list =
+      known.count <= 12 && !known.isEmpty
+      ? "there is \(known.joined(separator: ", "))" : "declare it, or correct the name"
     report(.dangling, file, mark, "there is no \(kind) '\(name)'", guess ?? list)
   }
 
@@ -192,7 +195,8 @@ struct Resolver {
     for manifest in manifests {
       guard let name = manifest.name else { continue }
       if !names.insert(name.value).inserted {
-        report(.duplicateName, declared.file, name.mark, "validator '\(name.value)' is there twice", "rename one of them")
+        report(
+          .duplicateName, declared.file, name.mark, "validator '\(name.value)' is there twice", "rename one of them")
       }
       let question: Validator.Question
       if let sql = manifest.sql {
@@ -253,7 +257,9 @@ struct Resolver {
     let spec = declared.spec
     let stores = selected(spec.stores, spec.services, declared.file)
     if stores.isEmpty, spec.stores.isEmpty {
-      report(.missing, declared.file, declared.name.mark, "group '\(declared.name.value)' has no stores", "add 'stores' or 'services'")
+      report(
+        .missing, declared.file, declared.name.mark, "group '\(declared.name.value)' has no stores",
+        "add 'stores' or 'services'")
     }
     return ConsistencyGroup(
       name: GroupName(unchecked: declared.name.value), stores: stores, holdBudget: spec.holdBudget,
@@ -307,7 +313,8 @@ struct Resolver {
       return nil
     }
     return Invariant(
-      name: CheckName(unchecked: declared.name.value), description: spec.description, severity: spec.severity, rule: rule)
+      name: CheckName(unchecked: declared.name.value), description: spec.description, severity: spec.severity,
+      rule: rule)
   }
 
   private mutating func storeQuery(_ manifest: StoreQueryManifest?, _ file: String) -> StoreQuery? {

@@ -153,7 +153,8 @@ package struct CompareBeside: Step {
     let differences = found.differences(from: expected)
     guard differences.isEmpty else { throw RecoveryError.digestDiffers(input.store, parts: differences) }
     return Output(
-      isCompared: true, scheme: found.scheme, parts: found.parts.count, rows: found.parts.values.reduce(0) { $0 + $1.count })
+      isCompared: true, scheme: found.scheme, parts: found.parts.count,
+      rows: found.parts.values.reduce(0) { $0 + $1.count })
   }
 
   package func verify(_ output: Output, of input: StoreInput, in context: StepContext) async throws {}

@@ -42,6 +42,36 @@ package struct StopService: Step {
   }
 }
 
+/// The gate between the last stop and the first swap: looks once more that no service runs.
+package struct Quiesce: Step {
+  package static let kind: StepKind = "recovery.quiesce.v1"
+  package static let retry = RetryPolicy.exponential(first: .seconds(1), attempts: 3)
+
+  package struct Input: Codable, Sendable {
+    package var services: [ServiceName]
+    package init(services: [ServiceName]) { self.services = services }
+  }
+
+  let environment: any RestoreEnvironment
+
+  package init(_ environment: any RestoreEnvironment) { self.environment = environment }
+
+  package func probe(_ input: Input, in context: StepContext) async throws -> Done? { nil }
+
+  package func run(_ input: Input, in context: StepContext) async throws -> Done {
+    try await context.confirmLease()
+    for service in input.services {
+      guard let unit = try environment.unit(of: service) else { continue }
+      if case .running(let pid) = try await environment.runner.status(unit) {
+        throw StepError.verificationFailed(context.step, "\(service) runs again, as process \(pid)")
+      }
+    }
+    return Done()
+  }
+
+  package func verify(_ output: Done, of input: Input, in context: StepContext) async throws {}
+}
+
 /// Starts a service on restored state. Undone by stopping it.
 package struct StartService: Step {
   package static let kind: StepKind = "recovery.start-service.v1"
@@ -130,8 +160,10 @@ package struct ValidateService: Step {
 /// Every step of a restore, for the engine's registry.
 package func restoreSteps(_ environment: any RestoreEnvironment, precheck: StepID) -> [any StepHandler] {
   [
-    Precheck(environment).handler, CommitGate().handler, RestoreBeside(environment).handler, CompareBeside(environment).handler,
-    StopService(environment, precheck: precheck).handler, StopStore(environment, precheck: precheck).handler,
+    Precheck(environment).handler, CommitGate().handler, RestoreBeside(environment).handler,
+    CompareBeside(environment).handler,
+    StopService(environment, precheck: precheck).handler, Quiesce(environment).handler,
+    StopStore(environment, precheck: precheck).handler,
     SwapStore(environment).handler, StartStore(environment).handler, CheckInvariants(environment).handler,
     StartService(environment).handler, AwaitReady(environment).handler, ValidateService(environment).handler,
   ]

@@ -20,7 +20,12 @@ package struct LockFile: Hashable, Sendable {
   /// Nobody keeps it any more: older than 30 minutes, or its process on this host is gone.
   package func isStale(at now: Timestamp, seenBy owner: Owner) -> Bool {
     if now - time > LockTiming.stale { return true }
-    return hostname == owner.hostname && !owner.isAlive(processID)
+    return isOrphan(seenBy: owner)
+  }
+
+  /// Its process ran on this host and is gone.
+  package func isOrphan(seenBy owner: Owner) -> Bool {
+    hostname == owner.hostname && !owner.isAlive(processID)
   }
 
   func json() -> [UInt8] {

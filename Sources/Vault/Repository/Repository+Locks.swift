@@ -9,6 +9,9 @@ package struct StoredLock: Hashable, Sendable {
 extension Repository {
   /// Runs `body` under a lock of the repository, as restic takes it, with the indexes as they are then.
   ///
+  /// Locks of this host's dead processes are removed first: nobody else would, and whoever was killed can't. Every other
+  /// lock counts, however old; that is for ``unlock(all:)`` to judge.
+  ///
   /// The lock is renewed every five minutes and removed at the end. If it can't be renewed for 25 minutes, `body` is
   /// cancelled: others may take the lock for stale.
   ///
@@ -78,6 +81,7 @@ extension Repository {
 
   /// Looks, writes, waits, and looks again: of two that write at the same moment, both see the other and retreat.
   private func tryAcquire(exclusive: Bool) async throws(VaultError) -> Digest {
+    try await removeDeadLocks()
     try await refuseConflicts(exclusive: exclusive, own: nil)
     let id = try await writeLock(exclusive: exclusive)
     do throws(VaultError) {
@@ -90,9 +94,23 @@ extension Repository {
     return id
   }
 
+  private func removeDeadLocks() async throws(VaultError) {
+    for info in try await access({ store throws(StoreError) in try await store.list(.lock) }) {
+      guard let id = info.name.id else { continue }
+      do throws(VaultError) {
+        guard let file = try await loadLock(id), file.isOrphan(seenBy: settings.owner) else { continue }
+      } catch {
+        // Whose it is can't be read; whether it stands in the way is asked next.
+        guard case .lockDamaged = error else { throw error }
+        continue
+      }
+      _ = try await removeLock(id)
+    }
+  }
+
   private func refuseConflicts(exclusive: Bool, own: Digest?) async throws(VaultError) {
     for lock in try await locks() where lock.id != own {
-      // Stale ones too: whether their work is over is for `unlock` to say.
+      // Old ones too: whether their work is over is for `unlock` to say.
       if exclusive || lock.file.isExclusive { throw .lockHeld(by: lock.file.owner) }
     }
   }
@@ -114,20 +132,36 @@ extension Repository {
     func moved(to id: Digest) { self.id = id }
   }
 
+  private enum End<T: Sendable>: Sendable {
+    case body(Result<T, any Error>)
+    case renewal(any Error)
+  }
+
+  /// Runs `body` while the lock is renewed. A lost lock ends the body, and is what is thrown then; a cancellation from
+  /// outside is the body's to answer, which may know more of it.
   private func keeping<T: Sendable>(
     _ held: HeldLock, exclusive: Bool, _ body: @escaping @Sendable () async throws -> T
   ) async throws -> T {
-    try await withThrowingTaskGroup(of: T?.self) { group in
-      group.addTask { try await body() }
+    try await withThrowingTaskGroup(of: End<T>.self) { group in
+      group.addTask {
+        do { return .body(.success(try await body())) } catch { return .body(.failure(error)) }
+      }
       group.addTask { [self] in
-        try await renew(held, exclusive: exclusive)
-        return nil
+        do { try await renew(held, exclusive: exclusive) } catch { return .renewal(error) }
+        return .renewal(VaultError.lockLost("it could not be renewed"))
       }
       defer { group.cancelAll() }
-      guard let first = try await group.next(), let value = first else {
-        throw VaultError.lockLost("it could not be renewed")
+      var lost: (any Error)?
+      while let end = try await group.next() {
+        switch end {
+        case .body(let result): if let lost { throw lost } else { return try result.get() }
+        case .renewal(let error):
+          guard !AnyFailure(error).isCancellation, error as? VaultError != .cancelled else { continue }
+          lost = error
+          group.cancelAll()
+        }
       }
-      return value
+      throw lost ?? CancellationError()
     }
   }
 

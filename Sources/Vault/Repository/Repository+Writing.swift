@@ -138,13 +138,13 @@ extension Repository: BlobWriter {
         }
         let packs = writer.takeUnindexed(blobs: settings.indexBlobs)
         if packs.isEmpty { break }
-        do throws(VaultError) {
-          let sealed = try await seal(.index, IndexFile.encode(packs))
-          unsentIndex.withLock { $0 = sealed }
-        } catch {
+        let sealed: SealedFile
+        do throws(VaultError) { sealed = try await seal(.index, IndexFile.encode(packs)) } catch {
           writer.giveBack(packs, at: settings.time.monotonicNanoseconds())
           throw error
         }
+        unsentIndex.withLock { $0 = sealed }
+        try await send(sealed)
       }
     }
   }

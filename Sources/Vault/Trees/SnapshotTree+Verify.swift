@@ -16,7 +16,9 @@ extension SnapshotTree {
         size += Int64(length)
         wanted.insert(id)
       }
-      guard size == node.metadata.size else { throw TreeError.malformed(why: "the blobs of '\(path)' do not add up to its size", offset: 0) }
+      guard size == node.metadata.size else {
+        throw TreeError.malformed(why: "the blobs of '\(path)' do not add up to its size", offset: 0)
+      }
     }
     let done = Mutex<Int64>(0)
     try await reader.loadMany(.data, wanted.sorted(), parallel: 4) { (_, bytes) async throws(VaultError) in

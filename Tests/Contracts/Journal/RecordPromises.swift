@@ -51,7 +51,8 @@ extension JournalPromise {
     try await journal.recordIntent("copy", attempt: 1, under: lease)
     try await journal.recordOutcome("copy", .succeeded(["rows": 3], sampleMeasurement()), under: lease)
     let note = try await journal.append(
-      AuditDraft(actor: "ada", action: "approved", subject: "plan", details: ["ratio": .number(0.5), "n": 1]), under: nil)
+      AuditDraft(actor: "ada", action: "approved", subject: "plan", details: ["ratio": .number(0.5), "n": 1]),
+      under: nil)
     try await journal.setState(.failed, because: sampleFailure, under: lease)
     try await journal.release(lease)
     let trail = try await journal.auditTrail(after: 0, run: nil, limit: 100)
@@ -83,6 +84,7 @@ extension JournalPromise {
     try await journal.append(draft, under: lease)
     try await journal.release(lease)
     await #expect(throws: JournalError.self) { try await journal.append(draft, under: lease) }
-    #expect(try await journal.auditTrail(after: 0, run: lease.run, limit: 100).filter { $0.action == "noted" }.count == 1)
+    #expect(
+      try await journal.auditTrail(after: 0, run: lease.run, limit: 100).filter { $0.action == "noted" }.count == 1)
   }
 }

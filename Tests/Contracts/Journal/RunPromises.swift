@@ -83,7 +83,8 @@ extension JournalPromise {
   func outcomeIsKept(_ fixture: JournalFixture) async throws {
     let journal = try await fixture.journal()
     let lease = try await begun(journal)
-    let outcome = StepOutcome.succeeded(["rows": 3, "name": "é ☃", "list": [1, .number(2.5), .null]], sampleMeasurement(bytes: 9))
+    let outcome = StepOutcome.succeeded(
+      ["rows": 3, "name": "é ☃", "list": [1, .number(2.5), .null]], sampleMeasurement(bytes: 9))
     try await journal.recordIntent("copy", attempt: 1, under: lease)
     try await journal.recordOutcome("copy", outcome, under: lease)
     let before = try await everything(journal, lease.run)

@@ -98,6 +98,7 @@ func simulatedSpec(seed: UInt64) -> RunSpec {
       resource: randomness.chance(0.5) ? "disk" : nil, compensates: true)
   }
   return RunSpec(
-    id: RunID(unchecked: "sim-\(seed)"), kind: "sim", title: "simulated", catalogDigest: Digest.of("none"), steps: steps,
+    id: RunID(unchecked: "sim-\(seed)"), kind: "sim", title: "simulated", catalogDigest: Digest.of("none"),
+    steps: steps,
     onFailure: onFailure, createdAt: Timestamp(seconds: 0))
 }
