@@ -152,6 +152,16 @@ let doors: [Target] = [
       .logging,
     ],
     path: "Sources/Bank", swiftSettings: strict),
+  module(
+    "Benchmarks",
+    at: "Benchmarks/Suite",
+    [
+      "Core", "IO", "Console", "Catalog", "Vault", "DriverKit", "StateKit", "Planning", "Recovery", "DriverSQLite",
+      "ObjectStoreLocal", .sqlite, .subprocess,
+    ]),
+  .executableTarget(
+    name: "salvor-bench", dependencies: ["Core", "Console", "Benchmarks"], path: "Benchmarks/salvor-bench",
+    swiftSettings: strict),
 ]
 
 // MARK: Tests
@@ -196,6 +206,7 @@ let testTargets: [Target] = [
   tests("GovernanceTests", ["Core", "Governance", "TestSupport"]),
   tests(
     "SystemTests",
+    tests("BenchmarkTests", ["Core", "IO", "Benchmarks", "TestSupport"]),
     ["Core", "IO", "Console", "Recovery", "Runtime", "Demo", "TestSupport", "salvor-bank"]),
   tests(
     "CLITests",
@@ -220,6 +231,7 @@ let package = Package(
   products: [
     .executable(name: "salvor", targets: ["salvor"]),
     .executable(name: "salvor-bank", targets: ["salvor-bank"]),
+    .executable(name: "salvor-bench", targets: ["salvor-bench"]),
   ],
   dependencies: packages,
   targets: libraries + ground + engine + adapters + acts + doors + testTargets,

@@ -94,7 +94,9 @@ package struct PointsUnderLoad: Sendable {
         // A copy can be consistent with the others and still not be what was there.
         if let expected = copy.capture.contentDigest {
           let found = try await driver.digestBeside(request)
-          guard found == expected else { throw RecoveryError.digestDiffers(store.name, parts: found?.differences(from: expected) ?? []) }
+          guard found == expected else {
+            throw RecoveryError.digestDiffers(store.name, parts: found?.differences(from: expected) ?? [])
+          }
         }
         try await driver.stop()
         try await driver.swapIn(request)

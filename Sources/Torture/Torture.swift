@@ -31,10 +31,13 @@ struct Points: AsyncParsableCommand {
     let host = Machine(environment: ProcessInfo.processInfo.environment, name: "torture", stateDirectory: "")
     let outcome = try await PointsUnderLoad(options, host: host).run { print($0) }
     let pauses = outcome.points.map(\.pauseNanoseconds).sorted()
-    print("\(outcome.points.count) points, \(outcome.broken) broken; median pause \(pauses[pauses.count / 2] / 1000) us")
+    print(
+      "\(outcome.points.count) points, \(outcome.broken) broken; median pause \(pauses[pauses.count / 2] / 1000) us")
     print("load: \(try CanonicalJSON.text(outcome.load))")
     let holds = noHold ? outcome.broken > 0 : outcome.broken == 0
-    if noHold { print(holds ? "the negative control found broken points, as it must" : "the negative control found none") }
+    if noHold {
+      print(holds ? "the negative control found broken points, as it must" : "the negative control found none")
+    }
     if !holds { throw ExitCode(1) }
   }
 }

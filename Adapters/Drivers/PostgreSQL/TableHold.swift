@@ -91,7 +91,8 @@ struct TableHold: Sendable {
     }
   }
 
-  private func lock(_ member: Member, _ budget: Duration, within limit: Duration) async throws(StatementFailure) -> Bool {
+  private func lock(_ member: Member, _ budget: Duration, within limit: Duration) async throws(StatementFailure) -> Bool
+  {
     let deadline = time.monotonicNanoseconds() + budget.wholeNanoseconds
     func left() -> Int64 { max(1, (deadline - time.monotonicNanoseconds()) / 1_000_000) }
     do throws(StatementFailure) {

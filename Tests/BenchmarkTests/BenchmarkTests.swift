@@ -1,0 +1,34 @@
+import Benchmarks
+import Console
+import Core
+import TestSupport
+import Testing
+
+@Suite("Benchmarks, tiny, so that they never rot")
+struct BenchmarkTests {
+  @Test(arguments: ["catalog", "vault", "points"]) func `it runs and has figures`(_ name: String) async throws {
+    let directory = try TemporaryDirectory("bench")
+    let benchmark = try #require(BenchmarkRegistry.all.first { $0.name == name })
+    let rows = try await BenchmarkRunner.run(benchmark, scale: .tiny, below: directory.path)
+    #expect(!rows.isEmpty)
+    for row in rows { #expect(row.value.isFinite && row.value > 0, "\(row)") }
+  }
+
+  @Test func `names are unique, and all are tried above`() {
+    #expect(BenchmarkRegistry.all.map { $0.name } == ["catalog", "vault", "points"])
+  }
+
+  @Test func `a bar holds on its own side only`() throws {
+    let rows = [
+      BenchmarkRow("a", 2, "s", bar: .atMost(1)), BenchmarkRow("b", 2, "×", bar: .atLeast(1)), BenchmarkRow("c", 2, ""),
+    ]
+    #expect(rows.map(\.holds) == [false, true, nil])
+    let json = String(decoding: try BenchmarkReport.json(rows), as: UTF8.self)
+    #expect(json.contains("\"rows\""))
+    #expect(json.contains("\"holds\""))
+    let lines = BenchmarkReport.lines(rows, .plain)
+    #expect(lines.count == 4)
+    #expect(lines[1].hasSuffix("NO"))
+    #expect(lines[2].hasSuffix("yes"))
+  }
+}
