@@ -204,9 +204,9 @@ let testTargets: [Target] = [
   tests(
     "ValidationTests", ["Core", "IO", "Catalog", "DriverKit", "DriverSQLite", "Validation", "TestSupport", .sqlite]),
   tests("GovernanceTests", ["Core", "Governance", "TestSupport"]),
+  tests("BenchmarkTests", ["Core", "IO", "Benchmarks", "TestSupport"]),
   tests(
     "SystemTests",
-    tests("BenchmarkTests", ["Core", "IO", "Benchmarks", "TestSupport"]),
     ["Core", "IO", "Console", "Recovery", "Runtime", "Demo", "TestSupport", "salvor-bank"]),
   tests(
     "CLITests",
