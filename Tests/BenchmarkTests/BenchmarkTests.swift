@@ -11,7 +11,8 @@ struct BenchmarkTests {
     let benchmark = try #require(BenchmarkRegistry.all.first { $0.name == name })
     let rows = try await BenchmarkRunner.run(benchmark, scale: .tiny, below: directory.path)
     #expect(!rows.isEmpty)
-    for row in rows { #expect(row.value.isFinite && row.value > 0, "\(row)") }
+    for row in rows { #expect(row.value.isFinite, "\(row)") }
+    #expect(rows.contains { $0.value > 0 })
   }
 
   @Test func `names are unique, and all are tried above`() {

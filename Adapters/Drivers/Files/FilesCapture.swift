@@ -25,8 +25,8 @@ actor FilesCapture: CaptureSession {
     tree = Tree(driver.path, excludes: driver.excludes)
   }
 
-  /// Nobody was made to wait: a listing would promise what no file has to keep.
-  private var wasHeld = false
+  /// Whether anyone was to wait. If not, a listing would promise what no file has to keep.
+  private var isHold = false
 
   func prepare() async throws(DriverError) {
     let (path, lockFile) = (driver.path, driver.lockFile)
@@ -43,6 +43,7 @@ actor FilesCapture: CaptureSession {
   func hold(limit: Duration) async throws(DriverError) {
     guard driver.lockFile != nil else { return }
     guard let lock else { throw .holdImpossible("the capture was not prepared") }
+    isHold = true
     try await keeper.hold(limit: limit, retryEvery: .milliseconds(1)) { () throws(DriverError) -> Bool in
       if retryingInterrupts({ flock(lock.descriptor, LOCK_EX | LOCK_NB) }) == 0 { return true }
       guard errno == EWOULDBLOCK else { throw .holdImpossible(SystemFailure("flock", path: lock.path).report.summary) }
@@ -50,11 +51,10 @@ actor FilesCapture: CaptureSession {
     } letGo: {
       flock(lock.descriptor, LOCK_UN)
     }
-    wasHeld = true
   }
 
   func mark() async throws(DriverError) -> LogPosition {
-    if driver.lockFile == nil || !wasHeld, !driver.isImmutable {
+    if driver.lockFile == nil || !isHold, !driver.isImmutable {
       // Others may be held just now: nothing that takes time.
       let now = LogPosition(kind: "time", value: driver.environment.time.now().description)
       position = now
@@ -71,7 +71,7 @@ actor FilesCapture: CaptureSession {
     return found
   }
 
-  func release() async -> Bool { driver.lockFile == nil || !wasHeld ? true : await keeper.release() }
+  func release() async -> Bool { driver.lockFile == nil || !isHold ? true : await keeper.release() }
 
   func finish() async throws(DriverError) -> CaptureResult {
     guard position != nil else { throw .holdImpossible("there is no mark to copy at") }
