@@ -98,8 +98,9 @@ struct TableHold: Sendable {
     do throws(StatementFailure) {
       _ = try await member.locks.run(
         "BEGIN; SET LOCAL lock_timeout = \(left()); SET LOCAL statement_timeout = \(left()); "
-          // Should we be stopped while other databases are still being locked, the server lets go by itself.
-          + "SET LOCAL idle_in_transaction_session_timeout = \(max(1, limit.wholeNanoseconds / 1_000_000))")
+          // With a margin, for this is not the limit: should we be stopped while other databases are still being
+          // locked, the server lets go by itself.
+          + "SET LOCAL idle_in_transaction_session_timeout = \(max(1, limit.wholeNanoseconds / 1_000_000) + 2000)")
       var locked: Set<String> = []
       // A table made while we waited is found by the second look, or the third.
       while true {
