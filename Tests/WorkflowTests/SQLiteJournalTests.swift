@@ -58,6 +58,20 @@ struct SQLiteJournalTests {
     #expect(try await second.auditTrail(after: 0, run: nil, limit: 100).count == 4)
   }
 
+  @Test func `a crash while the file was being made is recovered from`() async throws {
+    // The file is turned into one with a write-ahead log under a rollback journal: a kill right there leaves that hot.
+    let crashed = directory.file("crashed.db")
+    let maker = try HalfWrittenDatabase(directory.file("making.db"))
+    for suffix in ["", "-journal"] {
+      try Files.replace(crashed + suffix, with: Files.read(directory.file("making.db") + suffix))
+    }
+    try maker.giveUp()
+    let journal = try await SQLiteJournal.open(crashed, time: time)
+    try await journal.create(sampleSpec())
+    #expect(try await journal.list(RunFilter()).count == 1)
+    try await journal.close()
+  }
+
   @Test func `two processes on one file see one truth`() async throws {
     let (path, time) = (path, time)
     let journals = [

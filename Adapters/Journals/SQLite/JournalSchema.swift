@@ -31,7 +31,12 @@ enum JournalSchema {
       try db.execute(sql: "PRAGMA max_page_count = \(max(1, limitBytes / max(512, pageBytes)))")
     }
     do {
-      try refuseNewer(path, busyTimeout: busyTimeout)
+      do {
+        try refuseNewer(path, busyTimeout: busyTimeout)
+      } catch let error as DatabaseError where unrecovered.contains(error.extendedResultCode) {
+        try recover(path, busyTimeout: busyTimeout)
+        try refuseNewer(path, busyTimeout: busyTimeout)
+      }
       let database = try DatabaseQueue(path: path, configuration: configuration)
       try migrator.migrate(database)
       return database
@@ -51,6 +56,20 @@ enum JournalSchema {
     }
     try database.close()
     if let newer { throw JournalError.newerSchema(path: path, found: newer) }
+  }
+
+  /// What a look without the right to write says of a file that a crash left with a transaction to roll back or redo.
+  private static let unrecovered: [ResultCode] = [
+    .SQLITE_READONLY_ROLLBACK, .SQLITE_READONLY_RECOVERY, .SQLITE_READONLY_CANTINIT,
+  ]
+
+  /// Lets SQLite finish or undo what a crash interrupted; nothing else in the file changes.
+  private static func recover(_ path: String, busyTimeout: Duration) throws {
+    var configuration = Configuration()
+    configuration.busyMode = .timeout(busyTimeout.seconds)
+    let database = try DatabaseQueue(path: path, configuration: configuration)
+    _ = try database.read { db in try Int.fetchOne(db, sql: "SELECT count(*) FROM sqlite_schema") }
+    try database.close()
   }
 
   private static var migrator: DatabaseMigrator {
