@@ -207,7 +207,7 @@ let testTargets: [Target] = [
   tests("BenchmarkTests", ["Core", "IO", "Benchmarks", "TestSupport"]),
   tests(
     "SystemTests",
-    ["Core", "IO", "Console", "Recovery", "Runtime", "Demo", "TestSupport", "salvor-bank"]),
+    ["Core", "IO", "Console", "Recovery", "Runtime", "Demo", "TestSupport", "salvor-bank", "salvor-torture"]),
   tests(
     "CLITests",
     ["Core", "IO", "Console", "CLI", "TestSupport", .arguments, "salvor"]),

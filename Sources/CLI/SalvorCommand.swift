@@ -2,6 +2,7 @@ import ArgumentParser
 import Console
 import Core
 import Foundation
+import Runtime
 
 /// The command line: parses, asks, shows; decides nothing.
 package struct SalvorCommand: AsyncParsableCommand {

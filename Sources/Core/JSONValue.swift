@@ -15,6 +15,14 @@ package enum JSONValue: Hashable, Sendable {
   package var string: String? { if case .string(let value) = self { value } else { nil } }
   package var bool: Bool? { if case .bool(let value) = self { value } else { nil } }
   package var integer: Int64? { if case .integer(let value) = self { value } else { nil } }
+  /// Of an integer as well.
+  package var number: Double? {
+    switch self {
+    case .number(let value): value
+    case .integer(let value): Double(value)
+    default: nil
+    }
+  }
   package var array: [JSONValue]? { if case .array(let value) = self { value } else { nil } }
   package var object: [String: JSONValue]? { if case .object(let value) = self { value } else { nil } }
 }

@@ -88,10 +88,12 @@ package struct Bank: Sendable {
 
   // MARK: Disaster
 
-  /// Kills every process that lives in the bank's directory, without warning, and returns when they are gone.
+  /// Kills every process that lives in the bank's directory, without warning, and returns when they are gone; also in a
+  /// cancelled task.
   ///
   /// - Parameter sparing: Command-line words of processes to leave alone.
   package func killEverything(sparing: String? = nil, time: any Timekeeper) async throws -> Int {
+    let time = UncancelledTime(time)
     var killed: Set<Int32> = []
     for _ in 0..<200 {
       let alive = processes(sparing: sparing)

@@ -75,8 +75,7 @@ package struct Story: Sendable {
     if options.keeps {
       say("kept in \(root)")
     } else {
-      // A cancelled story still cleans up: this must not be cancelled with it.
-      _ = try? await bank.killEverything(time: UncancelledTime(host.time))
+      _ = try? await bank.killEverything(time: host.time)
       try Files.removeTree(root)
       say("cleaned up: no process and no file is left")
     }
@@ -262,15 +261,4 @@ package struct Story: Sendable {
       }
     }
   }
-}
-
-/// Time whose sleep goes on in a cancelled task; for cleaning up only, in small pieces.
-private struct UncancelledTime: Timekeeper {
-  private let time: any Timekeeper
-
-  init(_ time: any Timekeeper) { self.time = time }
-
-  func now() -> Timestamp { time.now() }
-  func monotonicNanoseconds() -> Int64 { time.monotonicNanoseconds() }
-  func sleep(for duration: Duration) async throws { try? await time.sleep(for: duration) }
 }

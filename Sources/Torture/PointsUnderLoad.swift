@@ -16,6 +16,8 @@ package struct PointsUnderLoad: Sendable {
     /// `false` is the negative control: points without holding, which must be found broken.
     package var holds = true
     package var basePort = 17_200
+    /// How long the load runs by itself first, to compare with; zero for not at all.
+    package var calm: Duration = .seconds(5)
 
     package init(bank: String, directory: String) { (self.bank, self.directory) = (bank, directory) }
   }
@@ -23,7 +25,11 @@ package struct PointsUnderLoad: Sendable {
   /// What one restored point came to.
   package struct Point: Sendable, Codable {
     package var id: PointID
+    package var mode: RecoveryPoint.Mode
+    package var hasStoresOutside: Bool
     package var pauseNanoseconds: Int64
+    /// Stores whose restored content was compared with the digest taken at the mark.
+    package var compared: [StoreName]
     package var checks: [CheckOutcome]
 
     package var violations: Int64 { checks.reduce(0) { $0 + $1.violations } }
@@ -32,10 +38,22 @@ package struct PointsUnderLoad: Sendable {
   }
 
   package struct Outcome: Sendable, Codable {
+    package var seed: UInt64
     package var points: [Point]
+    /// The load's summary without points being taken, and with.
+    package var calm: JSONValue?
     package var load: JSONValue
 
     package var broken: Int { points.count { $0.isBroken } }
+    /// Points that are not what was asked for: one moment of every store, each of them held.
+    package var lesser: Int { points.count { $0.mode != .barrier || $0.hasStoresOutside } }
+
+    /// The pause that `share` of the points stayed within, in nanoseconds.
+    package func pause(_ share: Double) -> Int64 {
+      let pauses = points.map(\.pauseNanoseconds).sorted()
+      guard !pauses.isEmpty else { return 0 }
+      return pauses[min(pauses.count - 1, Int((Double(pauses.count) * share).rounded(.down)))]
+    }
   }
 
   private let options: Options
@@ -51,9 +69,16 @@ package struct PointsUnderLoad: Sendable {
     own.stateDirectory = options.directory + "/state"
     let result: Result<Outcome, any Error>
     do { result = .success(try await carryOut(bank, own, say)) } catch { result = .failure(error) }
-    _ = try await bank.killEverything(time: host.time)
-    try Files.removeTree(options.directory)
-    return try result.get()
+    let cleaning: Result<Void, any Error>
+    do {
+      _ = try await bank.killEverything(time: host.time)
+      try Files.removeTree(options.directory)
+      cleaning = .success(())
+    } catch { cleaning = .failure(error) }
+    // What went wrong first matters more.
+    let outcome = try result.get()
+    try cleaning.get()
+    return outcome
   }
 
   private func carryOut(_ bank: Bank, _ host: Machine, _ say: @Sendable (String) -> Void) async throws -> Outcome {
@@ -76,16 +101,27 @@ package struct PointsUnderLoad: Sendable {
     var chosen = Backup.Options()
     chosen.holds = options.holds
     let how = chosen
+    var calm: JSONValue?
+    if options.calm > .zero {
+      (_, calm) = try await bank.underLoad(rate: 0, seed: options.seed &+ 1, record: root + "/calm.txt") {
+        try await host.time.sleep(for: options.calm)
+      }
+    }
     let (taken, load) = try await bank.underLoad(rate: 0, seed: options.seed, record: root + "/acknowledged.txt") {
       var points: [RecoveryPoint] = []
       try await host.time.sleep(for: .seconds(1))
-      for _ in 0..<options.runs { points.append(try await backup.take(target, how)) }
+      for number in 1...options.runs {
+        let point = try await backup.take(target, how)
+        points.append(point)
+        say("took \(number)/\(options.runs) \(point.id), pause \(point.pauseNanoseconds / 1000) us")
+      }
       return points
     }
     try await system.stopAll()
     let catalog = PointCatalog(vault: try await system.vault(of: declared.name), pool: host.pool)
     var points: [Point] = []
     for (index, point) in taken.enumerated() {
+      var compared: [StoreName] = []
       for store in system.catalog.stores {
         let copy = try await catalog.copy(of: store.name, in: point)
         let driver = try system.driver(of: store.name)
@@ -97,6 +133,7 @@ package struct PointsUnderLoad: Sendable {
           guard found == expected else {
             throw RecoveryError.digestDiffers(store.name, parts: found?.differences(from: expected) ?? [])
           }
+          compared.append(store.name)
         }
         try await driver.stop()
         try await driver.swapIn(request)
@@ -105,13 +142,16 @@ package struct PointsUnderLoad: Sendable {
       }
       // Only the stores run: nobody writes while they are asked.
       let checks = await system.checks.invariants(Set(system.catalog.invariants.map(\.name)))
-      let result = Point(id: point.id, pauseNanoseconds: point.pauseNanoseconds, checks: checks)
+      let result = Point(
+        id: point.id, mode: point.mode, hasStoresOutside: point.hasStoresOutside,
+        pauseNanoseconds: point.pauseNanoseconds, compared: compared, checks: checks)
       let bad = checks.filter { $0.verdict != .passed }.map { "\($0.name): \($0.summary)" }
       say(
-        "\(index + 1)/\(taken.count) \(point.id) \(point.mode.rawValue) pause \(point.pauseNanoseconds / 1000) us, "
+        "restored \(index + 1)/\(taken.count) \(point.id) \(point.mode.rawValue)"
+          + "\(point.hasStoresOutside ? " with stores outside" : ""), \(compared.count) compared, "
           + (bad.isEmpty ? "0 broken" : "\(result.violations) broken: \(bad.joined(separator: "; "))"))
       points.append(result)
     }
-    return Outcome(points: points, load: load)
+    return Outcome(seed: options.seed, points: points, calm: calm, load: load)
   }
 }

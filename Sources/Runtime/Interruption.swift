@@ -8,9 +8,9 @@ import Dispatch
 /// Turns SIGINT and SIGTERM into cancellation: work stops at the next safe place, and a run can be resumed.
 ///
 /// A second signal ends the process at once, which a run survives as well.
-enum Interruption {
-  static func cancelling<T: Sendable>(_ body: @escaping @Sendable () async throws -> T) async throws -> T {
-    // The one unstructured task of the program: a signal must be able to reach the work from outside.
+package enum Interruption {
+  package static func cancelling<T: Sendable>(_ body: @escaping @Sendable () async throws -> T) async throws -> T {
+    // The one unstructured task of a program: a signal must be able to reach the work from outside.
     let task = Task { try await body() }
     let queue = DispatchQueue(label: "salvor.signals")
     let sources = [SIGINT, SIGTERM].map { number in
