@@ -35,9 +35,9 @@ extension Timestamp: CustomStringConvertible {
   package func format(fractionDigits: Int?) -> String {
     let (seconds, nanos) = nanoseconds.flooredDivision(by: 1_000_000_000)
     let (days, secondOfDay) = seconds.flooredDivision(by: 86_400)
-    let (year, month, day) = civil(fromDays: days)
+    let date = CivilDate(days: days)
     var text = ""
-    text += pad(year, 4) + "-" + pad(month, 2) + "-" + pad(day, 2) + "T"
+    text += pad(date.year, 4) + "-" + pad(date.month, 2) + "-" + pad(date.day, 2) + "T"
     text += pad(secondOfDay / 3600, 2) + ":" + pad(secondOfDay / 60 % 60, 2) + ":" + pad(secondOfDay % 60, 2)
     var fraction = pad(nanos, 9)
     if let fractionDigits {
@@ -55,7 +55,7 @@ extension Timestamp: CustomStringConvertible {
     guard let year = scanner.digits(4), scanner.skip("-"), let month = scanner.digits(2), scanner.skip("-"),
       let day = scanner.digits(2), (1...12).contains(month), (1...daysIn(month: month, year: year)).contains(day)
     else { return nil }
-    let days = days(fromCivil: year, month, day)
+    let days = CivilDate(year: year, month: month, day: day).days
     if scanner.isAtEnd {
       self.init(checkedSeconds: days * 86_400, nanoseconds: 0)
       return
@@ -100,6 +100,37 @@ extension Timestamp: CustomStringConvertible {
   }
 }
 
+extension Timestamp {
+  /// RFC 3339 with a zone's offset, to the nanosecond where there is one: `2026-11-21T09:09:20.5+01:00`.
+  ///
+  /// - Parameter utcOffsetSeconds: Whole minutes, less than a day.
+  package func text(utcOffsetSeconds offset: Int64) -> String {
+    guard offset != 0 else { return description }
+    let local = Timestamp(nanoseconds: nanoseconds &+ offset * 1_000_000_000)
+    let minutes = abs(offset) / 60
+    return local.description.dropLast() + (offset < 0 ? "-" : "+") + pad(minutes / 60, 2) + ":" + pad(minutes % 60, 2)
+  }
+
+  /// The offset that an RFC 3339 text ends with, in seconds east of Greenwich; 0 for `Z` and for none.
+  package static func utcOffsetSeconds(of text: some StringProtocol) -> Int64 {
+    let tail = Array(text.utf8.suffix(6))
+    guard tail.count == 6, tail[3] == UInt8(ascii: ":"), text.utf8.contains(UInt8(ascii: "T")) else { return 0 }
+    var scanner = Scanner(tail)
+    let sign: Int64
+    if scanner.skip("+") { sign = 1 } else if scanner.skip("-") { sign = -1 } else { return 0 }
+    guard let hours = scanner.digits(2), scanner.skip(":"), let minutes = scanner.digits(2), hours < 24, minutes < 60
+    else { return 0 }
+    return sign * (hours * 3600 + minutes * 60)
+  }
+
+  /// The day and the hour, 0 to 23, at a place so many seconds east of Greenwich.
+  package func civil(utcOffsetSeconds offset: Int64) -> (date: CivilDate, hour: Int64) {
+    let seconds = nanoseconds.flooredDivision(by: 1_000_000_000).quotient + offset
+    let (days, second) = seconds.flooredDivision(by: 86_400)
+    return (CivilDate(days: days), second / 3600)
+  }
+}
+
 extension Timestamp: Codable {
   package init(from decoder: any Decoder) throws {
     let text = try decoder.singleValueContainer().decode(String.self)
@@ -116,29 +147,7 @@ extension Timestamp: Codable {
   }
 }
 
-// MARK: The proleptic Gregorian calendar
-
-/// Source: Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", days_from_civil.
-private func days(fromCivil year: Int64, _ month: Int64, _ day: Int64) -> Int64 {
-  let y = month <= 2 ? year - 1 : year
-  let era = (y >= 0 ? y : y - 399) / 400
-  let yearOfEra = y - era * 400
-  let dayOfYear = (153 * (month + (month > 2 ? -3 : 9)) + 2) / 5 + day - 1
-  let dayOfEra = yearOfEra * 365 + yearOfEra / 4 - yearOfEra / 100 + dayOfYear
-  return era * 146_097 + dayOfEra - 719_468
-}
-
-/// Source: the same, civil_from_days.
-private func civil(fromDays days: Int64) -> (year: Int64, month: Int64, day: Int64) {
-  let z = days + 719_468
-  let era = (z >= 0 ? z : z - 146_096) / 146_097
-  let dayOfEra = z - era * 146_097
-  let yearOfEra = (dayOfEra - dayOfEra / 1460 + dayOfEra / 36_524 - dayOfEra / 146_096) / 365
-  let dayOfYear = dayOfEra - (365 * yearOfEra + yearOfEra / 4 - yearOfEra / 100)
-  let shifted = (5 * dayOfYear + 2) / 153
-  let month = shifted < 10 ? shifted + 3 : shifted - 9
-  return (yearOfEra + era * 400 + (month <= 2 ? 1 : 0), month, dayOfYear - (153 * shifted + 2) / 5 + 1)
-}
+// MARK: Text
 
 private func daysIn(month: Int64, year: Int64) -> Int64 {
   switch month {
@@ -154,7 +163,7 @@ private func pad(_ value: Int64, _ width: Int) -> String {
 }
 
 extension Int64 {
-  fileprivate func flooredDivision(by divisor: Int64) -> (quotient: Int64, remainder: Int64) {
+  func flooredDivision(by divisor: Int64) -> (quotient: Int64, remainder: Int64) {
     var (q, r) = quotientAndRemainder(dividingBy: divisor)
     if r < 0 {
       q -= 1

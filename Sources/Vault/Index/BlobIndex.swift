@@ -73,6 +73,9 @@ struct BlobIndex {
 
   func contains(_ kind: BlobKind, _ id: BlobID) -> Bool { tables[Int(kind.rawValue)].find(id, seed: seed) != nil }
 
+  /// A blob's number among those of its kind, from 0 and without gaps; stays the same as blobs are added.
+  func number(_ kind: BlobKind, _ id: BlobID) -> Int? { tables[Int(kind.rawValue)].find(id, seed: seed) }
+
   func contains(pack: Digest) -> Bool { packNumbers[pack] != nil }
 
   func place(_ kind: BlobKind, _ id: BlobID) -> Place? {
@@ -82,6 +85,11 @@ struct BlobIndex {
 
   /// Other copies of a blob, if there are any.
   func otherPlaces(_ kind: BlobKind, _ id: BlobID) -> [Place] { (duplicates[id] ?? []).filter { $0.blob.kind == kind } }
+
+  /// Blobs that lie in more than one place.
+  var duplicated: Set<BlobKey> {
+    Set(duplicates.values.joined().map { BlobKey(kind: $0.blob.kind, id: $0.blob.id) })
+  }
 
   /// Two indexes may list the same pack; what is known already is left as it is.
   mutating func add(pack: Digest, _ blobs: ArraySlice<PackedBlob>) {

@@ -115,14 +115,14 @@ extension Repository: BlobReader {
     }
   }
 
-  private struct Batch: Sendable {
+  struct Batch: Sendable {
     var pack: Digest
     /// Ascending by offset.
     var blobs: [PackedBlob]
   }
 
   /// Cuts a pack's wanted blobs into reads: a small hole is read over, and no read holds more than a few MiB.
-  private static func batches(of blobs: [PackedBlob], in pack: Digest) -> [Batch] {
+  static func batches(of blobs: [PackedBlob], in pack: Digest) -> [Batch] {
     let (holeBytes, storedBytes, plaintextBytes) = (256 << 10, 8 << 20, 32 << 20)
     var result: [Batch] = []
     var plaintext = 0

@@ -49,3 +49,28 @@ extension Repository {
     }
   }
 }
+
+extension Repository {
+  /// Removes a snapshot; that somebody else has just done so is no error.
+  package func forget(_ id: Digest) async throws(VaultError) {
+    do throws(VaultError) { try await deleteSnapshot(id) } catch {
+      guard case .snapshotNotFound = error else { throw error }
+    }
+  }
+}
+
+extension Repository {
+  /// Replaces a snapshot by a changed one, the new one durable before the old one goes; `original` keeps the first name.
+  ///
+  /// - Returns: The new name.
+  package func replace(
+    _ stored: StoredSnapshot, _ change: (inout Snapshot) -> Void
+  ) async throws(VaultError) -> Digest {
+    var changed = stored.snapshot
+    change(&changed)
+    changed.original = stored.snapshot.original ?? stored.id
+    let id = try await save(changed)
+    try await forget(stored.id)
+    return id
+  }
+}

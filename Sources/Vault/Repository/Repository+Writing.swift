@@ -76,7 +76,7 @@ extension Repository: BlobWriter {
   }
 
   /// Sends one pack; on return it is durable, or back among the waiting ones.
-  private func upload(_ pack: PackBuffer) async throws(VaultError) {
+  func upload(_ pack: PackBuffer) async throws(VaultError) {
     do throws(VaultError) {
       try await uploads.through { () throws(VaultError) in
         let id = try await settings.pool.run { [self] () throws(VaultError) in try finish(pack) }

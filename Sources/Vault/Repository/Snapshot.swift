@@ -5,6 +5,8 @@ import Core
 /// Source: restic, design document, "Snapshots", and internal/restic/snapshot.go.
 package struct Snapshot: Hashable, Sendable {
   package var time: Timestamp
+  /// The writer's time zone, in seconds east of Greenwich: what a day is to a retention policy.
+  package var utcOffsetSeconds: Int64 = 0
   package var parent: Digest?
   package var tree: BlobID
   package var paths: [String]
@@ -32,7 +34,7 @@ package struct Snapshot: Hashable, Sendable {
   func json() -> [UInt8] {
     var json = JSONOutput()
     json.raw(#"{"time":"#)
-    json.string(time.description)
+    json.string(time.text(utcOffsetSeconds: utcOffsetSeconds))
     if let parent {
       json.raw(#","parent":"#)
       json.hex(parent)
@@ -98,7 +100,7 @@ extension Snapshot {
     }
     guard let members = value.object else { throw .snapshotDamaged(id, "it is not an object") }
     guard let tree = try digest("tree") else { throw .snapshotDamaged(id, "it has no tree") }
-    guard let time = value["time"]?.string.flatMap({ Timestamp($0) }) else {
+    guard let text = value["time"]?.string, let time = Timestamp(text) else {
       throw .snapshotDamaged(id, "it has no time")
     }
     self.init(
@@ -106,6 +108,7 @@ extension Snapshot {
       username: value["username"]?.string ?? "", userID: Int(value["uid"]?.integer ?? 0),
       groupID: Int(value["gid"]?.integer ?? 0), parent: try digest("parent"), excludes: strings("excludes"),
       tags: strings("tags"), original: try digest("original"), other: members.filter { !Self.fields.contains($0.key) })
+    utcOffsetSeconds = Timestamp.utcOffsetSeconds(of: text)
   }
 }
 

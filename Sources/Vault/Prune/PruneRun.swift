@@ -1,0 +1,176 @@
+import Core
+import IO
+import Synchronization
+
+/// One prune under way.
+///
+/// Nothing is removed before what replaces it is durable: first the packs that are written again and their index, then
+/// indexes without the packs that go, then the old indexes, and the packs at last. A prune that ends anywhere leaves a
+/// repository in which every snapshot is whole, and the next one finishes the work.
+struct PruneRun {
+  let repository: Repository
+  let options: PruneOptions
+  let progress: @Sendable (PruneProgress) -> Void
+
+  func run() async throws(VaultError) -> PruneReport {
+    var report = PruneReport()
+    let blobs = repository.index.withLock { $0.blobs }
+    let used = BlobSet(blobs)
+    report.snapshots = try await markUsed(used, blobs)
+    let indexes = try await list(.index).compactMap(\.name.id)
+    var survey = PruneSurvey(used)
+    for (number, id) in indexes.enumerated() {
+      progress(PruneProgress(phase: .packs, done: number, total: indexes.count))
+      survey.add(try await read(index: id))
+    }
+    var sizes: [Digest: Int] = [:]
+    for info in try await list(.data) { if let id = info.name.id { sizes[id] = info.sizeBytes } }
+    try survey.settle(blobs, sizes)
+    let plan = PrunePlan(
+      survey.packs, options, version: repository.config.version, targetBytes: repository.settings.packTargetBytes)
+    let unindexed = sizes.keys.filter { !survey.isKnown($0) }.sorted()
+    survey.describe(plan, sizes, &report)
+    report.packs = sizes.count
+    report.packsUnindexed = unindexed.count
+    report.freedBytes += unindexed.reduce(0) { $0 + (sizes[$1] ?? 0) }
+    if options.isDryRun { return report }
+
+    try await delete(unindexed.map { ObjectName(.data, $0) })
+    try await repack(plan, survey, indexes)
+    try await rewriteIndexes(indexes, without: plan, &report)
+    let going = plan.repacked.union(plan.removed).filter { sizes[$0] != nil }.sorted()
+    try await delete(going.map { ObjectName(.data, $0) })
+    try await repository.refreshIndex()
+    return report
+  }
+
+  // MARK: What is in use
+
+  /// - Returns: How many snapshots there are.
+  private func markUsed(_ used: BlobSet, _ blobs: BlobIndex) async throws(VaultError) -> Int {
+    // One that can't be read makes this fail: what it needs isn't known, and must not go.
+    let snapshots = try await repository.snapshots()
+    let walk = TreeMarks()
+    for snapshot in snapshots {
+      var level = [snapshot.snapshot.tree]
+      while !level.isEmpty {
+        var fresh: [BlobID] = []
+        for id in level {
+          guard let isNew = used.insert(.tree, id) else { throw .blobMissing(.tree, id) }
+          if isNew { fresh.append(id) }
+        }
+        try await repository.loadMany(.tree, fresh, parallel: repository.settings.downloads) {
+          (id, json) throws(VaultError) in
+          let references: TreeReferences
+          do throws(JSONFault) { references = try TreeReferences(json: json) } catch {
+            throw .treeDamaged(id, error.reason)
+          }
+          for blob in references.content where used.insert(.data, blob) == nil { throw .blobMissing(.data, blob) }
+          walk.add(references.subtrees, done: 1)
+        }
+        let (below, done) = walk.take()
+        level = below
+        progress(PruneProgress(phase: .trees, done: done, total: blobs.count(.tree)))
+      }
+    }
+    return snapshots.count
+  }
+
+  private func read(index id: Digest) async throws(VaultError) -> [IndexedPack] {
+    let json = try await repository.readFile(.index, id) { VaultError.indexDamaged($0, $1) }
+    return try await repository.settings.pool.run { () throws(VaultError) in
+      var packs: [IndexedPack] = []
+      do throws(JSONFault) {
+        try IndexFile.decode(json) { (pack, blobs) throws(JSONFault) in
+          packs.append(IndexedPack(id: pack, blobs: blobs))
+        }
+      } catch { throw .indexDamaged(id, error.reason) }
+      return packs
+    }
+  }
+
+  // MARK: Writing again
+
+  private func repack(_ plan: PrunePlan, _ survey: PruneSurvey, _ indexes: [Digest]) async throws(VaultError) {
+    guard !plan.repacked.isEmpty else { return }
+    let (total, tally) = (plan.repacked.count, Tally())
+    var done: Set<Digest> = []
+    // Index by index: what packs hold is never in memory all at once.
+    for id in indexes {
+      let packs = try await read(index: id).filter { plan.repacked.contains($0.id) && done.insert($0.id).inserted }
+      try await inParallel(packs, limit: repository.settings.downloads) { (pack) throws(VaultError) in
+        try await repository.moveBlobs(
+          survey.wanted(of: pack), of: pack.id, compressing: options.repackUncompressed)
+        progress(PruneProgress(phase: .repack, done: tally.next(), total: total))
+      }
+    }
+    // The old copies stay where they are until the new ones are durable and listed.
+    try await repository.flush()
+  }
+
+  /// Indexes that name a pack that goes are replaced by others that don't.
+  private func rewriteIndexes(
+    _ indexes: [Digest], without plan: PrunePlan, _ report: inout PruneReport
+  ) async throws(VaultError) {
+    var outdated: [Digest] = []
+    var pending: [IndexedPack] = []
+    var pendingBlobs = 0
+    // A pack that two indexes name is named once afterwards.
+    var written: Set<Digest> = []
+    for (number, id) in indexes.enumerated() {
+      progress(PruneProgress(phase: .index, done: number, total: indexes.count))
+      let packs = try await read(index: id)
+      guard packs.contains(where: { plan.isGoing($0.id) }) else { continue }
+      outdated.append(id)
+      for pack in packs where !plan.isGoing(pack.id) && written.insert(pack.id).inserted {
+        pending.append(pack)
+        pendingBlobs += pack.blobs.count
+        if pendingBlobs >= repository.settings.indexBlobs {
+          _ = try await repository.writeFile(.index, IndexFile.encode(pending))
+          report.indexesWritten += 1
+          (pending, pendingBlobs) = ([], 0)
+        }
+      }
+    }
+    if !pending.isEmpty {
+      _ = try await repository.writeFile(.index, IndexFile.encode(pending))
+      report.indexesWritten += 1
+    }
+    report.indexesRemoved = outdated.count
+    try await delete(outdated.map { ObjectName(.index, $0) })
+  }
+
+  private func delete(_ names: [ObjectName]) async throws(VaultError) {
+    let done = Tally()
+    try await inParallel(names, limit: repository.settings.downloads) { (name) throws(VaultError) in
+      do throws(StoreError) { try await repository.store.delete(name) } catch {
+        // Removed already: by this run, if the answer to an earlier try was lost.
+        guard case .notFound = error else { throw VaultError(error) }
+      }
+      progress(PruneProgress(phase: .delete, done: done.next(), total: names.count))
+    }
+  }
+
+  private func list(_ kind: ObjectKind) async throws(VaultError) -> [ObjectInfo] {
+    try await repository.access { store throws(StoreError) in try await store.list(kind) }
+  }
+}
+
+/// Trees that a level of the walk leads to.
+private final class TreeMarks: Sendable {
+  private let state = Mutex((below: [BlobID](), done: 0))
+
+  func add(_ ids: [BlobID], done: Int) {
+    state.withLock { state in
+      state.below += ids
+      state.done += done
+    }
+  }
+
+  func take() -> (below: [BlobID], done: Int) {
+    state.withLock { state in
+      defer { state.below = [] }
+      return state
+    }
+  }
+}

@@ -1,0 +1,96 @@
+import Core
+
+/// What each pack holds, and how much of it is in use: a line per pack, whatever the number of blobs.
+struct PruneSurvey: Sendable {
+  private(set) var packs: [PrunePlan.Pack] = []
+  private(set) var used = PruneReport.Amount()
+  private(set) var unused = PruneReport.Amount()
+  private(set) var duplicates = PruneReport.Amount()
+  private var numbers: [Digest: Int] = [:]
+  /// Of blobs in use that lie in several places, the one that counts.
+  private var chosen: [BlobKey: BlobIndex.Place] = [:]
+  private let inUse: BlobSet
+
+  /// - Parameter inUse: By what trees there are.
+  init(_ inUse: BlobSet) { self.inUse = inUse }
+
+  mutating func add(_ indexed: [IndexedPack]) {
+    for pack in indexed where numbers[pack.id] == nil {
+      numbers[pack.id] = packs.count
+      var entry = PrunePlan.Pack(
+        id: pack.id, sizeBytes: pack.blobs.reduce(PackHeader.sizeBytes(pack.blobs)) { $0 + $1.length })
+      for blob in pack.blobs {
+        switch blob.kind {
+        case .data: entry.hasData = true
+        case .tree: entry.hasTrees = true
+        }
+        guard inUse.contains(blob.kind, blob.id) else {
+          entry.unusedBytes += blob.length
+          unused += blob
+          continue
+        }
+        if blob.uncompressedBytes == 0 { entry.hasPlain = true }
+        entry.usedBlobs += 1
+        entry.usedBytes += blob.length
+        used += blob
+      }
+      packs.append(entry)
+    }
+  }
+
+  /// Compares with the files there are, and decides which copy of a blob counts.
+  ///
+  /// - Parameter sizes: Of every pack in the store, in bytes.
+  mutating func settle(_ blobs: BlobIndex, _ sizes: [Digest: Int]) throws(VaultError) {
+    // The pack that has most in use is the likeliest to stay.
+    for key in blobs.duplicated where inUse.contains(key.kind, key.id) {
+      guard let first = blobs.place(key.kind, key.id) else { continue }
+      let places = ([first] + blobs.otherPlaces(key.kind, key.id)).filter { numbers[$0.pack] != nil }
+      guard let best = places.max(by: { weight($0, sizes) < weight($1, sizes) }) else { continue }
+      chosen[key] = best
+      for place in places where place != best {
+        guard let number = numbers[place.pack] else { continue }
+        packs[number].usedBlobs -= 1
+        packs[number].usedBytes -= place.blob.length
+        packs[number].unusedBytes += place.blob.length
+        duplicates += place.blob
+        used.blobs -= 1
+        used.bytes -= place.blob.length
+      }
+    }
+    for pack in packs where pack.usedBlobs > 0 {
+      guard let size = sizes[pack.id] else { throw .packMissing(pack.id) }
+      guard size >= pack.sizeBytes else {
+        throw .packTruncated(pack.id, sizeBytes: size, neededBytes: pack.sizeBytes)
+      }
+    }
+  }
+
+  private func weight(_ place: BlobIndex.Place, _ sizes: [Digest: Int]) -> (isThere: Int, usedBytes: Int, Digest) {
+    (sizes[place.pack] == nil ? 0 : 1, numbers[place.pack].map { packs[$0].usedBytes } ?? 0, place.pack)
+  }
+
+  func isKnown(_ pack: Digest) -> Bool { numbers[pack] != nil }
+
+  /// What of a pack has to be written again before it goes.
+  func wanted(of pack: IndexedPack) -> [PackedBlob] {
+    pack.blobs.filter { blob in
+      guard inUse.contains(blob.kind, blob.id) else { return false }
+      guard let place = chosen[BlobKey(kind: blob.kind, id: blob.id)] else { return true }
+      return place == BlobIndex.Place(pack: pack.id, blob: blob)
+    }
+  }
+
+  func describe(_ plan: PrunePlan, _ sizes: [Digest: Int], _ report: inout PruneReport) {
+    (report.used, report.unused, report.duplicates) = (used, unused, duplicates)
+    (report.packsRemoved, report.packsRepacked) = (plan.removed.count, plan.repacked.count)
+    report.unusedLeftBytes = plan.unusedLeftBytes
+    for pack in packs {
+      if plan.removed.contains(pack.id) { report.freedBytes += sizes[pack.id] ?? 0 }
+      if plan.repacked.contains(pack.id) {
+        report.repackedBytes += pack.usedBytes
+        report.freedBytes += pack.unusedBytes
+      }
+    }
+  }
+}

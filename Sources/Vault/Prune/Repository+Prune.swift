@@ -1,0 +1,61 @@
+import Core
+import IO
+
+extension Repository {
+  /// Removes what no snapshot needs.
+  ///
+  /// Call it inside ``withLock(exclusive:wait:loadingIndex:_:)``, exclusive. Memory grows with the index as it is loaded
+  /// anyhow, by a bit per blob and some words per pack.
+  ///
+  /// - Throws: Damage of any kind, before anything is changed: what can't be read can't be told from what isn't needed.
+  package func prune(
+    _ options: PruneOptions = PruneOptions(), progress: @escaping @Sendable (PruneProgress) -> Void = { _ in }
+  ) async throws(VaultError) -> PruneReport {
+    try await PruneRun(repository: self, options: options, progress: progress).run()
+  }
+
+  /// Writes blobs of a pack once more, in new packs, verified on the way; sealed bytes are taken over as they are.
+  ///
+  /// - Parameters:
+  ///   - blobs: In any order.
+  ///   - compressing: Compresses what is stored without.
+  func moveBlobs(_ blobs: [PackedBlob], of pack: Digest, compressing: Bool) async throws(VaultError) {
+    for batch in Self.batches(of: blobs, in: pack) {
+      let range = batch.blobs[0].offset..<batch.blobs.reduce(0) { max($0, $1.range.upperBound) }
+      let bytes: [UInt8]
+      do throws(StoreError) { bytes = try await store.get(ObjectName(.data, pack), range: range) } catch {
+        throw VaultError(error, pack: pack, range: range)
+      }
+      let packClosed = try await settings.pool.run { [self] () throws(VaultError) in
+        var packClosed = false
+        for blob in batch.blobs {
+          let stored = try codecs.with { (codec) throws(VaultError) in
+            try Self.transfer(blob, of: pack, bytes, from: range.lowerBound, codec, compressing)
+          }
+          let slot = Int(settings.randomness.next() & 1)
+          if writer.add(stored, targetBytes: settings.packTargetBytes, slot: slot) { packClosed = true }
+        }
+        return packClosed
+      }
+      if packClosed { while let pack = writer.next() { try await upload(pack) } }
+    }
+  }
+
+  private static func transfer(
+    _ blob: PackedBlob, of pack: Digest, _ bytes: [UInt8], from start: Int, _ codec: Codec, _ compressing: Bool
+  ) throws(VaultError) -> StoredBlob {
+    let local = (blob.offset - start)..<(blob.offset - start + blob.length)
+    let plaintext: [UInt8]
+    do throws(CodecFault) {
+      plaintext = try bytes.withRawBytes { (raw) throws(CodecFault) in
+        try codec.decode(
+          UnsafeRawBufferPointer(rebasing: raw[local]), uncompressedBytes: blob.uncompressedBytes, id: blob.id)
+      }
+    } catch { throw .packCorrupt(pack, bytes: blob.range, "\(blob.kind) blob \(blob.id.short): \(error.reason)") }
+    if compressing, blob.uncompressedBytes == 0 {
+      return try plaintext.withRawBytes { (raw) throws(VaultError) in try codec.encode(blob.kind, blob.id, raw) }
+    }
+    return StoredBlob(
+      kind: blob.kind, id: blob.id, sealed: Array(bytes[local]), uncompressedBytes: blob.uncompressedBytes)
+  }
+}
