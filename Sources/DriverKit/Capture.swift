@@ -47,7 +47,7 @@ package protocol CaptureSession: Sendable {
   /// Lets writers go on. Never throws: what can't be released by asking is released by closing the connection.
   ///
   /// - Returns: Whether the hold was still in force. `false` means that it had lapsed (a limit, a lost connection): the
-  ///   store may have moved after the mark and is not in the cut.
+  ///   store may have moved after the mark and is not in the cut. Also `false` if there was none, whatever the traits said.
   func release() async -> Bool
 
   /// Streams what remains, so that the sink holds the state at the mark.

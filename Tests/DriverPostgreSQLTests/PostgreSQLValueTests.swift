@@ -65,11 +65,13 @@ import Testing
     let good = RestoreFacts(
       start: "0/1", stop: "0/2", mark: "0/3", timeline: 1, systemIdentifier: "7", segmentBytes: 1 << 20, major: 15,
       tablespaceVersion: "PG_15_1", tablespaces: [.init(oid: 5, location: "/mnt/a")], dataDirectory: "/d",
-      hasChecksums: true, preloaded: "")
+      hasChecksums: true, preloaded: "",
+      coverage: DigestCoverage(horizons: ["a.b": 1 << 33], lacking: ["a.b.public.c d"]))
     #expect(try RestoreFacts(good.encoded) == good)
     for (name, value) in [
       ("markLSN", "x"), ("timeline", "-1"), ("walSegmentBytes", "5"), ("tablespaceVersion", "../../etc"), ("major", ""),
       ("tablespace.5", "relative"), ("tablespace.5", "/a/../../etc"), ("tablespace.5", "/a\nb"), ("tablespace.x", "/a"),
+      ("digestHorizon.a", "-1"),
     ] {
       var facts = good.encoded
       facts[name] = value

@@ -192,7 +192,7 @@ import Testing
           return
         }
         #expect(why.contains("primary"))
-        let captured = try await replica.capture()
+        let captured = try await replica.capture(isHeld: false)
         #expect(captured.result.contentDigest?.parts["db0"]?.count == 1)
       }
     }

@@ -36,6 +36,7 @@ extension RedisFixture {
   /// One capture; the hooks run where their names say.
   func capture(
     _ driver: (any DataStoreDriver)? = nil, digest: Bool = true, limit: Duration = .seconds(10),
+    isHeld: Bool = true,
     prepared: () async throws -> Void = {}, marked: () async throws -> Void = {}, released: () async throws -> Void = {}
   ) async throws -> Taken {
     let scratch = try TemporaryDirectory("scratch")
@@ -48,7 +49,7 @@ extension RedisFixture {
       try await session.hold(limit: limit)
       _ = try await session.mark()
       try await marked()
-      try promise(await session.release(), "the hold was in force to the end")
+      try promise(await session.release() == isHeld, "release() says whether the hold was in force to the end")
       try await released()
       let result = try await session.finish()
       await session.close()

@@ -33,6 +33,31 @@ import Testing
     }
   }
 
+  /// The journal mode is read when the store is asked, and again when the capture begins.
+  @Test(.timeLimit(.minutes(1))) func `what was not held is not told to have been`() async throws {
+    try await contract.withStore { fixture in
+      let driver = try fixture.driver(.usual)
+      guard case .held = try await driver.traits().hold else {
+        Issue.record("a database in WAL mode can be held")
+        return
+      }
+      let scratch = try TemporaryDirectory("scratch")
+      let session = try await driver.capture(CaptureContext(sink: MemoryTree(), scratch: scratch.path))
+      try await fixture.run("PRAGMA journal_mode=DELETE")
+      do {
+        try await session.prepare()
+        try await session.hold(limit: .seconds(10))
+        _ = try await session.mark()
+        let wasHeld = await session.release()
+        #expect(!wasHeld)
+      } catch {
+        await session.close()
+        throw error
+      }
+      await session.close()
+    }
+  }
+
   @Test(.timeLimit(.minutes(1)))
   func `writers in other processes wait for the hold and no longer`() async throws {
     try await contract.withStore { fixture in

@@ -108,52 +108,51 @@ actor PostgreSQLCapture: CaptureSession {
   }
 
   private func prepareHold(_ control: Connection, _ cluster: ClusterFacts) async throws(DriverError) -> TableHold {
-    do {
-      var members: [TableHold.Member] = []
-      // Not the templates: a connection to one would keep CREATE DATABASE waiting.
-      let databases = try await control.run(
-        "SELECT datname FROM pg_database WHERE datallowconn AND NOT datistemplate ORDER BY oid"
-      ).rows
-      for row in databases {
-        guard let database = row.first ?? nil else { continue }
-        let locks = try await driver.connect(database)
-        let reader = try await driver.connect(database)
-        try await RowDigest.settle(reader)
-        members.append(TableHold.Member(database: database, locks: locks, reader: reader))
-      }
-      let timeout = cluster.settings["deadlock_timeout"].flatMap { Int64($0) } ?? 1000
-      return TableHold(
-        members: members, control: control, time: driver.environment.time, deadlockTimeout: .milliseconds(timeout))
-    } catch let error as StatementFailure {
-      throw error.driverError("looking for tables")
-    } catch {
-      throw DriverError(error)
-    }
+    let timeout = cluster.settings["deadlock_timeout"].flatMap { Int64($0) } ?? 1000
+    let driver = driver
+    var hold = TableHold(
+      control: control, time: driver.environment.time, deadlockTimeout: .milliseconds(timeout)
+    ) { database throws(DriverError) in try await driver.enter(database) }
+    try await hold.enterDatabases()
+    return hold
   }
 
   // MARK: The hold
 
-  private var digestsContent = false
+  /// Whether the locks are held, as far as we did not let go of them.
+  private var isHeld = false
+  /// Databases that the hold does not cover, since they were made after it had been taken.
+  private var uncovered: [String] = []
+  private var readers: [DigestReader] = []
 
   func hold(limit: Duration) async throws(DriverError) {
-    guard let hold else { throw .holdImpossible("the session is not prepared") }
-    try await hold.take(limit: limit)
-    // Only under the locks do what a reader sees and what the log holds up to a position agree.
-    digestsContent = context.wantsContentDigest
+    guard var hold else { throw .holdImpossible("the session is not prepared") }
+    let result: Result<Void, DriverError>
+    do throws(DriverError) { result = .success(try await hold.take(limit: limit)) } catch { result = .failure(error) }
+    // With the connections that were opened meanwhile, to be closed whatever happened.
+    self.hold = hold
+    try result.get()
+    isHeld = true
   }
 
   func mark() async throws(DriverError) -> LogPosition {
     guard let control, let hold, let cluster else { throw .holdImpossible("the session is not prepared") }
     do throws(StatementFailure) {
+      // Only under the locks do what a reader sees and what the log holds up to a position agree.
+      if isHeld, context.wantsContentDigest { readers = try await hold.pinSnapshots() }
       let row =
         try await control.run(
-          "SELECT lsn, pg_walfile_name(lsn) FROM (SELECT pg_current_wal_insert_lsn() AS lsn) AS now"
+          """
+          SELECT lsn, pg_walfile_name(lsn), (SELECT json_agg(datname)::text FROM (\(TableHold.databases)) AS held)
+          FROM (SELECT pg_current_wal_insert_lsn() AS lsn) AS now
+          """
         ).rows.first ?? []
-      guard row.count == 2, let lsn = row[0].flatMap({ LogSequenceNumber($0) }),
-        let timeline = row[1].flatMap({ UInt32($0.prefix(8), radix: 16) })
+      guard row.count == 3, let lsn = row[0].flatMap({ LogSequenceNumber($0) }),
+        let timeline = row[1].flatMap({ UInt32($0.prefix(8), radix: 16) }),
+        let databases = row[2].flatMap({ try? CanonicalJSON.decode([String].self, from: Array($0.utf8)) })
       else { throw StatementFailure(code: "XX000", message: "the server did not name its position") }
       marked = (lsn, timeline)
-      if digestsContent { try await hold.pinSnapshots() }
+      if isHeld { uncovered = Set(databases).subtracting(hold.members.map(\.database)).sorted() }
       return position(lsn, timeline, cluster)
     } catch {
       throw error.driverError("naming the position")
@@ -166,17 +165,91 @@ actor PostgreSQLCapture: CaptureSession {
       details: ["timeline": String(timeline), "systemIdentifier": cluster.systemIdentifier])
   }
 
-  func release() async -> Bool { await hold?.release() ?? false }
+  func release() async -> Bool {
+    guard let hold else { return false }
+    let wasHeld = await hold.release() && isHeld
+    isHeld = false
+    if !wasHeld {
+      // What the readers see may be later than the mark.
+      for reader in readers { await reader.abandon() }
+      readers = []
+    }
+    if !uncovered.isEmpty {
+      notes.append("made while writers waited, and not held: database \(uncovered.joined(separator: ", "))")
+    }
+    return wasHeld && uncovered.isEmpty
+  }
 
   // MARK: After the hold
 
   func finish() async throws(DriverError) -> CaptureResult {
-    guard let control, let hold, let cluster, let start, let stop, let marked, let ownFile else {
+    guard let control, hold != nil, let cluster, let start, let stop, let marked, let ownFile else {
       throw .holdImpossible("there is no mark")
     }
     guard marked.position >= stop else {
       throw .logGap("the mark \(marked.position) lies before the backup's end \(stop)")
     }
+    // Read at once, beside the log: who wants to alter a table waits for it.
+    let readers = readers
+    self.readers = []
+    let time = driver.environment.time
+    let outcome = await withTaskGroup(
+      of: (log: DriverError?, read: Result<Digested, StatementFailure>?).self
+    ) { group in
+      group.addTask {
+        do throws(DriverError) { try await self.copyLog(control, cluster, start, marked, ownFile) } catch {
+          return (error, nil)
+        }
+        return (nil, nil)
+      }
+      group.addTask {
+        do throws(StatementFailure) { return (nil, .success(try await Digested.read(readers, time))) } catch {
+          return (nil, .failure(error))
+        }
+      }
+      var outcome: (log: DriverError?, read: Result<Digested, StatementFailure>?) = (nil, nil)
+      for await next in group {
+        if let error = next.log {
+          outcome.log = error
+          group.cancelAll()
+        }
+        if let read = next.read {
+          outcome.read = read
+          if case .failure = read { group.cancelAll() }
+        }
+      }
+      return outcome
+    }
+    let digested: Digested
+    do throws(StatementFailure) { digested = try outcome.read?.get() ?? Digested() } catch {
+      // What failed first made the other end.
+      if let log = outcome.log, error.code == StatementFailure.cancelled.code { throw log }
+      throw error.driverError("reading the rows for the content digest")
+    }
+    if let log = outcome.log { throw log }
+    if !digested.coverage.lacking.isEmpty {
+      let names = digested.coverage.lacking.sorted()
+      notes.append(
+        "no content digest of \(names.count) tables, which others waited for or made: "
+          + names.prefix(10).joined(separator: ", ") + (names.count > 10 ? ", …" : ""))
+    }
+    return CaptureResult(
+      version: cluster.version, position: position(marked.position, marked.timeline, cluster),
+      contentDigest: digested.parts.isEmpty && (readers.isEmpty || !digested.coverage.lacking.isEmpty)
+        ? nil : ContentDigest(scheme: RowDigest.scheme, parts: digested.parts), sizeBytes: counter.value,
+      facts: RestoreFacts(
+        start: start.description, stop: stop.description, mark: marked.position.description, timeline: marked.timeline,
+        systemIdentifier: cluster.systemIdentifier, segmentBytes: cluster.geometry.segmentBytes, major: cluster.major,
+        tablespaceVersion: cluster.tablespaceVersion, tablespaces: tablespaces, dataDirectory: driver.dataDirectory,
+        hasChecksums: cluster.hasChecksums, preloaded: cluster.settings["shared_preload_libraries"] ?? "",
+        coverage: readers.isEmpty ? nil : digested.coverage
+      ).encoded, notes: notes)
+  }
+
+  private func copyLog(
+    _ control: Connection, _ cluster: ClusterFacts, _ start: LogSequenceNumber,
+    _ marked: (position: LogSequenceNumber, timeline: UInt32), _ ownFile: FileMetadata
+  ) async throws(DriverError) {
     do throws(StatementFailure) {
       // A commit of our own makes the server flush all that came before it. Not further than the local disk: a
       // standby that hangs must not hang us.
@@ -197,28 +270,37 @@ actor PostgreSQLCapture: CaptureSession {
     try await log.copy(into: copy(verifyingSince: nil), like: ownFile)
     // The log is safe: the server may drop its own again while the rows are read.
     await control.close()
-    return CaptureResult(
-      version: cluster.version, position: position(marked.position, marked.timeline, cluster),
-      contentDigest: digestsContent ? try await digest(hold) : nil, sizeBytes: counter.value,
-      facts: RestoreFacts(
-        start: start.description, stop: stop.description, mark: marked.position.description, timeline: marked.timeline,
-        systemIdentifier: cluster.systemIdentifier, segmentBytes: cluster.geometry.segmentBytes, major: cluster.major,
-        tablespaceVersion: cluster.tablespaceVersion, tablespaces: tablespaces, dataDirectory: driver.dataDirectory,
-        hasChecksums: cluster.hasChecksums, preloaded: cluster.settings["shared_preload_libraries"] ?? ""
-      ).encoded, notes: notes)
   }
 
-  private func digest(_ hold: TableHold) async throws(DriverError) -> ContentDigest {
+  /// What all readers read.
+  private struct Digested: Sendable {
     var parts: [String: ContentDigest.Part] = [:]
-    do throws(StatementFailure) {
-      for member in hold.members {
-        let found = try await RowDigest.parts(member.reader, database: member.database)
-        parts.merge(found) { first, _ in first }
+    var coverage = DigestCoverage()
+
+    static func read(_ readers: [DigestReader], _ time: any Timekeeper) async throws(StatementFailure) -> Digested {
+      let results = await withTaskGroup(of: Result<Digested, StatementFailure>.self) { group in
+        for reader in readers {
+          group.addTask {
+            do throws(StatementFailure) {
+              let found = try await reader.read(time)
+              return .success(
+                Digested(
+                  parts: found.parts,
+                  coverage: DigestCoverage(horizons: [reader.database: reader.horizon], lacking: found.lacking)))
+            } catch { return .failure(error) }
+          }
+        }
+        return await group.reduce(into: [Result<Digested, StatementFailure>]()) { $0.append($1) }
       }
-    } catch {
-      throw error.driverError("reading the rows for the content digest")
+      var all = Digested()
+      for result in results {
+        let one = try result.get()
+        all.parts.merge(one.parts) { first, _ in first }
+        all.coverage.horizons.merge(one.coverage.horizons) { first, _ in first }
+        all.coverage.lacking.formUnion(one.coverage.lacking)
+      }
+      return all
     }
-    return ContentDigest(scheme: RowDigest.scheme, parts: parts)
   }
 
   func close() async {

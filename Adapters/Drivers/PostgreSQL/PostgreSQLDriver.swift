@@ -126,6 +126,18 @@ struct PostgreSQLDriver: DataStoreDriver {
     return try await connect(address, password: secret)
   }
 
+  /// The two connections of a hold to one database.
+  func enter(_ database: String) async throws(DriverError) -> TableHold.Member {
+    let (locks, reader) = (try await connect(database), try await connect(database))
+    do throws(StatementFailure) {
+      let process = try await locks.value("SELECT pg_backend_pid()") ?? ""
+      try await RowDigest.settle(reader)
+      return TableHold.Member(database: database, locks: locks, locksProcess: process, reader: reader)
+    } catch {
+      throw error.driverError("looking for tables")
+    }
+  }
+
   func connect(_ address: ServerAddress, password: Secret?) async throws(DriverError) -> Connection {
     let connection = try await Connection.open(address, password: password, pool: environment.pool)
     do throws(StatementFailure) {

@@ -212,14 +212,13 @@ extension PostgreSQLDriver {
     let place = ServerAddress(host: server.socket, port: 5432, user: address.user, database: address.database)
     let first = try await connect(place, password: nil)
     var parts: [String: ContentDigest.Part] = [:]
+    var uncompared = 0
     do throws(StatementFailure) {
       let identifier = try await first.value("SELECT system_identifier::text FROM pg_control_system()")
       guard identifier == facts.systemIdentifier else {
         throw StatementFailure(code: "XX001", message: "another cluster: \(identifier ?? "")")
       }
-      let databases = try await first.run(
-        "SELECT datname FROM pg_database WHERE datallowconn AND NOT datistemplate ORDER BY oid"
-      ).rows.compactMap { $0.first ?? nil }
+      let databases = try await first.run(TableHold.databases).rows.compactMap { $0.first ?? nil }
       for database in databases {
         let connection: Connection
         do throws(DriverError) {
@@ -231,10 +230,16 @@ extension PostgreSQLDriver {
           } catch { throw StatementFailure(code: "XX002", message: error.report.summary) }
           proofs.append("pg_amcheck of \(database)")
         }
-        if request.capture.contentDigest != nil {
+        if let recorded = request.capture.contentDigest {
           try await RowDigest.settle(connection)
           _ = try await connection.run("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-          parts.merge(try await RowDigest.parts(connection, database: database)) { first, _ in first }
+          for table in try await RowDigest.tables(connection) {
+            if facts.coverage?.covers(table, of: database, recorded: recorded) ?? true {
+              parts[database + "." + table.name] = try await RowDigest.part(connection, table.quoted)
+            } else {
+              uncompared += 1
+            }
+          }
         }
         await connection.close()
       }
@@ -249,6 +254,9 @@ extension PostgreSQLDriver {
     }
     if request.capture.contentDigest == nil { return nil }
     proofs.append("read every row of \(parts.count) tables")
+    if uncompared > 0 {
+      proofs.append("not compared, for the capture could not read them in time: \(uncompared) tables")
+    }
     return ContentDigest(scheme: RowDigest.scheme, parts: parts)
   }
 

@@ -17,6 +17,8 @@ struct RestoreFacts: Equatable, Sendable {
   var hasChecksums: Bool
   /// `shared_preload_libraries`.
   var preloaded: String
+  /// `nil` where nothing was digested, and in older snapshots, whose digests cover every table.
+  var coverage: DigestCoverage?
 
   var encoded: [String: String] {
     var result = [
@@ -26,6 +28,8 @@ struct RestoreFacts: Equatable, Sendable {
       "sharedPreloadLibraries": preloaded,
     ]
     for space in tablespaces { result["tablespace.\(space.oid)"] = space.location }
+    for (database, horizon) in coverage?.horizons ?? [:] { result["digestHorizon.\(database)"] = String(horizon) }
+    for part in coverage?.lacking ?? [] { result["digestLacks.\(part)"] = "" }
     return result
   }
 }
@@ -61,5 +65,16 @@ extension RestoreFacts {
       spaces.append(DataDirectory.Tablespace(oid: oid, location: location))
     }
     tablespaces = spaces.sorted { $0.oid < $1.oid }
+    var horizons: [String: UInt64] = [:]
+    for (name, value) in facts where name.hasPrefix("digestHorizon.") {
+      guard let horizon = UInt64(value) else { throw .corrupt("the snapshot's facts make no sense: '\(name)'") }
+      horizons[String(name.dropFirst("digestHorizon.".count))] = horizon
+    }
+    if !horizons.isEmpty {
+      let lacking = facts.keys.filter { $0.hasPrefix("digestLacks.") }.map {
+        String($0.dropFirst("digestLacks.".count))
+      }
+      coverage = DigestCoverage(horizons: horizons, lacking: Set(lacking))
+    }
   }
 }

@@ -14,21 +14,53 @@ import DriverKit
 struct TableHold: Sendable {
   struct Member: Sendable {
     var database: String
-    /// Holds the locks.
+    /// Holds the locks. While it does, nothing else may run on it: each statement starts the server's idle time anew.
     var locks: Connection
+    /// The process that serves ``locks``.
+    var locksProcess: String
     /// Takes its snapshot under the locks, and keeps it for the digest.
     var reader: Connection
   }
 
-  var members: [Member]
+  /// One per database; ``take(limit:)`` adds those of databases that were made since.
+  private(set) var members: [Member]
   /// Asks and signals, in the driver's own database.
   var control: Connection
   var time: any Timekeeper
   /// The server's `deadlock_timeout`.
   var deadlockTimeout: Duration
+  /// Connects to one database.
+  var enter: @Sendable (_ database: String) async throws(DriverError) -> Member
+
+  /// Databases that are held. Not the templates: a connection to one would keep CREATE DATABASE waiting.
+  static let databases = "SELECT datname FROM pg_database WHERE datallowconn AND NOT datistemplate ORDER BY oid"
+
+  init(
+    control: Connection, time: any Timekeeper, deadlockTimeout: Duration,
+    enter: @escaping @Sendable (_ database: String) async throws(DriverError) -> Member
+  ) {
+    (self.control, self.time, self.deadlockTimeout, self.enter) = (control, time, deadlockTimeout, enter)
+    members = []
+  }
+
+  /// Connects to the databases there are and that it isn't connected to yet.
+  ///
+  /// - Returns: Whether there were any.
+  @discardableResult
+  mutating func enterDatabases() async throws(DriverError) -> Bool {
+    let names: [String]
+    do throws(StatementFailure) {
+      names = try await control.run(Self.databases).rows.compactMap { $0.first ?? nil }
+    } catch { throw error.driverError("looking for databases") }
+    let known = Set(members.map(\.database))
+    let missing = names.filter { !known.contains($0) }
+    for name in missing { members.append(try await enter(name)) }
+    return !missing.isEmpty
+  }
 
   /// - Throws: ``DriverError/holdTimeout(_:)`` with nothing locked.
-  func take(limit: Duration) async throws(DriverError) {
+  mutating func take(limit: Duration) async throws(DriverError) {
+    let time = time
     let began = time.monotonicNanoseconds()
     func remaining() -> Duration { limit - .nanoseconds(time.monotonicNanoseconds() - began) }
     // Whoever waits longer than `deadlock_timeout` looks for deadlocks and may end the application's transaction instead
@@ -40,6 +72,16 @@ struct TableHold: Sendable {
       let budget = min(round, remaining())
       guard budget >= .milliseconds(1) else { throw .holdTimeout(limit) }
       if try await lockAll(budget, within: remaining()) {
+        // Asked under the locks of all others; what is new is locked with them in the next round.
+        let isNew: Bool
+        do throws(DriverError) { isNew = try await enterDatabases() } catch {
+          await rollBack()
+          throw error
+        }
+        if isNew {
+          await rollBack()
+          continue
+        }
         let left = remaining()
         if left >= .milliseconds(1), try await setDeadline(left) { return }
         await rollBack()
@@ -66,12 +108,22 @@ struct TableHold: Sendable {
     }
   }
 
-  /// Pins what the readers see; to be called under the locks.
-  func pinSnapshots() async throws(StatementFailure) {
-    try await onAll { (member) throws(StatementFailure) in
-      _ = try await member.reader.run("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY; SELECT 1")
-      return true
+  /// Pins what the readers see, and locks the tables against whoever would change their files; to be called under the
+  /// locks, and before the position is named: what a reader sees is then before that position.
+  func pinSnapshots() async throws(StatementFailure) -> [DigestReader] {
+    let results = await withTaskGroup(of: Result<DigestReader, StatementFailure>.self) { group in
+      for member in members {
+        group.addTask {
+          do throws(StatementFailure) {
+            return .success(try await DigestReader.pin(member))
+          } catch { return .failure(error) }
+        }
+      }
+      return await group.reduce(into: [Result<DigestReader, StatementFailure>]()) { $0.append($1) }
     }
+    var readers: [DigestReader] = []
+    for result in results { readers.append(try result.get()) }
+    return readers
   }
 
   private func lockAll(_ budget: Duration, within limit: Duration) async throws(DriverError) -> Bool {
@@ -91,8 +143,7 @@ struct TableHold: Sendable {
     }
   }
 
-  private func lock(_ member: Member, _ budget: Duration, within limit: Duration) async throws(StatementFailure) -> Bool
-  {
+  func lock(_ member: Member, _ budget: Duration, within limit: Duration) async throws(StatementFailure) -> Bool {
     let deadline = time.monotonicNanoseconds() + budget.wholeNanoseconds
     func left() -> Int64 { max(1, (deadline - time.monotonicNanoseconds()) / 1_000_000) }
     do throws(StatementFailure) {

@@ -35,6 +35,11 @@ struct EntrySwap: Sendable {
 
   var hasBegun: Bool { Files.exists(planPath) }
 
+  /// Whether a swap of this workspace stands, finished.
+  static func isSwapped(in workspace: String) -> Bool {
+    Files.exists("\(workspace)/plan") && Files.exists("\(workspace)/swapped")
+  }
+
   /// Safe to replay. What was restored is in its place afterwards; what was there is kept.
   func swapIn() throws(DriverError) {
     try step("mkdir \(kept)") { () throws(SystemFailure) in

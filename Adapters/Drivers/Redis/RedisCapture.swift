@@ -28,6 +28,8 @@ final class RedisCapture: CaptureSession {
     /// Monotonic nanoseconds before the pause was asked for, and how long it lasts.
     var pause: (since: Int64, limit: Duration)?
     var mark: Int64?
+    /// Writers were paused when the mark was named, on the server they write to.
+    var wasHeld = false
     var counts: [Int: KeyCount] = [:]
     var notes: [String] = []
   }
@@ -149,22 +151,23 @@ final class RedisCapture: CaptureSession {
     let counts = info.keyspace
     state.withLock { state in
       state.mark = offset
+      state.wasHeld = state.pause != nil && info["role"] == "master"
       state.counts = counts
     }
     return Self.position(offset, start.replicationID, databases: counts.count)
   }
 
   func release() async -> Bool {
-    let (control, pause, canHold, mark) = state.withLock { state in
+    let (control, pause, wasHeld, mark) = state.withLock { state in
       defer { state.pause = nil }
-      return (state.control, state.pause, state.canHold, state.mark)
+      return (state.control, state.pause, state.wasHeld, state.mark)
     }
-    guard canHold else { return true }
     guard let control, let pause else { return false }
     let offset = await unpause(control)
     let elapsed = Duration.nanoseconds(environment.time.monotonicNanoseconds() - pause.since)
     guard let offset, elapsed < pause.limit else { return false }
     // Someone else may have ended the pause: then there are writes after the mark.
+    guard mark == nil || wasHeld else { return false }
     guard let mark, offset != mark else { return true }
     return await wasQuiet(from: mark, to: offset)
   }
@@ -245,7 +248,7 @@ final class RedisCapture: CaptureSession {
     facts.increment = .init(bytes: summary.bytes, digest: digest, offset: mark)
     facts.commands = summary.commands
     facts.databases = max(known.settings.databases, summary.highestDatabase + 1, (known.counts.keys.max() ?? 0) + 1)
-    facts.counts = known.canHold ? known.counts : nil
+    facts.counts = known.wasHeld ? known.counts : nil
     facts.settings = known.settings
     var notes = known.notes
     var content: ContentDigest?

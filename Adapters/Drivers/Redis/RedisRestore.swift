@@ -13,6 +13,12 @@ extension RedisDriver {
 
     var captured: String { "\(workspace)/captured" }
     var proof: String { "\(workspace)/proof" }
+    /// Keys per database of what lies beside, as a server counted them.
+    var counted: String { "\(workspace)/\(RedisDriver.Place.countedName)" }
+    /// There from the swap until a started server was seen to hold what was counted.
+    var unproved: String { "\(workspace)/\(RedisDriver.Place.unprovedName)" }
+    static let countedName = "counted"
+    static let unprovedName = "unproved"
     /// Written last: what lies beside is whole.
     var ready: String { "\(workspace)/ready" }
     var swap: EntrySwap {
@@ -121,8 +127,12 @@ extension RedisDriver {
     let runAs = configuration.runAs
     let size = try await pool.run { () throws(DriverError) -> Int64 in try Self.lay(place, runAs) }
     let state = RestoredState(position: request.capture.position, sizeBytes: size, proofs: proofs)
+    let counted = Dictionary(uniqueKeysWithValues: keys.map { (String($0.key), $0.value) })
     try await pool.run { () throws(DriverError) in
-      do { try Files.replace(place.ready, with: try CanonicalJSON.encode(state)) } catch { throw DriverError(error) }
+      do {
+        try Files.replace(place.counted, with: try CanonicalJSON.encode(counted))
+        try Files.replace(place.ready, with: try CanonicalJSON.encode(state))
+      } catch { throw DriverError(error) }
     }
     return state
   }
@@ -321,6 +331,9 @@ extension RedisDriver {
       guard place.swap.hasBegun || Files.exists(place.ready) else {
         throw .engineFailed("nothing was restored beside \(place.directory)", log: "")
       }
+      do throws(SystemFailure) {
+        if !place.swap.hasBegun { try Files.replace(place.unproved, with: []) }
+      } catch { throw DriverError(error) }
       try place.swap.swapIn()
     }
   }

@@ -40,7 +40,7 @@ extension RedisDriver {
       do throws(DriverError) {
         let connection = try await connect()
         let info = try await self.info(connection)
-        if info["loading"] != "1" { return }
+        if info["loading"] != "1" { return try await compareWithRestored(connection, info) }
         remaining = 1200
       } catch {
         guard case .unreachable = error else { throw error }
@@ -48,6 +48,48 @@ extension RedisDriver {
         guard remaining > 0 else { throw error }
       }
       do { try await environment.time.sleep(for: .milliseconds(25)) } catch { throw DriverError(error) }
+    }
+  }
+
+  /// After a swap, once: what the server holds is what was restored. A setting that the driver does not see, in an
+  /// included file or the start command, can make a server load other files, or none.
+  ///
+  /// Keys with an expiry may be fewer by now, and evicted ones are allowed for.
+  /// - Throws: ``DriverError/corrupt(_:)``, and again at the next start.
+  private func compareWithRestored(_ connection: Connection, _ info: Info) async throws(DriverError) {
+    var directory = configuration.dataDirectory
+    if directory == nil { directory = try await settings(connection).0.values["dir"] }
+    guard let directory else { return }
+    let found = try await environment.pool.run { () throws(DriverError) -> [(String, [String: KeyCount])] in
+      do {
+        let names = (try? Files.names(in: directory).map(\.lossyText)) ?? []
+        return try names.filter { $0.hasPrefix(".salvor-") }.compactMap { name in
+          let (mark, counted) = (
+            "\(directory)/\(name)/\(Place.unprovedName)", "\(directory)/\(name)/\(Place.countedName)"
+          )
+          guard Files.exists(mark), EntrySwap.isSwapped(in: "\(directory)/\(name)") else { return nil }
+          let bytes = try Files.read(counted, limitBytes: 1 << 24)
+          return (mark, try CanonicalJSON.decode([String: KeyCount].self, from: bytes))
+        }
+      } catch { throw DriverError(error) }
+    }
+    let live = info.keyspace
+    let evicted = info.integer("evicted_keys") ?? 0
+    for (mark, counted) in found {
+      let expected = Dictionary(
+        counted.compactMap { name, count in Int(name).map { ($0, count) } }, uniquingKeysWith: { first, _ in first })
+      for index in Set(live.keys).union(expected.keys).sorted() {
+        let (now, then) = (live[index] ?? KeyCount(), expected[index] ?? KeyCount())
+        guard now.lasting <= then.lasting, now.lasting >= then.lasting - evicted, now.expiring <= then.expiring else {
+          throw .corrupt(
+            "database \(index) of the started server has \(now), and what was restored has \(then); it may load other "
+              + "files than those in \(directory): see appendonly, dir and dbfilename in what it includes and how it is started"
+          )
+        }
+      }
+      try await environment.pool.run { () throws(DriverError) in
+        do throws(SystemFailure) { try Files.removeTree(mark) } catch { throw DriverError(error) }
+      }
     }
   }
 

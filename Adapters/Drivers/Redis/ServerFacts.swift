@@ -33,9 +33,11 @@ struct Info: Sendable, Equatable {
   }
 }
 
-struct KeyCount: Sendable, Equatable, CustomStringConvertible {
+struct KeyCount: Sendable, Equatable, Codable, CustomStringConvertible {
   var keys: Int64 = 0
   var expiring: Int64 = 0
+  /// Keys that time alone doesn't take away.
+  var lasting: Int64 { keys - expiring }
 
   var description: String { "\(keys) keys, \(expiring) of them expiring" }
 }

@@ -64,7 +64,8 @@ actor SQLiteCapture: CaptureSession {
     return position
   }
 
-  func release() async -> Bool { isWAL ? await keeper.release() : true }
+  /// `false` without a hold too, though the store may have been one that can be held when it was asked.
+  func release() async -> Bool { await keeper.release() }
 
   func finish() async throws(DriverError) -> CaptureResult {
     guard let reader, var position else { throw .holdImpossible("there is no mark to copy at") }
