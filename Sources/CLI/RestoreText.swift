@@ -63,6 +63,11 @@ package enum OutcomeText {
     var lines = ["\(style.paint(outcome.run.text, .strong))  \(paint(outcome.state, style))"]
     if let failure = outcome.failure { lines.append(style.paint(failure.description.harmless, .bad)) }
     lines += outcome.gatesRetried.map { style.paint("gate \($0.harmless)", .warning) }
+    for comparison in outcome.comparisons where !comparison.isCompared {
+      lines.append(
+        "\(style.paint("not compared", .warning))  \(comparison.store)  no digest of its content was recorded at the mark; "
+          + "its engine's own checks passed")
+    }
     for check in outcome.checks {
       let tone: Style.Tone =
         switch check.verdict {

@@ -32,6 +32,8 @@ package struct Report: Sendable, Equatable, Codable, CustomStringConvertible {
   package var state: String?
   /// What to do next, as a sentence.
   package var remedy: String?
+  /// The findings one by one, for the record and for programs; the summary says the same for people.
+  package var details: JSONValue?
 
   package init(_ code: String, _ summary: String, retry: Retry = .afterChange) {
     (self.code, self.summary, self.retry) = (code, summary, retry)
@@ -46,6 +48,12 @@ package struct Report: Sendable, Equatable, Codable, CustomStringConvertible {
   package func state(_ text: String) -> Report {
     var copy = self
     copy.state = text
+    return copy
+  }
+
+  package func details(_ value: JSONValue?) -> Report {
+    var copy = self
+    copy.details = value
     return copy
   }
 

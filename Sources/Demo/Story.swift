@@ -104,7 +104,7 @@ package struct Story: Sendable {
     say("\(ready.count) services are ready: \(ready.map(\.text).joined(separator: ", "))")
 
     title("Recovery points, under live transfers")
-    let backup = Backup(system)
+    let backup = Backup(system, journal: try await Registry.journal(host))
     guard let target = try backup.targets().first(where: { $0.group == "bank" }) else {
       throw DemoError.story("the bank's catalog has no group 'bank'")
     }

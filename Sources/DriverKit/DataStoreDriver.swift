@@ -39,6 +39,8 @@ package protocol DataStoreDriver: Sendable {
 
   /// Undoes ``swapIn(_:)``: the kept state is live again, and what was restored is beside again. Safe to replay; does
   /// nothing if the swap never happened.
+  ///
+  /// - Throws: If ``RestoreRequest/isSwapRecorded`` and the kept state is missing, with nothing changed.
   func swapOut(_ request: RestoreRequest) async throws(DriverError)
 
   /// Gives up the state kept by ``swapIn(_:)``, and whatever else lies in the workspace. There is no way back after it.

@@ -18,6 +18,8 @@ package enum DriverError: Failure {
   case engineVersion(captured: String, found: String)
   case engineFailed(String, log: String)
   case serverRunning(String)
+  /// Files of the store are open, and what has them open is nothing this driver stops.
+  case inUse(String, by: [OpenFiles.User])
   case queryFailed(String)
   case sink(AnyFailure)
   case system(SystemReport)
@@ -72,6 +74,13 @@ package enum DriverError: Failure {
         .remedy("the engine's own log tells more")
     case .serverRunning(let what):
       Report("DRIVER-502", "\(what) is running").remedy("stop it, or give the store a 'stop' command")
+    case .inUse(let path, let users):
+      Report(
+        "DRIVER-504",
+        "files of \(path) are open in \(users.prefix(5).map(\.description).joined(separator: ", "))"
+          + (users.count > 5 ? " and \(users.count - 5) more" : ""), retry: .afterBackoff
+      ).state("nothing was swapped by this call")
+        .remedy("stop it, or give the service that uses \(path) a 'start' or 'stop' command, so that Salvor can")
     case .queryFailed(let what):
       Report("DRIVER-503", "the query failed: \(what)")
     case .sink(let failure): failure.report

@@ -51,7 +51,7 @@ package struct PathSwap: Sendable {
   // MARK: Restoring beside
 
   /// Whether a finished state waits at ``beside``.
-  package var isComplete: Bool { Files.exists(beside) }
+  package func isComplete() throws(DriverError) -> Bool { try isThere(beside) }
 
   /// Whether ``swapIn()`` has begun, and ``swapOut()`` has not ended: then nothing may be restored beside.
   package func isSwapped() throws(DriverError) -> Bool {
@@ -67,7 +67,7 @@ package struct PathSwap: Sendable {
       try Files.createDirectory(workspace, mode: mode)
       guard chmod(workspace, mode) == 0 else { throw SystemFailure("chmod", path: workspace) }
       for suffix in [""] + companions { try Files.removeTree(incomplete + suffix) }
-      if !isComplete, try !isSwapped() {
+      if try !isComplete(), try !isSwapped() {
         // A try that ended between two renames of ``complete()``.
         for suffix in companions { try Files.removeTree(beside + suffix) }
       }
@@ -78,7 +78,7 @@ package struct PathSwap: Sendable {
 
   /// Says that what lies at ``incomplete`` is whole, synchronised and proved: it is ``beside`` from now on.
   package func complete() throws(DriverError) {
-    for suffix in companions where Files.exists(incomplete + suffix) {
+    for suffix in companions where try isThere(incomplete + suffix) {
       try move(incomplete + suffix, to: beside + suffix)
     }
     try move(incomplete, to: beside)
@@ -110,8 +110,12 @@ package struct PathSwap: Sendable {
   }
 
   /// Undoes ``swapIn()``: what was kept is live, what was live is ``beside``. Does nothing if there was no swap.
-  package func swapOut() throws(DriverError) {
-    guard Files.exists(workspace) else { return }
+  ///
+  /// - Parameter isRecorded: The record says that a swap was begun, so there must be something to show for it: the kept
+  ///   state, or beside again what was restored. Neither is a loss and an error, with nothing changed.
+  package func swapOut(isRecorded: Bool = false) throws(DriverError) {
+    try requireKept(isRecorded)
+    guard try isThere(workspace) else { return }
     if try observe().incoming != nil { try finishSwapIn() }
     let state = try observe()
     if state.outgoing == nil, state.isKept {
@@ -123,10 +127,22 @@ package struct PathSwap: Sendable {
     try finishSwapOut()
   }
 
+  /// Looks for the kept state, or, if it is back already, for what was restored; changes nothing.
+  ///
+  /// - Throws: If `isRecorded` and there is neither.
+  package func requireKept(_ isRecorded: Bool) throws(DriverError) {
+    guard isRecorded else { return }
+    guard try isThere(workspace) else { throw lost("the whole directory is missing") }
+    let state = try observe()
+    guard state.incoming != nil || state.outgoing != nil || state.isKept || state.hasBeside else {
+      throw lost("it holds neither that state nor what was restored")
+    }
+  }
+
   /// Removes the workspace, after finishing what was half swapped. Does nothing if there is none.
   package func discard() throws(DriverError) {
     let rubbish = workspace + ".discarded"
-    if Files.exists(workspace) {
+    if try isThere(workspace) {
       if try observe().incoming != nil { try finishSwapIn() }
       if try observe().outgoing != nil { try finishSwapOut() }
       let state = try observe()
@@ -211,13 +227,13 @@ package struct PathSwap: Sendable {
 
   /// Companions of the live state go before it does.
   private func sendCompanions(to place: String) throws(DriverError) {
-    for suffix in companions where Files.exists(live + suffix) { try move(live + suffix, to: place + suffix) }
+    for suffix in companions where try isThere(live + suffix) { try move(live + suffix, to: place + suffix) }
     try synchronize()
   }
 
   /// Companions of the state that came follow it.
   private func settleCompanions(from place: String) throws(DriverError) {
-    for suffix in companions where Files.exists(place + suffix) { try move(place + suffix, to: live + suffix) }
+    for suffix in companions where try isThere(place + suffix) { try move(place + suffix, to: live + suffix) }
     try synchronize()
   }
 
@@ -242,11 +258,11 @@ package struct PathSwap: Sendable {
 
   private func observe() throws(DriverError) -> Observed {
     var result = Observed()
-    result.hasLive = Files.exists(live)
-    result.hasBeside = Files.exists(beside)
-    result.hasKept = Files.exists(kept)
-    result.hasKeptNothing = Files.exists(keptNothing)
-    guard Files.exists(workspace) else { return result }
+    result.hasLive = try isThere(live)
+    result.hasBeside = try isThere(beside)
+    result.hasKept = try isThere(kept)
+    result.hasKeptNothing = try isThere(keptNothing)
+    guard try isThere(workspace) else { return result }
     result.incoming = try passing("incoming-")
     result.outgoing = try passing("outgoing-")
     return result
@@ -265,6 +281,10 @@ package struct PathSwap: Sendable {
     return Passing(path: path, isOriginal: status.inode == inode)
   }
 
+  private func isThere(_ path: String) throws(DriverError) -> Bool {
+    do { return try Files.isThere(path) } catch { throw DriverError(error) }
+  }
+
   static func status(_ path: String) -> (inode: UInt64, device: UInt64, isLink: Bool)? {
     var status = stat()
     guard lstat(path, &status) == 0 else { return nil }
@@ -276,6 +296,16 @@ package struct PathSwap: Sendable {
     if let there = Self.status(live), there.device != here.device {
       throw .system(.init(Self.mountPoint(live)))
     }
+  }
+
+  private func lost(_ what: String) -> DriverError {
+    .system(
+      .init(
+        Report("DRIVER-608", "the state that was to be kept in \(workspace) can't be put back: \(what)", retry: .never)
+          .state(
+            "nothing was changed: if the swap got as far, \(live) is what was restored, else what was there before"
+          )
+          .remedy("look at \(live); put the state back by hand if you have it elsewhere, or restore an earlier point")))
   }
 
   private func conflict(_ what: String) -> DriverError {

@@ -11,6 +11,9 @@ package struct RestoreRequest: Sendable {
   /// A directory of this restore's own, on the same file system as the live state where that is possible. The driver
   /// makes it (``RestoreRequest/workspace(beside:id:)``) and ``DataStoreDriver/discardKept(_:)`` removes it.
   package var progress: @Sendable (_ doneBytes: Int64) -> Void
+  /// The record says that ``DataStoreDriver/swapIn(_:)`` was begun. Then ``DataStoreDriver/swapOut(_:)`` must find the kept
+  /// state, or that it is back already; finding no trace of either is an error.
+  package var isSwapRecorded = false
 
   package init(
     id: String, source: any TreeSource, capture: CaptureResult,

@@ -135,9 +135,21 @@ package enum Files {
     guard mkdir(path, mode) == 0 || errno == EEXIST else { throw SystemFailure("mkdir", path: path) }
   }
 
+  /// Whether something is seen there; what can't be looked at counts as absent. Nothing that matters may be decided by
+  /// it: that is for ``isThere(_:)``.
   package static func exists(_ path: String) -> Bool {
     var result = stat()
     return lstat(path, &result) == 0
+  }
+
+  /// Whether something has this name; a symbolic link counts as itself.
+  ///
+  /// - Throws: If nobody can tell: no right to look, a disk that fails.
+  package static func isThere(_ path: String) throws(SystemFailure) -> Bool {
+    var result = stat()
+    if lstat(path, &result) == 0 { return true }
+    guard errno == ENOENT || errno == ENOTDIR else { throw SystemFailure("lstat", path: path) }
+    return false
   }
 
   package static func isDirectory(_ path: String) -> Bool {

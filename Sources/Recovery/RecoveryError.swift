@@ -1,4 +1,5 @@
 import Core
+import StateKit
 
 /// Why a point could not be taken, or a system not brought back.
 package enum RecoveryError: Failure {
@@ -11,7 +12,8 @@ package enum RecoveryError: Failure {
   case pointDamaged(String, why: String)
   case refused([String])
   case precheckFailed([Report])
-  case validationFailed(String, findings: [String])
+  /// Every check that was made, those that passed too.
+  case validationFailed(String, [CheckOutcome])
   case positionMissed(StoreName, expected: String, found: String)
   case digestDiffers(StoreName, parts: [String])
   case notReady(ServiceName, why: String)
@@ -59,8 +61,12 @@ package enum RecoveryError: Failure {
     case .precheckFailed(let reports):
       Report("RESTORE-102", "not started: \(reports.map(\.description).joined(separator: "; "))")
         .state("nothing was changed").remedy("mend what the list says, then run it again")
-    case .validationFailed(let what, let findings):
-      Report("RESTORE-201", "\(what) did not validate: \(findings.joined(separator: "; "))", retry: .never)
+    case .validationFailed(let what, let checks):
+      Report(
+        "RESTORE-201",
+        "\(what) did not validate: "
+          + checks.filter(\.isBad).map { "\($0.name): \($0.summary)" }.joined(separator: "; "), retry: .never
+      ).details(try? JSONValue(encoding: checks))
     case .positionMissed(let store, let expected, let found):
       Report("RESTORE-202", "\(store) came back at \(found), not at \(expected)", retry: .never)
     case .digestDiffers(let store, let parts):

@@ -3,6 +3,7 @@ import Core
 import DriverKit
 import IO
 import Recovery
+import StateKit
 import Telemetry
 import Vault
 
@@ -21,8 +22,9 @@ package struct Backup: Sendable {
   }
 
   private let system: ManagedSystem
+  private let journal: any RunJournal
 
-  package init(_ system: ManagedSystem) { self.system = system }
+  package init(_ system: ManagedSystem, journal: any RunJournal) { (self.system, self.journal) = (system, journal) }
 
   /// What one point would be of.
   package struct Target: Sendable, Equatable, Codable {
@@ -60,7 +62,10 @@ package struct Backup: Sendable {
     ]
   }
 
-  /// Takes one point, under the repository's lock.
+  /// Takes one point, under the repository's lock, while no restore touches the stores.
+  ///
+  /// - Throws: ``RunsError/unfinished(_:stores:)`` if a restore of one is at work, or was interrupted half-way: a state
+  ///   that nobody has proved is no point to come back to.
   package func take(
     _ target: Target, _ options: Options = Options(),
     progress: @escaping @Sendable (StoreName, Progress) -> Void = { _, _ in }
@@ -88,7 +93,9 @@ package struct Backup: Sendable {
       let outcome: Result<RecoveryPoint, any Error>
       do {
         outcome = .success(
-          try await vault.withLock(exclusive: false) { try await taker.take(request) })
+          try await journal.whileReading(Set(target.stores), time: host.time) {
+            try await vault.withLock(exclusive: false) { try await taker.take(request) }
+          })
       } catch {
         outcome = .failure(error)
       }

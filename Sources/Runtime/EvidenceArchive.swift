@@ -83,6 +83,15 @@ package struct EvidenceArchive: Sendable {
             "failure": known?.failure.map { .string($0.description) } ?? .null,
           ])
       }
+      for comparison in run.comparisons {
+        try builder.add(
+          kind: "comparison", subject: comparison.store.text,
+          body: [
+            "verdict": .string(comparison.isCompared ? "equal" : "not-compared"),
+            "scheme": comparison.scheme.map { .string($0) } ?? .null, "parts": .integer(Int64(comparison.parts)),
+            "rows": .integer(comparison.rows),
+          ])
+      }
       for check in run.checks {
         try builder.add(
           kind: "check", subject: check.name,

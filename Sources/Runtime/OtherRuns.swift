@@ -3,17 +3,10 @@ import StateKit
 
 /// What other restores speak against touching the same stores.
 ///
-/// Each restore keeps what it replaced, so they come off in the opposite order only, like a stack; and two at once would
-/// swap each other's states away.
+/// Each restore keeps what it replaced, so they come off in the opposite order only, like a stack. That no two are at work
+/// at once is for the journal to see to: ``RunSpec/exclusiveStores``.
 struct OtherRuns: Sendable {
   let journal: any RunJournal
-
-  /// - Throws: ``RunsError/unfinished(_:stores:)``.
-  func requireFinished(touching stores: [StoreName], but run: RunID) async throws {
-    for other in try await runs(in: [.pending, .running, .rollingBack], touching: Set(stores), but: run) {
-      throw RunsError.unfinished(other.spec.id, stores: other.stores.intersection(stores).sorted())
-    }
-  }
 
   /// - Throws: ``RunsError/newer(_:than:stores:)``.
   func requireNewest(_ record: RunRecord) async throws {

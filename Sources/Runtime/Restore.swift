@@ -88,12 +88,28 @@ package struct Restore: Sendable {
     do {
       guard prepared.plan.isRunnable else { throw PlanError.refused(prepared.plan.refusals) }
       let spec = try prepared.plan.run(prepared.input, at: prepared.input.requestedAt)
-      try await OtherRuns(journal: journal).requireFinished(touching: prepared.plan.stores, but: spec.id)
-      let engine = engine(for: prepared.input, observer: observer)
-      let record = try await system.holdingRepositories(of: prepared.plan.stores) { try await engine.start(spec) }
+      let end = ReadingEnd()
+      let engine = engine(for: prepared.input, observer: telling(end, observer, prepared.input))
+      let record = try await system.holdingRepositories(of: prepared.plan.stores, until: end) {
+        try await engine.start(spec)
+      }
       return try await finish(record, prepared.input)
     } catch {
-      throw AnyFailure(error)
+      throw AnyFailure(RunsError.of(error))
+    }
+  }
+
+  /// Behind the commit gate every copy stands beside, and a rollback only moves what does: nothing is read from a
+  /// repository any more.
+  func telling(_ end: ReadingEnd, _ observer: @escaping RunObserver, _ input: RestoreInput) -> RunObserver {
+    let gate = input.plan.commitGate
+    return { event in
+      switch event {
+      case .stepFinished(_, let step, .succeeded) where step == gate: end.come()
+      case .runChanged(_, .rollingBack, _): end.come()
+      default: break
+      }
+      observer(event)
     }
   }
 
@@ -117,7 +133,7 @@ package struct Restore: Sendable {
     return RestoreOutcome(
       run: record.spec.id, state: record.state, failure: record.head.failure, point: input.point.id,
       pointTime: input.point.time, mode: input.point.mode, services: measured, rejected: input.rejected,
-      checks: record.checks, gatesRetried: record.gatesRetried, evidence: evidence)
+      comparisons: record.comparisons, checks: record.checks, gatesRetried: record.gatesRetried, evidence: evidence)
   }
 
   private func measure(_ record: RunRecord, _ input: RestoreInput) -> [ServiceMeasurement] {
@@ -160,6 +176,9 @@ package struct RestoreOutcome: Sendable, Codable {
   package var mode: RecoveryPoint.Mode
   package var services: [ServiceMeasurement]
   package var rejected: [RejectedPoint]
+  /// Of every store whose copy was brought back beside, whether it was compared with what was recorded at the mark.
+  package var comparisons: [StoreComparison]
+  /// Those of steps that failed too.
   package var checks: [CheckOutcome]
   /// Gates that said no at first, and at which try they opened.
   package var gatesRetried: [String]
@@ -167,6 +186,19 @@ package struct RestoreOutcome: Sendable, Codable {
   package var evidence: String
 
   package var missesObjective: Bool { services.contains { $0.rpoVerdict == .missed || $0.rtoVerdict == .missed } }
+}
+
+/// What a store's content was compared with before it was put in place.
+package struct StoreComparison: Sendable, Codable, Equatable {
+  package var store: StoreName
+  /// `false`: nothing was recorded at the mark to compare with. The engine's own checks passed, and the checks of services
+  /// and invariants stand for themselves; nobody can say that every row is as it was.
+  package var isCompared: Bool
+  /// The digest's; `nil` if there is none.
+  package var scheme: String?
+  /// Tables, databases or files, and what is counted in them; all equal.
+  package var parts: Int
+  package var rows: Int64
 }
 
 /// Objective and measure of one service.
@@ -199,11 +231,23 @@ package struct PhaseMeasurement: Sendable, Codable, Equatable {
 }
 
 extension RunRecord {
-  /// Every check that any step made.
+  /// Every check that any step made, whether the step succeeded or failed by it.
   package var checks: [CheckOutcome] {
     spec.steps.flatMap { step -> [CheckOutcome] in
-      guard let output = output(of: step.id) else { return [] }
-      return (try? output.decoded(as: ValidateService.Output.self).checks) ?? []
+      if let output = output(of: step.id) {
+        return (try? output.decoded(as: ValidateService.Output.self).checks) ?? []
+      }
+      return (try? steps[step.id]?.failure?.details?.decoded(as: [CheckOutcome].self)) ?? []
+    }
+  }
+
+  package var comparisons: [StoreComparison] {
+    spec.steps.filter { $0.kind == CompareBeside.kind }.compactMap { step -> StoreComparison? in
+      guard let store = step.store,
+        let output = try? self.output(of: step.id)?.decoded(as: CompareBeside.Output.self)
+      else { return nil }
+      return StoreComparison(
+        store: store, isCompared: output.isCompared, scheme: output.scheme, parts: output.parts, rows: output.rows)
     }
   }
 

@@ -17,6 +17,8 @@ package struct RestoreInput: Sendable, Codable {
 }
 
 extension RestorePlan {
+  var commitGate: StepID? { steps.first { $0.action == .commit }.flatMap { StepID($0.id) } }
+
   /// The plan as a durable run.
   ///
   /// Its id is derived from the plan and the moment it was asked for: restoring the same point again later is
@@ -38,7 +40,7 @@ extension RestorePlan {
         id: id, kind: .recovery,
         title: "restore \(services.map(\.text).joined(separator: ", ")) to \(pointTime.format(fractionDigits: 3))",
         catalogDigest: catalogDigest, input: try JSONValue(encoding: input), steps: specs, onFailure: .rollback,
-        createdAt: now)
+        exclusiveStores: Set(stores), createdAt: now)
     } catch {
       throw AnyFailure(error)
     }

@@ -52,12 +52,15 @@ package struct Runs: Sendable {
   ) async throws(AnyFailure) -> RestoreOutcome {
     do {
       let (restore, input) = try restore(of: record)
-      let engine = restore.engine(for: input, observer: observer)
-      let stores = locking ? input.plan.stores : []
-      let settled = try await restore.system.holdingRepositories(of: stores) { try await body(engine) }
+      let end = ReadingEnd()
+      let engine = restore.engine(for: input, observer: restore.telling(end, observer, input))
+      let isRead =
+        record.state != .rollingBack && input.plan.commitGate.flatMap { record.steps[$0]?.state } != .succeeded
+      let stores = locking && isRead ? input.plan.stores : []
+      let settled = try await restore.system.holdingRepositories(of: stores, until: end) { try await body(engine) }
       return try await restore.finish(settled, input)
     } catch {
-      throw AnyFailure(error)
+      throw AnyFailure(RunsError.of(error))
     }
   }
 
@@ -87,7 +90,7 @@ package struct Runs: Sendable {
       }
       return input.plan.stores
     } catch {
-      throw AnyFailure(error)
+      throw AnyFailure(RunsError.of(error))
     }
   }
 

@@ -10,6 +10,12 @@ package enum JournalError: Failure, Equatable {
   case leaseHeld(RunID, by: Holder, until: Timestamp)
   /// The claim is not the newest one: somebody else acts, or it was released.
   case fenced(RunID, presented: Fence, current: Fence)
+  /// Another run replaces them, or was interrupted before it ended.
+  case storesTaken([StoreName], by: RunID)
+  /// Somebody copies them.
+  case storesRead([StoreName], by: Holder, until: Timestamp)
+  /// The claim on them lapsed while it was thought to last.
+  case storesLost([StoreName])
   case illegalTransition(RunID, from: RunState, to: RunState)
   case illegalStep(RunID, StepID, state: StepState, wanted: String)
   /// The database is in use by somebody who did not let go in time.
@@ -43,6 +49,17 @@ package enum JournalError: Failure, Equatable {
         "JOURNAL-202", "this process no longer holds run \(run): its fence \(presented) gave way to \(current)",
         retry: .never
       ).state("the write was refused").remedy("stop here; whoever claimed the run last carries on")
+    case .storesTaken(let stores, let run):
+      Report("JOURNAL-205", "run \(run) has \(listed(stores)) to itself, and has not ended", retry: .afterBackoff)
+        .state("nothing was changed")
+        .remedy("wait for it if it is under way; else `salvor run resume \(run)`, or `salvor run rollback \(run)`")
+    case .storesRead(let stores, let holder, let until):
+      Report("JOURNAL-206", "\(listed(stores)) is being backed up by \(holder)", retry: .afterBackoff)
+        .state("nothing was changed")
+        .remedy("wait until that backup is done, or stop it; if its process is gone, its claim lapses at \(until)")
+    case .storesLost(let stores):
+      Report("JOURNAL-207", "the claim on \(listed(stores)) lapsed: a restore may have begun", retry: .afterBackoff)
+        .remedy("try again; if it happens again, look why this machine or its disk stands still for so long")
     case .illegalTransition(let run, let from, let to):
       Report("JOURNAL-203", "run \(run) is \(from.rawValue) and can't become \(to.rawValue)", retry: .never)
     case .illegalStep(let run, let step, let state, let wanted):
@@ -72,3 +89,5 @@ package enum JournalError: Failure, Equatable {
     }
   }
 }
+
+private func listed(_ stores: [StoreName]) -> String { stores.map(\.text).joined(separator: ", ") }

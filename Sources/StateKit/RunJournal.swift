@@ -11,7 +11,11 @@ import Core
 package protocol RunJournal: Sendable {
   /// Writes a run down. A run of that id and digest that is already there is returned as it stands.
   ///
-  /// - Throws: ``JournalError/specMismatch(_:recorded:given:)``, ``JournalError/badSpec(_:why:)``.
+  /// One that is new, and has ``RunSpec/exclusiveStores``, is refused while others use one of them; see
+  /// ``StoreUse/requireFree(_:for:)``.
+  ///
+  /// - Throws: ``JournalError/specMismatch(_:recorded:given:)``, ``JournalError/badSpec(_:why:)``,
+  ///   ``JournalError/storesTaken(_:by:)``, ``JournalError/storesRead(_:by:until:)``.
   @discardableResult
   func create(_ spec: RunSpec) async throws(JournalError) -> RunRecord
 
@@ -20,13 +24,26 @@ package protocol RunJournal: Sendable {
   /// Newest first, by creation and then id.
   func list(_ filter: RunFilter) async throws(JournalError) -> [RunSummary]
 
-  /// Takes a run over, with a fence higher than any before. Of two who claim at once, one gets it.
+  /// Takes a run over, with a fence higher than any before. Of two who claim at once, one gets it. A run's stores must be
+  /// free of others at work; see ``StoreUse/requireIdle(_:for:)``.
   ///
   /// - Throws: ``JournalError/leaseHeld(_:by:until:)`` while somebody else's claim lasts.
   func claim(_ run: RunID, as holder: Holder, for period: Duration) async throws(JournalError) -> Lease
 
   /// - Throws: ``JournalError/fenced(_:presented:current:)`` once somebody else has claimed the run.
   func renew(_ lease: Lease) async throws(JournalError) -> Lease
+
+  /// Keeps runs that replace one of `stores` out for as long as the lease lasts, if none is at work or half done.
+  ///
+  /// - Throws: ``JournalError/storesTaken(_:by:)``; see ``StoreUse/requireWhole(_:)``.
+  func reserve(_ stores: Set<StoreName>, as holder: Holder, for period: Duration) async throws(JournalError)
+    -> StoreLease
+
+  /// - Throws: ``JournalError/storesLost(_:)`` if it lapsed and somebody has taken note of that.
+  func renew(_ lease: StoreLease) async throws(JournalError) -> StoreLease
+
+  /// Fine if it has lapsed.
+  func release(_ lease: StoreLease) async throws(JournalError)
 
   /// Changes a run. What may follow what is decided by ``RunLedger/apply(_:under:at:)``, the same in every journal:
   /// intents count their attempts from 1 without a hole, across crashes too; success needs no intent if the probe found

@@ -20,15 +20,19 @@ package struct RunSpec: Sendable, Equatable, Codable, Identifiable {
   package var input: JSONValue
   package var steps: [StepSpec]
   package var onFailure: FailureResponse
+  /// Stores it replaces, ascending: from its creation to its end no other run may replace one, and nobody may read one
+  /// while it is at work. `nil` if there are none.
+  package var exclusiveStores: [StoreName]?
   /// Not part of ``digest``: a second try is made at another time.
   package var createdAt: Timestamp
 
   package init(
     id: RunID, kind: RunKind, title: String, catalogDigest: Digest, input: JSONValue = .null, steps: [StepSpec],
-    onFailure: FailureResponse = .stop, createdAt: Timestamp
+    onFailure: FailureResponse = .stop, exclusiveStores: Set<StoreName> = [], createdAt: Timestamp
   ) {
     (self.id, self.kind, self.title, self.catalogDigest) = (id, kind, title, catalogDigest)
     (self.input, self.steps, self.onFailure, self.createdAt) = (input, steps, onFailure, createdAt)
+    self.exclusiveStores = exclusiveStores.isEmpty ? nil : exclusiveStores.sorted()
   }
 
   /// Names the plan: the same for every try, different for any other plan. Protects a run from being resumed as

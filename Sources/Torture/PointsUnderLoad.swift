@@ -94,7 +94,7 @@ package struct PointsUnderLoad: Sendable {
     try Files.replace(passwordFile, with: Array(Hex.encode(host.randomness.bytes(24)).utf8), mode: 0o600)
     _ = try await system.vaults.create(declared)
     _ = try await system.startAll()
-    let backup = Backup(system)
+    let backup = Backup(system, journal: try await Registry.journal(host))
     guard let target = try backup.targets().first(where: { $0.group == "bank" }) else {
       throw DemoError.story("the bank's catalog has no group 'bank'")
     }

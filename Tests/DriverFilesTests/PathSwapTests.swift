@@ -174,6 +174,36 @@ import Testing
     }
   }
 
+  @Test(arguments: [Shape.file, .fileWithCompanions, .directory], ["kept", ""])
+  func `a kept state that is gone is told, and the live one left alone`(_ shape: Shape, _ lost: String) throws {
+    let place = try Place(shape)
+    try place.swap.swapIn()
+    let workspace = place.swap.workspace
+    try Files.rename(lost.isEmpty ? workspace : place.swap.kept, to: place.directory.file("elsewhere"))
+    let error = #expect(throws: DriverError.self) { try place.swap.swapOut(isRecorded: true) }
+    #expect(error?.report.code == "DRIVER-608", "\(String(describing: error))")
+    #expect(error?.report.summary.contains(workspace) == true && error?.report.state?.contains(place.swap.live) == true)
+    #expect(place.liveState == place.new)
+    try Files.rename(place.directory.file("elsewhere"), to: lost.isEmpty ? workspace : place.swap.kept)
+    for _ in 1...2 { try place.swap.swapOut(isRecorded: true) }
+    #expect(place.liveState == place.old, "once it is back")
+  }
+
+  @Test func `what can't be seen is not taken for absent`() throws {
+    let directory = try TemporaryDirectory("swap")
+    // A link to itself: nobody can look behind it, root neither.
+    try #require(symlink("loop", directory.file("loop")) == 0)
+    try #require(symlink("nowhere", directory.file("link")) == 0)
+    try Files.replace(directory.file("file"), with: [])
+    #expect(try Files.isThere(directory.file("link")) && Files.isThere(directory.file("loop")))
+    #expect(try !Files.isThere(directory.file("none")) && !Files.isThere(directory.file("file/below")))
+    #expect(throws: SystemFailure.self) { try Files.isThere(directory.file("loop/state")) }
+    let swap = PathSwap(live: directory.file("loop/state"), workspace: directory.file("loop/.salvor-state-1"))
+    #expect(throws: DriverError.self) { try swap.swapOut() }
+    #expect(throws: DriverError.self) { try swap.discard() }
+    #expect(throws: DriverError.self) { try swap.isComplete() }
+  }
+
   @Test func `a live path that came to be in the middle is never overwritten`() throws {
     var place = try Place(.nothingLive)
     // Dies before the last rename: `kept-nothing` says that nobody was live.

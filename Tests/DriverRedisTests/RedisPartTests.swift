@@ -135,6 +135,28 @@ import Testing
     }
     #expect(crashes > 30)
   }
+
+  @Test("what was kept and is gone is told, and nothing is moved")
+  func lostStateIsTold() throws {
+    let place = try TemporaryDirectory("swap")
+    let swap = EntrySwap(directory: place.path, workspace: place.file(".salvor-w"), names: ["one", "two"])
+    try Files.createDirectory(swap.next)
+    for name in ["one", "two"] {
+      try Files.replace("\(swap.next)/\(name)", with: Array("new".utf8))
+      try Files.replace(place.file(name), with: Array("old".utf8))
+    }
+    try swap.swapIn()
+    try Files.rename(place.file(".salvor-w/kept/two"), to: place.file("elsewhere"))
+    let error = #expect(throws: DriverError.self) { try swap.swapOut() }
+    #expect(error?.report.code == "DRIVER-608" && error?.report.summary.contains("two") == true)
+    for name in ["one", "two"] { #expect(try Files.read(place.file(name)) == Array("new".utf8)) }
+    try Files.rename(place.file("elsewhere"), to: place.file(".salvor-w/kept/two"))
+    for _ in 1...2 { try swap.swapOut(isRecorded: true) }
+    for name in ["one", "two"] { #expect(try Files.read(place.file(name)) == Array("old".utf8)) }
+    try Files.removeTree(swap.workspace)
+    try swap.swapOut()
+    #expect(throws: DriverError.self) { try swap.swapOut(isRecorded: true) }
+  }
 }
 
 /// Says `true` once, at the call it was made for.

@@ -67,7 +67,9 @@ struct FilesDriver: DataStoreDriver {
     return try await pool.run { () throws(DriverError) -> DriverTraits in
       guard Files.isDirectory(path) else { throw .unreachable("\(path): it is not a directory") }
       if let lockFile {
-        guard Files.exists(lockFile) else { throw .unreachable("the lock file \(lockFile): it is not there") }
+        let isThere: Bool
+        do { isThere = try Files.isThere(lockFile) } catch { throw DriverError(error) }
+        guard isThere else { throw .unreachable("the lock file \(lockFile): it is not there") }
         return DriverTraits(
           version: "", hold: .held(how: "the writers' lock (flock on \(lockFile))"),
           notes: ["only writers that take the lock are held; a file that others change after the mark fails the point"])
@@ -118,7 +120,7 @@ struct FilesDriver: DataStoreDriver {
         throw .unsupported("this restore has been swapped in already; there is nothing beside to restore to")
       }
       try swap.prepare()
-      return swap.isComplete
+      return try swap.isComplete()
     }
     let place = isComplete ? swap.beside : swap.incomplete
     if !isComplete {
@@ -181,12 +183,24 @@ struct FilesDriver: DataStoreDriver {
 
   func swapIn(_ request: RestoreRequest) async throws(DriverError) {
     let swap = swap(request)
-    try await pool.run { () throws(DriverError) -> Void in try swap.swapIn() }
+    try await pool.run { () throws(DriverError) -> Void in
+      if try swap.isComplete() { try refuseWhileInUse(swap) }
+      try swap.swapIn()
+    }
   }
 
   func swapOut(_ request: RestoreRequest) async throws(DriverError) {
     let swap = swap(request)
-    try await pool.run { () throws(DriverError) -> Void in try swap.swapOut() }
+    try await pool.run { () throws(DriverError) -> Void in
+      if try swap.isSwapped() { try refuseWhileInUse(swap) }
+      try swap.swapOut(isRecorded: request.isSwapRecorded)
+    }
+  }
+
+  /// Whoever has a file of the tree open would go on writing to the state that leaves, unseen.
+  private func refuseWhileInUse(_ swap: PathSwap) throws(DriverError) {
+    let users = OpenFiles.users(below: swap.live)
+    guard users.isEmpty else { throw .inUse(swap.live, by: users) }
   }
 
   func discardKept(_ request: RestoreRequest) async throws(DriverError) {

@@ -32,8 +32,8 @@ extension PostgreSQLDriver {
 
   func outcome(_ layout: RestoreLayout) async throws(DriverError) -> RestoreOutcome? {
     try await blocking { () throws(DriverError) in
-      guard Files.exists(layout.outcome) else { return nil }
       do {
+        guard try Files.isThere(layout.outcome) else { return nil }
         return try CanonicalJSON.decode(RestoreOutcome.self, from: try Files.read(layout.outcome, limitBytes: 1 << 28))
       } catch { throw DriverError(error) }
     }

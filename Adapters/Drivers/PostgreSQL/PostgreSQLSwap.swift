@@ -74,7 +74,7 @@ extension PostgreSQLDriver {
     }
     try await blocking { () throws(DriverError) in
       do throws(SystemFailure) {
-        if Files.exists(layout.data.beside) { try layout.link(layout.data.beside, toLive: true) }
+        if try Files.isThere(layout.data.beside) { try layout.link(layout.data.beside, toLive: true) }
       } catch { throw DriverError(error) }
       // The data directory last: with it the cluster is whole again.
       for space in layout.spaces { try space.swap.swapIn() }
@@ -84,13 +84,17 @@ extension PostgreSQLDriver {
 
   func swapOut(_ request: RestoreRequest) async throws(DriverError) {
     let layout = RestoreLayout(request, try RestoreFacts(request.capture.facts), dataDirectory: dataDirectory)
-    guard try await outcome(layout) != nil else { return }
+    let isRecorded = request.isSwapRecorded
+    // Without it nothing was ever proved there, so nothing was swapped; unless the record says otherwise.
+    if try await outcome(layout) == nil, !isRecorded { return }
     try requireStopped(layout)
     try await blocking { () throws(DriverError) in
-      try layout.data.swapOut()
-      for space in layout.spaces { try space.swap.swapOut() }
+      // All or nothing: a tablespace that is lost is found before the data directory moves.
+      for swap in layout.spaces.map(\.swap) { try swap.requireKept(isRecorded) }
+      try layout.data.swapOut(isRecorded: isRecorded)
+      for space in layout.spaces { try space.swap.swapOut(isRecorded: isRecorded) }
       do throws(SystemFailure) {
-        if Files.exists(layout.data.beside) { try layout.link(layout.data.beside, toLive: false) }
+        if try Files.isThere(layout.data.beside) { try layout.link(layout.data.beside, toLive: false) }
       } catch { throw DriverError(error) }
     }
   }

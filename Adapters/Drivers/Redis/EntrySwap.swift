@@ -33,7 +33,7 @@ struct EntrySwap: Sendable {
     var hasNext: Set<String>
   }
 
-  var hasBegun: Bool { Files.exists(planPath) }
+  func hasBegun() throws(DriverError) -> Bool { try isThere(planPath) }
 
   /// Whether a swap of this workspace stands, finished.
   static func isSwapped(in workspace: String) -> Bool {
@@ -46,26 +46,34 @@ struct EntrySwap: Sendable {
       try Files.createDirectory(kept, mode: 0o700)
       try Files.synchronizeDirectory(workspace)
     }
-    if !hasBegun {
-      guard Files.exists(next) else { throw .engineFailed("nothing was restored beside \(directory)", log: "") }
-      let plan = Plan(
-        hadLive: Set(names.filter { Files.exists("\(directory)/\($0)") }),
-        hasNext: Set(names.filter { Files.exists("\(next)/\($0)") }))
+    if try !hasBegun() {
+      guard try isThere(next) else { throw .engineFailed("nothing was restored beside \(directory)", log: "") }
+      let plan = Plan(hadLive: try present(in: directory), hasNext: try present(in: next))
       try write(plan)
     }
     let plan = try readPlan()
-    if Files.exists(swappedPath) { return }
+    if try isThere(swappedPath) { return }
     for name in names {
-      if plan.hadLive.contains(name), !Files.exists("\(kept)/\(name)") { try move(name, from: directory, to: kept) }
-      if plan.hasNext.contains(name), Files.exists("\(next)/\(name)") { try move(name, from: next, to: directory) }
+      if plan.hadLive.contains(name), try !isThere("\(kept)/\(name)") { try move(name, from: directory, to: kept) }
+      if plan.hasNext.contains(name), try isThere("\(next)/\(name)") { try move(name, from: next, to: directory) }
     }
     try step("write \(swappedPath)") { () throws(SystemFailure) in try Files.replace(swappedPath, with: []) }
   }
 
   /// Safe to replay; nothing if no swap has begun.
-  func swapOut() throws(DriverError) {
-    guard hasBegun else { return }
+  ///
+  /// - Parameter isRecorded: The record says that one was begun: what was restored must be beside again then.
+  /// - Throws: If something that was kept is missing, with nothing changed.
+  func swapOut(isRecorded: Bool = false) throws(DriverError) {
+    guard try hasBegun() else {
+      if isRecorded, try !isThere(next) { throw lost(names) }
+      return
+    }
     let plan = try readPlan()
+    if try isThere(swappedPath) {
+      let missing = Set(plan.hadLive).subtracting(try present(in: kept)).sorted()
+      guard missing.isEmpty else { throw lost(missing) }
+    }
     try step("remove \(swappedPath)") { () throws(SystemFailure) in
       try Files.removeTree(swappedPath)
       try Files.createDirectory(surplus, mode: 0o700)
@@ -74,13 +82,13 @@ struct EntrySwap: Sendable {
     for name in names {
       let live = "\(directory)/\(name)"
       if plan.hasNext.contains(name) {
-        if !Files.exists("\(next)/\(name)"), Files.exists(live) { try move(name, from: directory, to: next) }
-      } else if Files.exists(live), !plan.hadLive.contains(name) || Files.exists("\(kept)/\(name)") {
+        if try !isThere("\(next)/\(name)"), try isThere(live) { try move(name, from: directory, to: next) }
+      } else if try isThere(live), try isThere("\(kept)/\(name)") || !plan.hadLive.contains(name) {
         // The server made it after the swap; it belongs to neither state.
         try step("remove \(surplus)/\(name)") { () throws(SystemFailure) in try Files.removeTree("\(surplus)/\(name)") }
         try move(name, from: directory, to: surplus)
       }
-      if plan.hadLive.contains(name), Files.exists("\(kept)/\(name)") { try move(name, from: kept, to: directory) }
+      if plan.hadLive.contains(name), try isThere("\(kept)/\(name)") { try move(name, from: kept, to: directory) }
     }
     try step("remove \(planPath)") { () throws(SystemFailure) in
       try Files.removeTree(planPath)
@@ -90,9 +98,31 @@ struct EntrySwap: Sendable {
 
   /// - Throws: If a swap was begun and not ended, either way.
   func checkSettled() throws(DriverError) {
-    guard !hasBegun || Files.exists(swappedPath) else {
+    if try !hasBegun() { return }
+    guard try isThere(swappedPath) else {
       throw .engineFailed("a swap in \(directory) was cut short; finish it or undo it first", log: "")
     }
+  }
+
+  private func isThere(_ path: String) throws(DriverError) -> Bool {
+    do { return try Files.isThere(path) } catch { throw DriverError(error) }
+  }
+
+  private func present(in place: String) throws(DriverError) -> Set<String> {
+    var found: Set<String> = []
+    for name in names where try isThere("\(place)/\(name)") { found.insert(name) }
+    return found
+  }
+
+  private func lost(_ names: [String]) -> DriverError {
+    .system(
+      .init(
+        Report(
+          "DRIVER-608",
+          "the state that was to be kept in \(workspace) can't be put back: \(names.joined(separator: ", ")) missing",
+          retry: .never
+        ).state("nothing was changed: \(directory) is as it was")
+          .remedy("put the state back by hand if you have it elsewhere, or restore an earlier point")))
   }
 
   private func move(_ name: String, from: String, to: String) throws(DriverError) {

@@ -100,7 +100,7 @@ extension RedisDriver {
   func restoreBeside(_ request: RestoreRequest) async throws(DriverError) -> RestoredState {
     let place = try await place(request)
     let pool = environment.pool
-    guard await !pool.run({ place.swap.hasBegun }) else {
+    guard try await !pool.run({ () throws(DriverError) in try place.swap.hasBegun() }) else {
       throw .engineFailed(
         "restore \(request.id) has already been swapped in; undo the swap or release it first", log: "")
     }
@@ -299,7 +299,7 @@ extension RedisDriver {
     let hasAppendOnly = place.settings.isAppendOnly
     try await environment.pool.run { () throws(DriverError) in
       let (next, settings) = (place.swap.next, place.settings)
-      guard Files.exists(next), !place.swap.hasBegun else {
+      guard Files.exists(next), try !place.swap.hasBegun() else {
         throw .engineFailed("nothing lies beside \(place.directory)", log: "")
       }
       do throws(SystemFailure) {
@@ -328,7 +328,7 @@ extension RedisDriver {
     let place = try await place(request)
     try await refuseWhileServing()
     try await environment.pool.run { () throws(DriverError) in
-      guard place.swap.hasBegun || Files.exists(place.ready) else {
+      guard try place.swap.hasBegun() || Files.exists(place.ready) else {
         throw .engineFailed("nothing was restored beside \(place.directory)", log: "")
       }
       do throws(SystemFailure) {
@@ -340,9 +340,10 @@ extension RedisDriver {
 
   func swapOut(_ request: RestoreRequest) async throws(DriverError) {
     let place = try await place(request)
-    guard await environment.pool.run({ place.swap.hasBegun }) else { return }
-    try await refuseWhileServing()
-    try await environment.pool.run { () throws(DriverError) in try place.swap.swapOut() }
+    let isRecorded = request.isSwapRecorded
+    let hasBegun = try await environment.pool.run { () throws(DriverError) in try place.swap.hasBegun() }
+    if hasBegun { try await refuseWhileServing() }
+    try await environment.pool.run { () throws(DriverError) in try place.swap.swapOut(isRecorded: isRecorded) }
   }
 
   func discardKept(_ request: RestoreRequest) async throws(DriverError) {

@@ -95,7 +95,7 @@ struct SQLiteDriver: DataStoreDriver {
         throw .unsupported("this restore has been swapped in already; there is nothing beside to restore to")
       }
       try swap.prepare()
-      return swap.isComplete
+      return try swap.isComplete()
     }
     let place = isComplete ? swap.beside : swap.incomplete
     if !isComplete {
@@ -140,7 +140,7 @@ struct SQLiteDriver: DataStoreDriver {
   func swapIn(_ request: RestoreRequest) async throws(DriverError) {
     let swap = swap(request)
     try await pool.run { () throws(DriverError) -> Void in
-      if swap.isComplete { try refuseWhileInUse(swap) }
+      if try swap.isComplete() { try refuseWhileInUse(swap) }
       try swap.swapIn()
     }
   }
@@ -149,7 +149,7 @@ struct SQLiteDriver: DataStoreDriver {
     let swap = swap(request)
     try await pool.run { () throws(DriverError) -> Void in
       if try swap.isSwapped() { try refuseWhileInUse(swap) }
-      try swap.swapOut()
+      try swap.swapOut(isRecorded: request.isSwapRecorded)
     }
   }
 

@@ -11,6 +11,8 @@ package final class MemoryJournal: RunJournal {
     var runs: [RunID: RunRecord] = [:]
     var audit: [AuditEntry] = []
     var history: [HistoryEntry] = []
+    var leases: [StoreLease] = []
+    var lastLease: Int64 = 0
   }
 
   private let state = Mutex(State())
@@ -33,6 +35,7 @@ package final class MemoryJournal: RunJournal {
         }
         return known
       }
+      if let stores = spec.exclusiveStores { try use(of: &state, at: now).requireFree(stores, for: spec.id) }
       state.runs[spec.id] = fresh
       try Self.append(.created(spec, digest: fresh.head.specDigest), to: &state, at: now)
       return fresh
@@ -56,6 +59,7 @@ package final class MemoryJournal: RunJournal {
     let now = time.now()
     return try transaction { (state) throws(JournalError) in
       var record = try Self.find(run, in: state)
+      if let stores = record.spec.exclusiveStores { try use(of: &state, at: now).requireIdle(stores, for: run) }
       let lease = try record.head.claim(by: holder, for: period, at: now, isGone: isGone)
       state.runs[run] = record
       try Self.append(.claimed(lease), to: &state, at: now)
@@ -70,6 +74,40 @@ package final class MemoryJournal: RunJournal {
       let renewed = try record.head.renew(lease, at: now)
       state.runs[lease.run] = record
       return renewed
+    }
+  }
+
+  package func reserve(
+    _ stores: Set<StoreName>, as holder: Holder, for period: Duration
+  ) async throws(JournalError) -> StoreLease {
+    let now = time.now()
+    return try transaction { (state) throws(JournalError) in
+      try use(of: &state, at: now).requireWhole(stores)
+      state.lastLease += 1
+      let lease = StoreLease(number: state.lastLease, stores: stores, holder: holder, period: period, at: now)
+      state.leases.append(lease)
+      try Self.append(.reserved(lease), to: &state, at: now)
+      return lease
+    }
+  }
+
+  package func renew(_ lease: StoreLease) async throws(JournalError) -> StoreLease {
+    let now = time.now()
+    return try transaction { (state) throws(JournalError) in
+      guard let index = state.leases.firstIndex(where: { $0.number == lease.number }) else {
+        throw .storesLost(lease.stores)
+      }
+      state.leases[index] = lease.renewed(at: now)
+      return state.leases[index]
+    }
+  }
+
+  package func release(_ lease: StoreLease) async throws(JournalError) {
+    let now = time.now()
+    try transaction { (state) throws(JournalError) in
+      guard let index = state.leases.firstIndex(where: { $0.number == lease.number }) else { return }
+      state.leases.remove(at: index)
+      try Self.append(.released(lease), to: &state, at: now)
     }
   }
 
@@ -130,6 +168,18 @@ package final class MemoryJournal: RunJournal {
       }
     }
     return try result.get()
+  }
+
+  /// Forgets leases that have lapsed: from now on nobody can renew one.
+  private func use(of state: inout State, at now: Timestamp) -> StoreUse {
+    let use = StoreUse(
+      leases: state.leases,
+      runs: state.runs.values.filter {
+        $0.spec.exclusiveStores != nil && (!$0.state.isSettled || $0.head.holder != nil)
+      },
+      now: now, isGone: isGone)
+    state.leases = use.leases
+    return use
   }
 
   private static func find(_ run: RunID, in state: State) throws(JournalError) -> RunRecord {

@@ -115,6 +115,17 @@ enum JournalSchema {
           CREATE INDEX audit_by_run ON audit (run, sequence);
           """)
     }
+    migrator.registerMigration("v2") { db in
+      try db.execute(
+        sql: """
+          -- A JSON list of the stores a run has to itself.
+          ALTER TABLE run ADD COLUMN stores TEXT;
+          CREATE TABLE store_lease (
+            number INTEGER PRIMARY KEY AUTOINCREMENT,
+            lease TEXT NOT NULL
+          ) STRICT;
+          """)
+    }
     return migrator
   }
 }

@@ -9,10 +9,11 @@ enum Rows {
   static func insert(_ record: RunRecord, in db: Database) throws {
     let spec = record.spec
     try db.execute(
-      sql: "INSERT INTO run (id, kind, title, created, state, spec, head) VALUES (?, ?, ?, ?, ?, ?, ?)",
+      sql: "INSERT INTO run (id, kind, title, created, state, spec, head, stores) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
       arguments: [
         spec.id.text, spec.kind.text, spec.title, record.head.createdAt.nanoseconds, record.head.state.rawValue,
         try CanonicalJSON.text(spec), try CanonicalJSON.text(record.head),
+        try spec.exclusiveStores.map { try CanonicalJSON.text($0) },
       ])
     for step in spec.steps {
       try db.execute(
@@ -65,6 +66,54 @@ enum Rows {
       }
       return RunSummary(id: id, kind: kind, title: row["title"], head: try decode(row["head"]))
     }
+  }
+
+  // MARK: Stores
+
+  /// - Returns: `nil` for a run that has none to itself.
+  static func exclusiveStores(of run: RunID, in db: Database) throws -> [StoreName]? {
+    let text = try String.fetchOne(db, sql: "SELECT stores FROM run WHERE id = ?", arguments: [run.text])
+    return try text.map { try decode($0) }
+  }
+
+  /// Forgets leases that have lapsed: from now on nobody can renew one.
+  static func use(at now: Timestamp, isGone: @escaping (Holder) -> Bool, in db: Database) throws -> StoreUse {
+    let settled = RunState.allCases.filter(\.isSettled).map(\.rawValue)
+    let runs = try SQLRequest<String>(
+      """
+      SELECT id FROM run WHERE stores IS NOT NULL
+      AND (state NOT IN \(settled) OR json_extract(head, '$.holder') IS NOT NULL)
+      """
+    ).fetchAll(db).compactMap { RunID($0) }
+    let known: [StoreLease] = try String.fetchAll(db, sql: "SELECT lease FROM store_lease").map { try decode($0) }
+    let use = StoreUse(
+      leases: known, runs: try runs.compactMap { try record($0, in: db) }, now: now, isGone: isGone)
+    for lease in known where !use.leases.contains(lease) { try delete(lease, in: db) }
+    return use
+  }
+
+  static func insertLease(
+    _ stores: Set<StoreName>, _ holder: Holder, _ period: Duration, at now: Timestamp, in db: Database
+  ) throws -> StoreLease {
+    try db.execute(sql: "INSERT INTO store_lease (lease) VALUES ('')")
+    let lease = StoreLease(number: db.lastInsertedRowID, stores: stores, holder: holder, period: period, at: now)
+    try update(lease, in: db)
+    return lease
+  }
+
+  static func hasLease(_ lease: StoreLease, in db: Database) throws -> Bool {
+    try Bool.fetchOne(
+      db, sql: "SELECT EXISTS (SELECT 1 FROM store_lease WHERE number = ?)", arguments: [lease.number]) ?? false
+  }
+
+  static func update(_ lease: StoreLease, in db: Database) throws {
+    try db.execute(
+      sql: "UPDATE store_lease SET lease = ? WHERE number = ?",
+      arguments: [try CanonicalJSON.text(lease), lease.number])
+  }
+
+  static func delete(_ lease: StoreLease, in db: Database) throws {
+    try db.execute(sql: "DELETE FROM store_lease WHERE number = ?", arguments: [lease.number])
   }
 
   // MARK: Steps

@@ -52,7 +52,7 @@ package final class SQLiteJournal: RunJournal {
 
   @discardableResult
   package func create(_ spec: RunSpec) async throws(JournalError) -> RunRecord {
-    let now = time.now()
+    let (now, isGone) = (time.now(), isGone)
     let fresh = try RunRecord(creating: spec, at: now)
     return try await transaction { db in
       if let known = try Rows.record(spec.id, in: db) {
@@ -60,6 +60,9 @@ package final class SQLiteJournal: RunJournal {
           throw JournalError.specMismatch(spec.id, recorded: known.head.specDigest, given: fresh.head.specDigest)
         }
         return known
+      }
+      if let stores = spec.exclusiveStores {
+        try Rows.use(at: now, isGone: isGone, in: db).requireFree(stores, for: spec.id)
       }
       try Rows.insert(fresh, in: db)
       try Rows.append(.created(spec, digest: fresh.head.specDigest), at: now, in: db)
@@ -84,6 +87,9 @@ package final class SQLiteJournal: RunJournal {
     let (now, isGone) = (time.now(), isGone)
     return try await transaction { db in
       var head = try Rows.head(run, in: db)
+      if let stores = try Rows.exclusiveStores(of: run, in: db) {
+        try Rows.use(at: now, isGone: isGone, in: db).requireIdle(stores, for: run)
+      }
       let lease = try head.claim(by: holder, for: period, at: now, isGone: isGone)
       try Rows.update(head, in: db)
       try Rows.append(.claimed(lease), at: now, in: db)
@@ -98,6 +104,37 @@ package final class SQLiteJournal: RunJournal {
       let renewed = try head.renew(lease, at: now)
       try Rows.update(head, in: db)
       return renewed
+    }
+  }
+
+  package func reserve(
+    _ stores: Set<StoreName>, as holder: Holder, for period: Duration
+  ) async throws(JournalError) -> StoreLease {
+    let (now, isGone) = (time.now(), isGone)
+    return try await transaction { db in
+      try Rows.use(at: now, isGone: isGone, in: db).requireWhole(stores)
+      let lease = try Rows.insertLease(stores, holder, period, at: now, in: db)
+      try Rows.append(.reserved(lease), at: now, in: db)
+      return lease
+    }
+  }
+
+  package func renew(_ lease: StoreLease) async throws(JournalError) -> StoreLease {
+    let now = time.now()
+    return try await transaction { db in
+      guard try Rows.hasLease(lease, in: db) else { throw JournalError.storesLost(lease.stores) }
+      let renewed = lease.renewed(at: now)
+      try Rows.update(renewed, in: db)
+      return renewed
+    }
+  }
+
+  package func release(_ lease: StoreLease) async throws(JournalError) {
+    let now = time.now()
+    try await transaction { db in
+      guard try Rows.hasLease(lease, in: db) else { return }
+      try Rows.delete(lease, in: db)
+      try Rows.append(.released(lease), at: now, in: db)
     }
   }
 

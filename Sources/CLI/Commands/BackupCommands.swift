@@ -41,7 +41,7 @@ struct BackupCommand: AsyncParsableCommand {
         guard let name = GroupName(text) else { throw ValidationError("'\(text)' can't be a group's name") }
         return name
       })
-    let backup = Backup(managed)
+    let backup = Backup(managed, journal: try await system.journal())
     let targets = try backup.targets(options)
     if dryRun {
       try output.show(targets) { style in

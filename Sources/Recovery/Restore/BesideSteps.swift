@@ -17,6 +17,8 @@ package struct Precheck: Step {
   package struct Output: Codable, Sendable {
     package var running: [ServiceName]
     package var serving: [StoreName]
+    /// Of those that ran, the ones whose ready checks passed; `nil` in records of versions that didn't ask.
+    package var ready: [ServiceName]?
   }
 
   let environment: any RestoreEnvironment
@@ -54,22 +56,22 @@ package struct Precheck: Step {
       }
     }
     var running: [ServiceName] = []
+    var ready: [ServiceName] = []
     for service in input.services {
       guard let unit = try environment.unit(of: service) else { continue }
       do throws(ServiceError) {
-        switch try await environment.runner.status(unit) {
-        case .running: running.append(service)
-        case .notRunning: break
-        case .unknown:
-          // Its checks are all there is to ask.
-          if await isReady(unit) { running.append(service) }
-        }
+        let status = try await environment.runner.status(unit)
+        if status == .notRunning { continue }
+        let isReady = await isReady(unit)
+        if isReady { ready.append(service) }
+        // Of a service whose process is not ours its checks are all there is to ask.
+        if status != .unknown || isReady { running.append(service) }
       } catch {
         problems.append(error.report)
       }
     }
     guard problems.isEmpty else { throw RecoveryError.precheckFailed(problems) }
-    return Output(running: running, serving: serving)
+    return Output(running: running, serving: serving, ready: ready)
   }
 
   private func isReady(_ unit: ServiceUnit) async -> Bool {

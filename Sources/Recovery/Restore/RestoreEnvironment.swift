@@ -62,15 +62,14 @@ package struct CheckOutcome: Sendable, Equatable, Codable {
     (self.name, self.verdict, self.summary) = (name, verdict, summary)
     (self.violations, self.detail) = (violations, detail)
   }
+
+  var isBad: Bool { verdict == .failed || verdict == .couldNotCheck }
 }
 
 extension [CheckOutcome] {
-  /// - Throws: ``RecoveryError/validationFailed(_:findings:)`` unless every check passed, or failed as a mere warning.
+  /// - Throws: ``RecoveryError/validationFailed(_:_:)`` unless every check passed, or failed as a mere warning.
   func requirePassed(_ what: String) throws(RecoveryError) {
-    let bad = filter { $0.verdict == .failed || $0.verdict == .couldNotCheck }
-    guard bad.isEmpty else {
-      throw .validationFailed(what, findings: bad.map { "\($0.name): \($0.summary)" })
-    }
+    guard allSatisfy({ !$0.isBad }) else { throw .validationFailed(what, self) }
   }
 }
 

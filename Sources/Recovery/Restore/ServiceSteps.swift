@@ -28,8 +28,8 @@ package struct StopService: Step {
 
   package func verify(_ output: Done, of input: ServiceInput, in context: StepContext) async throws {
     guard let unit = try environment.unit(of: input.service) else { return }
-    if case .running(let pid) = try await environment.runner.status(unit) {
-      throw StepError.verificationFailed(context.step, "process \(pid) still runs")
+    if let sign = try await environment.signOfLife(of: unit) {
+      throw StepError.verificationFailed(context.step, sign)
     }
   }
 
@@ -39,6 +39,36 @@ package struct StopService: Step {
       !unit.start.arguments.isEmpty
     else { return }
     _ = try await environment.runner.start(unit)
+    // Who needs it starts next; and a service that worked before and doesn't now is not back. One that didn't work
+    // before is as it was.
+    guard before.ready?.contains(input.service) == true else { return }
+    _ = try await environment.readiness(of: input.service)
+  }
+}
+
+extension RestoreEnvironment {
+  /// - Returns: How it shows that the service runs, as the end of a sentence; `nil` if it doesn't, or nothing can tell.
+  fileprivate func signOfLife(of unit: ServiceUnit) async throws(ServiceError) -> String? {
+    switch try await runner.status(unit) {
+    case .running(let pid): return "process \(pid) still runs"
+    case .notRunning: return nil
+    case .unknown:
+      // Its command said "stopped", and its process is not ours to look at: but whoever answers at its door lives.
+      // Other checks may ask about anything, such as a store that serves still.
+      for check in unit.ready {
+        switch check.probe {
+        case .tcp, .http: break
+        case .exec, .sql: continue
+        }
+        do throws(ServiceError) {
+          try await runner.evaluate(check, of: unit.name)
+          return "its check '\(check.name)' still passes"
+        } catch {
+          if error == .cancelled { throw error }
+        }
+      }
+      return nil
+    }
   }
 }
 
@@ -62,8 +92,8 @@ package struct Quiesce: Step {
     try await context.confirmLease()
     for service in input.services {
       guard let unit = try environment.unit(of: service) else { continue }
-      if case .running(let pid) = try await environment.runner.status(unit) {
-        throw StepError.verificationFailed(context.step, "\(service) runs again, as process \(pid)")
+      if let sign = try await environment.signOfLife(of: unit) {
+        throw StepError.verificationFailed(context.step, "\(service) runs again: \(sign)")
       }
     }
     return Done()

@@ -68,9 +68,12 @@ package struct SwapStore: Step {
   package func verify(_ output: Done, of input: StoreInput, in context: StepContext) async throws {}
 
   package func compensate(_ input: StoreInput, output: Done?, in context: StepContext) async throws {
-    let request = try await environment.request(input.store, in: context)
+    var request = try await environment.request(input.store, in: context)
+    request.isSwapRecorded = true
     try await context.confirmLease()
-    try await environment.with(input.store) { (driver) async throws(DriverError) in try await driver.swapOut(request) }
+    try await environment.with(input.store) { [request] (driver) async throws(DriverError) in
+      try await driver.swapOut(request)
+    }
   }
 }
 

@@ -116,8 +116,21 @@ extension DriverContract {
       let same = try await liveBytes(fixture)
       try promise(same == bytes, "swapOut before any swapIn does nothing")
       try await driver.swapIn(request)
-      try await driver.swapOut(request)
+      var recorded = request
+      recorded.isSwapRecorded = true
+      for _ in 1...2 { try await driver.swapOut(recorded) }
       try await driver.swapIn(request)
+      let swapped = try await liveBytes(fixture)
+      try await withoutWorkspaces(fixture) {
+        do {
+          try await driver.swapOut(recorded)
+          throw ContractBroken("swapOut says that it put a state back which is gone")
+        } catch let error as DriverError {
+          try promise(error.report.code == "DRIVER-608", "a kept state that is gone is told as that, not as \(error)")
+        }
+      }
+      let untouched = try await liveBytes(fixture)
+      try promise(untouched == swapped, "swapOut without a kept state leaves the live one alone")
       for _ in 1...2 { try await driver.discardKept(request) }
       try await expectNoLeftovers(fixture)
       try await driver.start()

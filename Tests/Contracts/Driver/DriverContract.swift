@@ -70,6 +70,22 @@ package struct DriverContract<Fixture: DriverFixture>: Sendable {
     return try await BlockingPool.shared.run { try fingerprint(of: paths) }
   }
 
+  /// Runs `body` while everything that was kept beside the live state is somewhere else.
+  func withoutWorkspaces(_ fixture: Fixture, _ body: () async throws -> Void) async throws {
+    var moved: [(from: String, to: String)] = []
+    for parent in Set(fixture.livePaths.flatMap { [$0, Files.parent(of: $0)] }).sorted() where Files.isDirectory(parent)
+    {
+      for name in try Files.names(in: parent).map(\.lossyText) where name.hasPrefix(".salvor-") {
+        let pair = ("\(parent)/\(name)", "\(parent)/away\(name)")
+        try Files.rename(pair.0, to: pair.1)
+        moved.append(pair)
+      }
+    }
+    try promise(!moved.isEmpty, "something was kept beside the live state")
+    try await body()
+    for pair in moved.reversed() { try Files.rename(pair.to, to: pair.from) }
+  }
+
   /// Nothing named `.salvor-…` lies next to the live state any more.
   func expectNoLeftovers(_ fixture: Fixture) async throws {
     let parents = Set(fixture.livePaths.map { Files.parent(of: $0) })

@@ -43,6 +43,10 @@ package enum JournalPromise: String, CaseIterable, Sendable {
   case listIsNewestFirst = "runs are listed newest first, by kind and state"
   case auditIsChained = "every write is on the audit chain"
   case appendNeedsNewestFence = "an audit entry under a lease needs the newest fence"
+  case storesHaveOneRun = "of the runs that replace one store, one at a time is unfinished or at work"
+  case readersKeepRunsOut = "who reads a store keeps runs that replace it out, until that lapses"
+  case runsKeepReadersOut = "a run at work, or half done, keeps readers of its stores out"
+  case storesGoToOne = "of readers and runs that come at once one side wins"
 
   package func check(_ fixture: JournalFixture) async throws {
     switch self {
@@ -67,6 +71,10 @@ package enum JournalPromise: String, CaseIterable, Sendable {
     case .historyIsMeasured: try await historyIsMeasured(fixture)
     case .listIsNewestFirst: try await listIsNewestFirst(fixture)
     case .auditIsChained: try await auditIsChained(fixture)
+    case .storesHaveOneRun: try await storesHaveOneRun(fixture)
+    case .readersKeepRunsOut: try await readersKeepRunsOut(fixture)
+    case .runsKeepReadersOut: try await runsKeepReadersOut(fixture)
+    case .storesGoToOne: try await storesGoToOne(fixture)
     case .appendNeedsNewestFence: try await appendNeedsNewestFence(fixture)
     }
   }

@@ -122,6 +122,16 @@ struct ProcessJournal: RunJournal {
     }
   }
 
+  func reserve(
+    _ stores: Set<StoreName>, as holder: Holder, for period: Duration
+  ) async throws(JournalError) -> StoreLease {
+    try await inner.reserve(stores, as: holder, for: period)
+  }
+
+  func renew(_ lease: StoreLease) async throws(JournalError) -> StoreLease { try await inner.renew(lease) }
+
+  func release(_ lease: StoreLease) async throws(JournalError) { try await inner.release(lease) }
+
   func write(_ change: JournalWrite, under lease: Lease) async throws(JournalError) {
     try await call("write \(label(of: change))") { () throws(JournalError) in
       try await inner.write(change, under: try await current(lease))
