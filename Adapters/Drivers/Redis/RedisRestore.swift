@@ -331,9 +331,9 @@ extension RedisDriver {
       guard try place.swap.hasBegun() || Files.exists(place.ready) else {
         throw .engineFailed("nothing was restored beside \(place.directory)", log: "")
       }
-      do throws(SystemFailure) {
-        if !place.swap.hasBegun { try Files.replace(place.unproved, with: []) }
-      } catch { throw DriverError(error) }
+      if try !place.swap.hasBegun() {
+        do throws(SystemFailure) { try Files.replace(place.unproved, with: []) } catch { throw DriverError(error) }
+      }
       try place.swap.swapIn()
     }
   }

@@ -8,7 +8,7 @@ extension VaultCommand {
     static let configuration = CommandConfiguration(
       commandName: "check", abstract: "Look whether everything every snapshot needs is there and whole.",
       discussion: """
-        Without --read-data: snapshots, indexes, trees and every pack's header. With it: every byte. Exit status 1, and \
+        Without --read-data: snapshots, indexes, trees and every pack's header. With it: every byte. Exit status 4, and \
         every finding, if anything is damaged.
 
         EXAMPLES
@@ -79,7 +79,7 @@ extension VaultCommand {
       if !report.isSound {
         let damage = report.damage
         throw CommandFailure(
-          .failed,
+          .validationFailed,
           Report("VAULT-140", "the repository is damaged: \(damage.count) finding\(damage.count == 1 ? "" : "s")")
             .state("nothing was changed; first of them: \(damage[0].report.code): \(damage[0].report.summary)")
             .remedy(damage[0].report.remedy ?? "bring the named files back from a second copy of the repository"))

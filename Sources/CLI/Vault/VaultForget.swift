@@ -174,7 +174,7 @@ extension VaultCommand {
       if !retention.policy.isEmpty, let lost = decision.groups.first(where: { $0.kept.isEmpty }) {
         throw CommandFailure(
           .refused,
-          Report("VAULT-152", "the policy would remove the last snapshot of \(lost.group.title)")
+          Report("VAULT-161", "the policy would remove the last snapshot of \(lost.group.title)")
             .state("nothing was changed")
             .remedy("keep at least one, such as with --keep-last 1, or name the snapshots to remove"))
       }
@@ -251,7 +251,7 @@ struct RetentionDecision: Sendable {
       else { continue }
       throw CommandFailure(
         .refused,
-        Report("VAULT-153", "snapshot \(stored.shortID) belongs to recovery point \(point)")
+        Report("VAULT-162", "snapshot \(stored.shortID) belongs to recovery point \(point)")
           .state("nothing was removed")
           .remedy("remove the point with it: add \(whole.shortID), and the other snapshots with the tag point:\(point)")
       )

@@ -66,7 +66,7 @@ extension VaultCommand {
             throw CommandFailure(
               .refused,
               Report(
-                "VAULT-154", "snapshot \(stored.shortID) belongs to recovery point \(point), which knows it by its id"
+                "VAULT-163", "snapshot \(stored.shortID) belongs to recovery point \(point), which knows it by its id"
               )
               .state("\(changed.count.of("snapshot")) changed before")
               .remedy("leave it out, such as with --path or --host; the point's own snapshot can be tagged"))

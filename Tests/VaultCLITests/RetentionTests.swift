@@ -1,0 +1,85 @@
+import Core
+import Foundation
+import IO
+import TestSupport
+import Testing
+import Vault
+
+@Suite("salvor vault forget, prune and tag") struct RetentionTests {
+  private func ids(_ fixture: VaultFixture) async throws -> [String] {
+    let listed = try await fixture.salvor("snapshots", "--json").succeeded().output
+    let value = try CanonicalJSON.decode(JSONValue.self, from: Array(listed.utf8))
+    return value.array?.compactMap { $0["id"]?.string } ?? []
+  }
+
+  @Test(.timeLimit(.minutes(2)))
+  func `a policy removes, a prune frees, and restic finds the rest whole`() async throws {
+    let fixture = try await VaultFixture.withRepository()
+    for seed in 1...4 as ClosedRange<UInt64> {
+      try fixture.write("changing", SeededRandomness(seed: seed).bytes(300_000))
+      try await fixture.salvor("backup", "source").succeeded()
+    }
+    let before = try await ids(fixture)
+    #expect(before.count == 4)
+    let dry = try await fixture.salvor("forget", "--keep-last", "2", "--dry-run").succeeded()
+    #expect(dry.output.contains("2 snapshots would be removed"))
+    #expect(try await ids(fixture) == before)
+
+    let bare = try await fixture.salvor("forget")
+    #expect(bare.status == 2 && bare.errors.contains("--keep-"), "no policy is no reason to remove everything")
+
+    let run = try await fixture.salvor("forget", "--keep-last", "2", "--prune", "--max-unused", "0").succeeded()
+    #expect(run.output.contains("2 snapshots removed") && run.output.contains("freed"))
+    #expect(try await ids(fixture) == Array(before.suffix(2)))
+    try await fixture.restic("check", "--read-data")
+    try await fixture.restic("restore", "latest", "--target", fixture.directory.file("out"))
+    #expect(
+      try await VaultFixture.picture(fixture.directory.file("out") + fixture.source)
+        == VaultFixture.picture(fixture.source))
+    let again = try await fixture.salvor("prune", "--json").succeeded().output
+    let report = try CanonicalJSON.decode(JSONValue.self, from: Array(again.utf8))
+    #expect(report["freedBytes"] == 0 && report["unused"]?["blobs"] == 0)
+  }
+
+  @Test(.timeLimit(.minutes(2)))
+  func `recovery points stay whole`() async throws {
+    let fixture = try await VaultFixture.withRepository()
+    func take(_ tags: String, _ content: String) async throws {
+      try fixture.write("plain", Array(content.utf8))
+      try await fixture.salvor("backup", "source", "--tag", tags).succeeded()
+    }
+    try await take("salvor,store:db,point:P1", "one")
+    try await take("salvor-point,point:P1", "two")
+    try await take("salvor,store:db,point:P2", "three")
+    let all = try await ids(fixture)
+    // The policy alone would keep the point and remove what it consists of.
+    let run = try await fixture.salvor("forget", "--keep-tag", "salvor-point", "--json").succeeded()
+    #expect(run.output.contains("belongs to point P1"))
+    #expect(try await ids(fixture) == Array(all.prefix(2)))
+    let single = try await fixture.salvor("forget", String(all[0].prefix(8)))
+    #expect(single.status == 6 && single.errors.contains("VAULT-162"), "\(single.errors)")
+    let tag = try await fixture.salvor("tag", "--add", "x", String(all[0].prefix(8)))
+    #expect(tag.status == 6 && tag.errors.contains("VAULT-163"), "\(tag.errors)")
+    #expect(try await ids(fixture) == Array(all.prefix(2)))
+    let lost = try await fixture.salvor("forget", "--keep-tag", "nothing-has-it")
+    #expect(lost.status == 6 && lost.errors.contains("VAULT-161"), "\(lost.errors)")
+    try await fixture.salvor("forget", String(all[0].prefix(8)), String(all[1].prefix(8))).succeeded()
+    #expect(try await ids(fixture).isEmpty)
+  }
+
+  @Test(.timeLimit(.minutes(2)))
+  func `tags change, and the first name is kept`() async throws {
+    let fixture = try await VaultFixture.withRepository()
+    try await fixture.salvor("backup", "source", "--tag", "a,b").succeeded()
+    let first = try await ids(fixture)
+    try await fixture.salvor("tag", "--add", "c", "--remove", "a").succeeded()
+    try await fixture.salvor("tag", "--add", "d").succeeded()
+    let listed = try await fixture.restic("snapshots", "--json").output
+    let snapshot = try #require(
+      try CanonicalJSON.decode(JSONValue.self, from: Array(listed.utf8)).array?.first)
+    #expect(snapshot["tags"] == ["b", "c", "d"])
+    #expect(snapshot["original"]?.string == first[0])
+    try await fixture.restic("check")
+    #expect(try await fixture.salvor("tag", "--add", "point:x").status == 2)
+  }
+}
