@@ -125,7 +125,7 @@ extension DriverContract {
       try await withWriters(to: fixture) { log in
         let driver = try fixture.driver(.usual)
         try await withSession(of: driver, into: MemoryTree()) { session in
-          let limit = Duration.milliseconds(700)
+          let limit = Duration.seconds(2)
           let begun = log.now()
           try await session.prepare()
           try await session.hold(limit: limit)
