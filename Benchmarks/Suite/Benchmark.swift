@@ -62,10 +62,16 @@ package struct BenchmarkContext: Sendable {
   /// An empty directory of the run's own.
   package var directory: String
   package var time: any Timekeeper
+  /// Settings of a benchmark's own, which its summary names.
+  package var options: [String: String]
 
-  package init(scale: BenchmarkScale, directory: String, time: any Timekeeper = SystemTime()) {
-    (self.scale, self.directory, self.time) = (scale, directory, time)
+  package init(
+    scale: BenchmarkScale, directory: String, time: any Timekeeper = SystemTime(), options: [String: String] = [:]
+  ) {
+    (self.scale, self.directory, self.time, self.options) = (scale, directory, time, options)
   }
+
+  func number(_ name: String) -> Int? { options[name].flatMap { Int($0) } }
 }
 
 package protocol Benchmark: Sendable {

@@ -7,12 +7,13 @@ package enum BenchmarkRunner {
   /// - Parameter parent: Where the directory goes; where programs keep temporary files if `nil`.
   package static func run(
     _ benchmark: any Benchmark.Type, scale: BenchmarkScale, below parent: String? = nil,
-    time: any Timekeeper = SystemTime()
+    time: any Timekeeper = SystemTime(), options: [String: String] = [:]
   ) async throws -> [BenchmarkRow] {
     let directory = "\(parent ?? "/tmp")/salvor-bench-\(benchmark.name)-\(time.now().nanoseconds)"
     try await BlockingPool.shared.run { () throws(SystemFailure) in try Files.createDirectory(directory) }
     do {
-      let rows = try await benchmark.run(BenchmarkContext(scale: scale, directory: directory, time: time))
+      let rows = try await benchmark.run(
+        BenchmarkContext(scale: scale, directory: directory, time: time, options: options))
       await remove(directory)
       return rows
     } catch {

@@ -1,143 +1,293 @@
+import CShim
 import Core
 import IO
-import ObjectStoreLocal
-import Subprocess
 import Vault
 
-/// Backup, restore and check beside the restic that is installed, on the same data in the same run.
+#if canImport(Glibc)
+  import Glibc
+#endif
+
+/// Whole programs beside each other: salvor, restic and borg, as a shell would start them, on the same data in the same
+/// run.
 ///
-/// Both open their repository anew for every command, so both pay for their key each time. Every figure is the median of the
-/// ratios of pairs, the peer's seconds over ours; above 1, Salvor is faster.
+/// Every program opens its repository anew for every command, so all pay for their key each time. Every ratio is the
+/// median of pairs, the peer's figure over ours; above 1, Salvor is better. Processor time is shown beside the time on the
+/// wall: on a busy machine it is the steadier of the two.
 enum VaultBench: Benchmark {
   static let name = "vault"
-  static let summary = "first backup, nothing changed, restore and check, beside restic"
+  static let summary =
+    "backup, restore and check beside restic and borg: --set megabytes=, files=, rounds=, data=, peers="
 
-  private static let password = "benchmark"
-  private static let bars: [(String, Double)] = [
-    ("first backup", 2.5), ("nothing changed", 8), ("restore", 3), ("check, all data", 3),
-  ]
+  /// What is asked of a program, in this order.
+  enum Step: String, CaseIterable {
+    case first = "first backup"
+    case fast = "first backup, fast"
+    case same = "nothing changed"
+    case changed = "1 % changed"
+    case restore
+    case check = "check, all data"
+  }
+
+  private static func steps(_ data: BenchmarkData.Kind) -> [Step] {
+    switch data {
+    case .mixed: Step.allCases
+    case .noise: [.first, .restore, .check]
+    case .tiny: [.first, .same, .restore, .check]
+    }
+  }
+
+  private static func bar(_ data: BenchmarkData.Kind, _ step: Step, _ peer: Peer) -> Double? {
+    if peer == .borg { return step == .fast ? nil : 3 }
+    return switch (data, step) {
+    case (.mixed, .first), (.noise, .first): 2.5
+    case (.mixed, .fast): 3.5
+    case (.mixed, .same): 8
+    case (.mixed, .changed), (.mixed, .restore), (.noise, .restore): 3
+    case (.tiny, .restore): 4
+    case (_, .check): 3
+    default: nil
+    }
+  }
 
   static func run(_ context: BenchmarkContext) async throws -> [BenchmarkRow] {
-    let data = context.directory + "/data"
-    let bytes = try await BlockingPool.shared.run {
-      try makeData(
-        at: data, largeFiles: context.scale == .full ? 64 : 2, smallFiles: context.scale == .full ? 2000 : 20)
+    let isFull = context.scale == .full
+    let rounds = context.number("rounds") ?? (isFull ? 3 : 1)
+    let peers = (context.options["peers"] ?? "restic,borg").split(separator: ",").compactMap {
+      Peer(rawValue: String($0))
     }
-    var ours: [[Double]] = []
-    var theirs: [[Double]] = []
-    for round in 0..<(context.scale == .full ? 3 : 1) {
-      let place = "\(context.directory)/round\(round)"
-      // Whoever goes second finds a warmer machine: take turns.
-      if round % 2 == 0 { ours.append(try await salvor(data, bytes, place + "-salvor", context.time)) }
-      theirs.append(try await restic(data, place + "-restic", context.time))
-      if round % 2 == 1 { ours.append(try await salvor(data, bytes, place + "-salvor", context.time)) }
-      for peer in ["salvor", "restic"] {
-        try await BlockingPool.shared.run { () throws(SystemFailure) in try Files.removeTree("\(place)-\(peer)") }
+    .filter { $0 != .borg || isFull && Peer.isInstalled("borg") }
+    let kinds = (context.options["data"] ?? "mixed,noise,tiny").split(separator: ",")
+      .compactMap { BenchmarkData.Kind(rawValue: String($0)) }
+    var rows: [BenchmarkRow] = []
+    for kind in kinds {
+      rows += try await BlockingPool.shared.run {
+        let data = BenchmarkData(
+          kind, at: "\(context.directory)/\(kind.rawValue)",
+          megabytes: context.number("megabytes") ?? (isFull ? 2000 : 8),
+          files: context.number("files") ?? (isFull ? 50_000 : 200))
+        try data.make()
+        defer { try? Files.removeTree(data.path) }
+        return try compare(data, [.salvor] + peers, rounds: rounds, context)
       }
-    }
-    var rows = [BenchmarkRow("data", Double(bytes) / 1e6, "MB")]
-    for (index, (name, bar)) in bars.enumerated() {
-      rows.append(BenchmarkRow("\(name), salvor", median(ours.map { $0[index] }), "s"))
-      rows.append(BenchmarkRow("\(name), restic", median(theirs.map { $0[index] }), "s"))
-      let ratios = zip(ours, theirs).map { $1[index] / $0[index] }
-      rows.append(BenchmarkRow("\(name), ratio", median(ratios), "×", bar: .atLeast(bar)))
     }
     return rows
   }
 
-  /// Large files that compress by half, large ones that don't at all, and many small ones; the same every time.
-  ///
-  /// - Returns: Bytes.
-  private static func makeData(at directory: String, largeFiles: Int, smallFiles: Int) throws -> Int64 {
-    let random = SeededRandomness(seed: 20)
-    var total: Int64 = 0
-    func make(_ path: String, _ count: Int, isNoise: Bool) throws {
-      var bytes = [UInt8](repeating: 0, count: count)
-      bytes.withUnsafeMutableBytes { buffer in
-        for offset in stride(from: 0, to: count & ~7, by: 8) {
-          // Words of a small vocabulary compress as prose and tables do.
-          let word = isNoise ? random.next() : (random.next() & 0x3ff) &* 0x0101_0311_1d2b_2f01
-          buffer.storeBytes(of: word, toByteOffset: offset, as: UInt64.self)
+  /// What one program took for a step in one round.
+  private struct Figure {
+    var seconds: Double
+    var processorSeconds: Double
+    var peakMiB: Double
+  }
+
+  private static func compare(
+    _ data: BenchmarkData, _ peers: [Peer], rounds: Int, _ context: BenchmarkContext
+  ) throws -> [BenchmarkRow] {
+    var figures: [Peer: [Step: [Figure]]] = [:]
+    var repositoryBytes: [Peer: Int64] = [:]
+    var fastBytes: Int64 = 0
+    for round in 0..<max(1, rounds) {
+      // Whoever goes second finds a warmer machine: take turns.
+      let order = round % 2 == 0 ? peers : peers.reversed()
+      func places(_ peer: Peer) -> String { "\(context.directory)/\(peer.rawValue)" }
+      func measure(_ step: Step, _ peer: Peer) throws {
+        let runner = PeerRunner(peer, place: places(peer), data: data.path)
+        let start = context.time.monotonicNanoseconds()
+        let measured = try runner.run(step)
+        figures[peer, default: [:]][step, default: []].append(
+          Figure(
+            seconds: Double(context.time.monotonicNanoseconds() - start) / 1e9,
+            processorSeconds: Double(measured.processor_us) / 1e6, peakMiB: Double(measured.peak_kib) / 1024))
+        if step == .restore {
+          try data.compare(with: runner.restored)
+          try Files.removeTree(runner.restoreTarget)
         }
-      }
-      try Files.replace(path, with: bytes)
-      total += Int64(count)
-    }
-    try Files.createDirectory(directory + "/large")
-    for index in 0..<largeFiles { try make("\(directory)/large/\(index)", 4 << 20, isNoise: index % 4 == 0) }
-    for index in 0..<smallFiles {
-      let folder = "\(directory)/small/\(index / 100)"
-      if index % 100 == 0 { try Files.createDirectory(folder) }
-      try make("\(folder)/\(index)", 1000 + random.below(15_000), isNoise: index % 4 == 0)
-    }
-    return total
-  }
-
-  // MARK: Salvor
-
-  private static func salvor(
-    _ data: String, _ bytes: Int64, _ place: String, _ time: any Timekeeper
-  ) async throws -> [Double] {
-    let store = LocalObjectStore(place + "/repository")
-    _ = try await Repository.create(store: store, password: Secret(password))
-    let (first, firstTime) = try await time.measure { try await backup(data, store, parent: nil, time) }
-    let (second, secondTime) = try await time.measure { try await backup(data, store, parent: first, time) }
-    guard second == first else { throw BenchmarkError.wrong("the tree of unchanged data changed") }
-    let (_, restoreTime) = try await time.measure {
-      let repository = try await Repository.open(store: store, password: Secret(password))
-      let report = try await SnapshotTree(reader: repository, root: first).restore(to: place + "/restored")
-      guard report.failures.isEmpty, report.totals.bytes == bytes else {
-        throw BenchmarkError.wrong("the restore is not whole")
-      }
-    }
-    let (_, checkTime) = try await time.measure {
-      let repository = try await Repository.open(store: store, password: Secret(password), loadingIndex: false)
-      let report = try await repository.withLock(loadingIndex: false) { try await repository.check(readData: true) }
-      guard report.isSound else { throw BenchmarkError.wrong("the check found damage") }
-    }
-    return [firstTime, secondTime, restoreTime, checkTime].map { $0 / .seconds(1) }
-  }
-
-  private static func backup(
-    _ data: String, _ store: LocalObjectStore, parent: BlobID?, _ time: any Timekeeper
-  ) async throws -> BlobID {
-    let repository = try await Repository.open(store: store, password: Secret(password), loadingIndex: false)
-    return try await repository.withLock {
-      let builder = SnapshotBuilder(repository)
-      let report = try await builder.archive(
-        [data], ArchiveOptions(parent: parent.map { SnapshotTree(reader: repository, root: $0) }))
-      guard !report.isPartial else { throw BenchmarkError.wrong("the backup is partial") }
-      let tree = try await builder.finish()
-      try await repository.flush()
-      _ = try await repository.save(
-        Snapshot(time: time.now(), tree: tree.root, paths: [data], hostname: "benchmark"))
-      return tree.root
-    }
-  }
-
-  // MARK: restic
-
-  private static func restic(_ data: String, _ place: String, _ time: any Timekeeper) async throws -> [Double] {
-    let secret = place + "/password"
-    try await BlockingPool.shared.run {
-      try Files.createDirectory(place)
-      try Files.replace(secret, with: Array(password.utf8))
-    }
-    func call(_ words: String...) async throws -> Double {
-      let arguments = ["-q", "--no-cache", "-r", place + "/repository", "-p", secret] + words
-      let (_, duration) = try await time.measure {
-        let result = try await Subprocess.run(
-          .name("restic"), arguments: Arguments(arguments), output: .discarded, error: .string(limit: 1 << 16))
-        guard case .exited(0) = result.terminationStatus else {
-          throw BenchmarkError.peer("restic \(words[0])", result.standardError ?? "")
+        if step == .fast {
+          fastBytes = try BenchmarkData.bytes(below: runner.fastRepository)
+          try Files.removeTree(runner.fastRepository)
         }
+        if step == .first { repositoryBytes[peer] = try BenchmarkData.bytes(below: runner.repository) }
       }
-      return duration / .seconds(1)
+      for peer in order { try PeerRunner(peer, place: places(peer), data: data.path).prepare() }
+      for step in steps(data.kind) {
+        if step == .changed { try data.change(round: round) }
+        for peer in order where step != .fast || peer == .salvor { try measure(step, peer) }
+      }
+      for peer in order { try Files.removeTree(places(peer)) }
     }
-    _ = try await call("init")
-    return [
-      try await call("backup", data), try await call("backup", data),
-      try await call("restore", "latest", "--target", place + "/restored"), try await call("check", "--read-data"),
+
+    var rows = [
+      BenchmarkRow("\(data.kind.rawValue): data", Double(try BenchmarkData.bytes(below: data.path)) / 1e6, "MB")
     ]
+    func values(_ peer: Peer, _ step: Step, _ value: (Figure) -> Double) -> [Double] {
+      (figures[peer]?[step] ?? []).map(value)
+    }
+    for step in steps(data.kind) {
+      let title = "\(data.kind.rawValue): \(step.rawValue)"
+      rows.append(BenchmarkRow("\(title), salvor", median(values(.salvor, step, \.seconds)), "s"))
+      rows.append(BenchmarkRow("\(title), salvor, processor", median(values(.salvor, step, \.processorSeconds)), "s"))
+      for peer in peers where peer != .salvor {
+        let counterpart = step == .fast ? .first : step
+        rows.append(BenchmarkRow("\(title), \(peer.rawValue)", median(values(peer, counterpart, \.seconds)), "s"))
+        func ratio(_ value: (Figure) -> Double) -> Double {
+          median(zip(values(peer, counterpart, value), values(.salvor, step, value)).map { $0 / $1 })
+        }
+        rows.append(
+          BenchmarkRow(
+            "\(title), \(peer.rawValue), ratio", ratio(\.seconds), "×",
+            bar: bar(data.kind, step, peer).map { .atLeast($0) }))
+        rows.append(BenchmarkRow("\(title), \(peer.rawValue), processor ratio", ratio(\.processorSeconds), "×"))
+      }
+    }
+    for peer in peers {
+      let peak = figures[peer]?.values.joined().map(\.peakMiB).max() ?? 0
+      rows.append(BenchmarkRow("\(data.kind.rawValue): peak memory, \(peer.rawValue)", peak, "MiB"))
+      rows.append(
+        BenchmarkRow(
+          "\(data.kind.rawValue): repository, \(peer.rawValue)", Double(repositoryBytes[peer] ?? 0) / 1e6, "MB"))
+    }
+    if let restic = repositoryBytes[.restic], let own = repositoryBytes[.salvor] {
+      rows.append(
+        BenchmarkRow(
+          "\(data.kind.rawValue): repository over restic's", Double(own) / Double(restic), "×", bar: .atMost(1)))
+      if fastBytes > 0 {
+        rows.append(
+          BenchmarkRow(
+            "\(data.kind.rawValue): fast repository over restic's", Double(fastBytes) / Double(restic), "×",
+            bar: .atMost(1.08)))
+      }
+    }
+    return rows + (try limit(data, median(values(.salvor, .first, \.seconds)), context))
+  }
+
+  /// How near the first backup came to what its parts cost by themselves.
+  private static func limit(
+    _ data: BenchmarkData, _ seconds: Double, _ context: BenchmarkContext
+  ) throws -> [BenchmarkRow] {
+    let all = try BenchmarkData.bytes(below: data.path)
+    // Every n-th file, so that the sample is of all kinds.
+    let limitBytes: Int64 = context.scale == .full ? 300_000_000 : 2_000_000
+    let every = max(1, Int(all / limitBytes))
+    let files = try BenchmarkData.files(below: data.path).enumerated().filter { $0.offset % every == 0 }.map(\.element)
+    let limit = try PipelineLimit.measure(files, limitBytes: limitBytes, level: .auto, time: context.time)
+    let perByte = limit.total / .seconds(1) / Double(max(1, limit.bytes))
+    let bound = perByte * Double(all) / Double(VaultSettings().processors)
+    let parts: [(String, Duration)] = [
+      ("cutting", limit.cutting), ("hashing", limit.hashing), ("compressing and sealing", limit.encoding),
+      ("opening again and comparing", limit.inspecting),
+    ]
+    return parts.map { name, duration in
+      BenchmarkRow(
+        "\(data.kind.rawValue): \(name), one core", Double(limit.bytes) / 1e6 / max(1e-9, duration / .seconds(1)),
+        "MB/s")
+    } + [
+      BenchmarkRow("\(data.kind.rawValue): first backup by its parts alone", bound, "s"),
+      BenchmarkRow("\(data.kind.rawValue): share of that limit", bound / seconds, "×"),
+    ]
+  }
+}
+
+/// A program that is measured.
+enum Peer: String {
+  case salvor, restic, borg
+
+  static func isInstalled(_ name: String) -> Bool {
+    (ProcessPath.directories + ["/usr/bin"]).contains { access("\($0)/\(name)", X_OK) == 0 }
+  }
+}
+
+enum ProcessPath {
+  static var directories: [String] {
+    getenv("PATH").map { String(cString: $0).split(separator: ":").map(String.init) } ?? []
+  }
+}
+
+/// Carries one step out with one program, in a directory of its own. Blocks.
+struct PeerRunner {
+  let peer: Peer
+  let place: String
+  let data: String
+
+  init(_ peer: Peer, place: String, data: String) { (self.peer, self.place, self.data) = (peer, place, data) }
+
+  var repository: String { place + "/repository" }
+  var fastRepository: String { place + "/fast" }
+  var restoreTarget: String { place + "/restored" }
+  var restored: String { restoreTarget + data }
+  private var passwordFile: String { place + "/password" }
+
+  func prepare() throws {
+    try Files.createDirectory(place)
+    try Files.replace(passwordFile, with: Array("benchmark".utf8))
+    switch peer {
+    case .salvor:
+      _ = try call(salvor + ["init", "-q", "-r", repository])
+      _ = try call(salvor + ["init", "-q", "-r", fastRepository])
+    case .restic: _ = try call(restic + ["init"])
+    case .borg: _ = try call(["borg", "init", "--encryption", "repokey", repository])
+    }
+  }
+
+  func run(_ step: VaultBench.Step) throws -> salvor_measured {
+    switch peer {
+    case .salvor:
+      let options = ["-q", "-r", repository]
+      return switch step {
+      case .first, .same, .changed: try call(salvor + ["backup", data] + options)
+      case .fast: try call(salvor + ["backup", data, "-q", "-r", fastRepository, "--compression", "fast"])
+      case .restore: try call(salvor + ["restore", "latest", "--target", restoreTarget] + options)
+      case .check: try call(salvor + ["check", "--read-data"] + options)
+      }
+    case .restic:
+      return switch step {
+      case .first, .fast, .same, .changed: try call(restic + ["backup", data])
+      case .restore: try call(restic + ["restore", "latest", "--target", restoreTarget])
+      case .check: try call(restic + ["check", "--read-data"])
+      }
+    case .borg:
+      switch step {
+      case .first, .fast, .same, .changed:
+        return try call([
+          "borg", "create", "-C", "zstd,3", "\(repository)::\(step == .first ? "first" : "{utcnow}")", data,
+        ])
+      case .restore:
+        try Files.createDirectory(restoreTarget)
+        let script = #"cd "$1" && exec borg extract "$2::$(borg list --last 1 --short "$2")""#
+        return try call(["sh", "-c", script, "sh", restoreTarget, repository])
+      case .check: return try call(["borg", "check", "--verify-data", repository])
+      }
+    }
+  }
+
+  private var salvor: [String] { [Self.ownProgram, "vault"] }
+  private var restic: [String] { ["restic", "-q", "--no-cache", "-r", repository] }
+
+  /// Built beside this program.
+  private static var ownProgram: String {
+    var buffer = [CChar](repeating: 0, count: 4096)
+    let count = readlink("/proc/self/exe", &buffer, buffer.count - 1)
+    let own = String(decoding: buffer[..<max(0, count)].map { UInt8(bitPattern: $0) }, as: UTF8.self)
+    return Files.parent(of: own) + "/salvor"
+  }
+
+  private func call(_ words: [String]) throws -> salvor_measured {
+    let errors = try File(place + "/errors", O_RDWR | O_CREAT | O_TRUNC)
+    var environment =
+      [
+        "PATH=\(ProcessPath.directories.joined(separator: ":"))", "HOME=\(place)",
+        "RESTIC_PASSWORD_FILE=\(passwordFile)",
+        "BORG_PASSCOMMAND=cat \(passwordFile)", "BORG_BASE_DIR=\(place)/borg",
+      ].map { (text: String) in strdup(text) } + [nil]
+    var arguments = words.map { (text: String) in strdup(text) } + [nil]
+    defer { for text in environment + arguments { free(text) } }
+    var measured = salvor_measured()
+    guard salvor_measure(words[0], &arguments, &environment, errors.descriptor, &measured) == 0 else {
+      throw SystemFailure("spawn", path: words[0])
+    }
+    guard measured.status == 0 else {
+      let text = String(decoding: try Files.read(errors.path, limitBytes: 1 << 20), as: UTF8.self)
+      throw BenchmarkError.peer(words.prefix(2).joined(separator: " "), text)
+    }
+    return measured
   }
 }

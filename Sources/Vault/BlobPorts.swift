@@ -1,4 +1,5 @@
 import Core
+import IO
 
 /// What a blob holds: a piece of a file, or a directory.
 package enum BlobKind: UInt8, Sendable, CaseIterable { case data, tree }
@@ -15,7 +16,23 @@ package protocol BlobWriter: Sendable {
   ///
   /// - Parameter bytes: Not empty, at most 256 MiB.
   /// - Returns: The blob's name, and how many bytes this call added to the vault: 0 if it was known.
-  func save(_ kind: BlobKind, _ bytes: [UInt8]) async throws(VaultError) -> (id: BlobID, added: Int)
+  func save(_ kind: BlobKind, _ bytes: [UInt8]) async throws(VaultError) -> SavedBlob
+
+  /// Stores each blob of a batch unless it is there already: what the other one does, for all of them at once.
+  ///
+  /// - Returns: In the batch's order.
+  func save(_ kind: BlobKind, _ batch: BlobBatch) async throws(VaultError) -> [SavedBlob]
+}
+
+/// The blob's name, and how many bytes its saving added to the vault: 0 if it was known.
+package typealias SavedBlob = (id: BlobID, added: Int)
+
+extension BlobWriter {
+  package func save(_ kind: BlobKind, _ batch: BlobBatch) async throws(VaultError) -> [SavedBlob] {
+    var saved: [SavedBlob] = []
+    for index in 0..<batch.count { saved.append(try await save(kind, Array(batch[index]))) }
+    return saved
+  }
 }
 
 /// Gives blobs: the way out of a vault.
@@ -39,4 +56,25 @@ package protocol BlobReader: Sendable {
     _ kind: BlobKind, _ ids: [BlobID], parallel: Int,
     _ each: @escaping @Sendable (BlobID, [UInt8]) async throws(VaultError) -> Void
   ) async throws(VaultError)
+
+  /// Reads many blobs as ``loadMany(_:_:parallel:_:)`` does, and lends each of them out where calls may block.
+  ///
+  /// - Parameter each: Gets several verified plaintexts in turn, on a thread of the pool; they are gone when it returns.
+  func lendMany(
+    _ kind: BlobKind, _ ids: [BlobID], parallel: Int, pool: BlockingPool,
+    _ each: @escaping @Sendable (BlobID, UnsafeRawBufferPointer) throws(VaultError) -> Void
+  ) async throws(VaultError)
+}
+
+extension BlobReader {
+  package func lendMany(
+    _ kind: BlobKind, _ ids: [BlobID], parallel: Int, pool: BlockingPool,
+    _ each: @escaping @Sendable (BlobID, UnsafeRawBufferPointer) throws(VaultError) -> Void
+  ) async throws(VaultError) {
+    try await loadMany(kind, ids, parallel: parallel) { (id, bytes) async throws(VaultError) -> Void in
+      try await pool.run { () throws(VaultError) in
+        try bytes.withRawBytes { (raw) throws(VaultError) -> Void in try each(id, raw) }
+      }
+    }
+  }
 }

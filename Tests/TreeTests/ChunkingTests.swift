@@ -78,6 +78,33 @@ struct LaneTests {
     }
   }
 
+  /// A source that gives bytes in pieces of any length must be cut as if it had come whole.
+  @Test(arguments: 0..<6) func `what arrives in pieces is cut as if it were whole`(_ index: Int) async throws {
+    let random = SeededRandomness(seed: UInt64(index))
+    var bytes = makeNoise(14 << 20 + random.below(100_000), seed: UInt64(index))
+    // No cut for the longest blob there is.
+    if index == 2 { bytes.replaceSubrange(1 << 20..<11 << 20, with: repeatElement(0xff, count: 10 << 20)) }
+    // Nothing but cuts.
+    if index == 3 { bytes = [UInt8](repeating: 0, count: 3 << 20 + 5) }
+    let chunker = RabinChunker(somePolynomial)
+    var expected: [BlobID] = []
+    var position = 0
+    while position < bytes.count {
+      let length = bytes.withUnsafeBytes { chunker.cut(UnsafeRawBufferPointer(rebasing: $0[position...])) }
+      expected.append(Digest.of(bytes[position..<position + length]))
+      position += length
+    }
+    let (whole, limit) = (bytes, index % 2 == 0 ? 1 + random.below(300_000) : Int.max)
+    let vault = MemoryVault()
+    let builder = SnapshotBuilder(writer: vault, polynomial: somePolynomial)
+    let stored = try await builder.add(
+      "f", FileMetadata(kind: .regular, permissions: 0o600, size: index == 4 ? 10 : 0, modified: Timestamp(seconds: 9)),
+      cutting: .content, content: { SlowSource(whole, limit) })
+    #expect(stored.size == Int64(whole.count))
+    let tree = SnapshotTree(reader: vault, root: try await builder.finish().root)
+    #expect(try await tree.node(at: "f")?.content == expected)
+  }
+
   @Test func `cutting keeps up`() {
     let bytes = makeNoise(16 << 20, seed: 4)
     let chunker = RabinChunker(somePolynomial)
@@ -91,5 +118,21 @@ struct LaneTests {
     print("cutting: \(Int(speed)) MB/s")
     // Far below what it does: this machine may be busy with anything.
     #expect(speed > 20)
+  }
+}
+
+/// Gives at most so many bytes at a time.
+private final class SlowSource: ByteSource {
+  private let bytes: [UInt8]
+  private let limit: Int
+  private var position = 0
+
+  init(_ bytes: [UInt8], _ limit: Int) { (self.bytes, self.limit) = (bytes, limit) }
+
+  func read(into buffer: UnsafeMutableRawBufferPointer) -> Int {
+    let count = min(buffer.count, limit, bytes.count - position)
+    buffer.copyBytes(from: bytes[position..<position + count])
+    position += count
+    return count
   }
 }

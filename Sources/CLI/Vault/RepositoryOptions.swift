@@ -31,6 +31,12 @@ struct RepositoryOptions: ParsableArguments {
   @Option(help: ArgumentHelp("Key to try first (default: $RESTIC_KEY_HINT).", valueName: "id"))
   var keyHint: String?
 
+  @Option(
+    help: ArgumentHelp(
+      "How hard to compress: off, fast, auto, better or max (default: $RESTIC_COMPRESSION, or auto).",
+      valueName: "level"))
+  var compression: CompressionLevel?
+
   @Flag(help: "Take no lock; for reading a repository that can't be written to.")
   var noLock = false
 
@@ -51,6 +57,22 @@ struct RepositoryOptions: ParsableArguments {
     Machine(
       environment: environment, name: Owner.current.hostname,
       stateDirectory: Machine.defaultStateDirectory(environment), log: { standardError($0 + "\n") })
+  }
+
+  /// How repositories are worked with here.
+  ///
+  /// - Throws: If the environment names a level that there isn't.
+  func vaultSettings() throws -> VaultSettings {
+    var settings = host.vaultSettings
+    if let compression {
+      settings.compression = compression
+    } else if let name = environment["RESTIC_COMPRESSION"], !name.isEmpty {
+      guard let level = CompressionLevel(argument: name) else {
+        throw ValidationError("RESTIC_COMPRESSION: '\(name)' is not off, fast, auto, better or max")
+      }
+      settings.compression = level
+    }
+    return settings
   }
 
   var progress: ProgressLine {
@@ -101,7 +123,7 @@ struct RepositoryOptions: ParsableArguments {
     guard try await store.contains(.config) else { throw VaultError.notARepository(store.location) }
     let hint = value(keyHint, "RESTIC_KEY_HINT").flatMap { Digest(hex: $0) }
     return try await Repository.open(
-      store: store, password: try await password(), keyHint: hint, settings: host.vaultSettings,
+      store: store, password: try await password(), keyHint: hint, settings: try vaultSettings(),
       loadingIndex: loadingIndex)
   }
 
@@ -139,6 +161,11 @@ struct RepositoryOptions: ParsableArguments {
     if json { return standardOutput(try CanonicalJSON.text(value) + "\n") }
     try output.show(value, table: table)
   }
+}
+
+extension CompressionLevel: ExpressibleByArgument {
+  /// restic's name for its fastest is understood too.
+  public init?(argument: String) { self.init(rawValue: argument == "fastest" ? "fast" : argument) }
 }
 
 /// What the command line or the environment leaves open.

@@ -28,7 +28,7 @@ extension VaultCommand {
       if exists { throw VaultError.repositoryExists(store.location) }
       let repository = try await Repository.create(
         store: store, password: try await options.password(confirming: true), version: version,
-        settings: options.host.vaultSettings)
+        settings: try options.vaultSettings())
       let result: JSONValue = [
         "message_type": "initialized", "id": .string(repository.config.id.hex), "repository": .string(store.location),
       ]

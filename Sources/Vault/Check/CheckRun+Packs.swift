@@ -42,7 +42,7 @@ extension CheckRun {
       let range = (whole ? 0 : pack.sizeBytes - headerBytes)..<pack.sizeBytes
       do throws(VaultError) {
         let bytes = try await get(pack, range)
-        let findings = try await repository.settings.pool.run { [repository] () throws(VaultError) in
+        let findings = try await repository.computing { [repository] () throws(VaultError) in
           try repository.codecs.with { (codec) throws(VaultError) in
             whole ? pack.verify(bytes, codec) : pack.verifyHeader(bytes, codec).map { [$0] } ?? []
           }
@@ -74,19 +74,14 @@ extension CheckRun.Pack {
   /// Every way in which a whole pack isn't what its name and the indexes say.
   func verify(_ bytes: [UInt8], _ codec: Codec) -> [VaultError] {
     var findings: [VaultError] = []
-    for blob in blobs where blob.range.upperBound <= bytes.count {
-      do throws(CodecFault) {
-        _ = try bytes.withRawBytes { (raw) throws(CodecFault) in
-          try codec.decode(
-            UnsafeRawBufferPointer(rebasing: raw[blob.range]), uncompressedBytes: blob.uncompressedBytes, id: blob.id)
-        }
-      } catch {
-        findings.append(.packCorrupt(id, bytes: blob.range, "\(blob.kind) blob \(blob.id.short): \(error.reason)"))
+    var hash = bytes.withUnsafeBytes { raw in
+      codec.inspect(raw, blobs) { blob, fault in
+        findings.append(.packCorrupt(id, bytes: blob.range, "\(blob.kind) blob \(blob.id.short): \(fault.reason)"))
       }
     }
     let tail = Array(bytes.suffix(PackHeader.sizeBytes(blobs)))
     if let finding = verifyHeader(tail, codec) { findings.append(finding) }
-    if findings.isEmpty, bytes.withUnsafeBytes({ Digest.of($0) }) != id {
+    if findings.isEmpty, hash.finish() != id {
       findings.append(.packCorrupt(id, bytes: 0..<bytes.count, "its content has another hash"))
     }
     return findings

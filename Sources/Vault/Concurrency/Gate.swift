@@ -27,6 +27,15 @@ final class Gate: Sendable {
     return try await body()
   }
 
+  /// The same for what throws anything.
+  ///
+  /// - Throws: `CancellationError` if the task was cancelled while it waited.
+  func pass<T>(_ body: () async throws -> T) async throws -> T {
+    guard await enter() else { throw CancellationError() }
+    defer { leave() }
+    return try await body()
+  }
+
   private func enter() async -> Bool {
     let number = state.withLock { state in
       state.arrivals += 1

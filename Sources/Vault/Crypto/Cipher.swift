@@ -52,23 +52,30 @@ final class Cipher {
 
   /// - Parameter iv: 16 bytes that were never used with this key.
   func seal(_ plaintext: UnsafeRawBufferPointer, iv: [UInt8]) throws(VaultError) -> [UInt8] {
-    precondition(iv.count == 16, "AES-CTR takes 16 bytes of IV")
     let total = plaintext.count + Self.overheadBytes
     var sealed = true
     let result = [UInt8](unsafeUninitializedCapacity: total) { buffer, count in
-      let raw = UnsafeMutableRawBufferPointer(buffer)
-      raw.copyBytes(from: iv)
-      let body = UnsafeMutableRawBufferPointer(rebasing: raw[16..<total - 16])
-      let tag = UnsafeMutableRawBufferPointer(rebasing: raw[(total - 16)...])
-      sealed =
-        crypt(plaintext, into: body, iv: UnsafeRawBufferPointer(rebasing: UnsafeRawBufferPointer(raw)[..<16]))
-        && authenticate(
-          UnsafeRawBufferPointer(body), iv: UnsafeRawBufferPointer(rebasing: UnsafeRawBufferPointer(raw)[..<16]),
-          tag: tag)
+      sealed = seal(plaintext, iv: iv, into: UnsafeMutableRawBufferPointer(start: buffer.baseAddress, count: total))
       count = sealed ? total : 0
     }
     guard sealed else { throw .cryptography("seal") }
     return result
+  }
+
+  /// - Parameters:
+  ///   - plaintext: May lie in `target`, 16 bytes from its start.
+  ///   - target: 32 bytes more than the plaintext.
+  /// - Returns: Whether libcrypto did it.
+  func seal(
+    _ plaintext: UnsafeRawBufferPointer, iv: [UInt8], into target: UnsafeMutableRawBufferPointer
+  ) -> Bool {
+    precondition(iv.count == 16, "AES-CTR takes 16 bytes of IV")
+    precondition(target.count == plaintext.count + Self.overheadBytes, "a sealed blob has 32 bytes more")
+    target.copyBytes(from: iv)
+    let first = UnsafeRawBufferPointer(rebasing: UnsafeRawBufferPointer(target)[..<16])
+    let body = UnsafeMutableRawBufferPointer(rebasing: target[16..<target.count - 16])
+    let tag = UnsafeMutableRawBufferPointer(rebasing: target[(target.count - 16)...])
+    return crypt(plaintext, into: body, iv: first) && authenticate(UnsafeRawBufferPointer(body), iv: first, tag: tag)
   }
 
   /// Verifies, then decrypts.
@@ -76,22 +83,37 @@ final class Cipher {
   /// - Returns: `nil` if the bytes are not what was sealed with this key.
   func open(_ sealed: UnsafeRawBufferPointer) throws(VaultError) -> [UInt8]? {
     guard sealed.count >= Self.overheadBytes else { return nil }
+    var outcome = Result<Bool, VaultError>.success(false)
+    let result = [UInt8](unsafeUninitializedCapacity: sealed.count - Self.overheadBytes) { buffer, count in
+      let target = UnsafeMutableRawBufferPointer(
+        start: buffer.baseAddress, count: sealed.count - Self.overheadBytes)
+      do throws(VaultError) {
+        outcome = .success(try open(sealed, into: target))
+        count = target.count
+      } catch {
+        outcome = .failure(error)
+        count = 0
+      }
+    }
+    return try outcome.get() ? result : nil
+  }
+
+  /// - Parameter target: 32 bytes less than `sealed`; undefined unless this returns `true`.
+  /// - Returns: Whether the bytes are what was sealed with this key.
+  func open(
+    _ sealed: UnsafeRawBufferPointer, into target: UnsafeMutableRawBufferPointer
+  ) throws(VaultError) -> Bool {
+    precondition(sealed.count == target.count + Self.overheadBytes, "a sealed blob has 32 bytes more")
     let iv = UnsafeRawBufferPointer(rebasing: sealed[..<16])
     let body = UnsafeRawBufferPointer(rebasing: sealed[16..<sealed.count - 16])
-    var tag = [UInt8](repeating: 0, count: 16)
-    let computed = tag.withUnsafeMutableBytes { authenticate(body, iv: iv, tag: $0) }
-    guard computed else { throw .cryptography("EVP_MAC") }
-    let genuine = tag.withUnsafeBytes {
-      CRYPTO_memcmp($0.baseAddress, sealed.baseAddress! + sealed.count - 16, 16) == 0
+    let genuine = withUnsafeTemporaryAllocation(byteCount: 16, alignment: 8) { tag -> Bool? in
+      guard authenticate(body, iv: iv, tag: tag) else { return nil }
+      return CRYPTO_memcmp(tag.baseAddress, sealed.baseAddress! + sealed.count - 16, 16) == 0
     }
-    guard genuine else { return nil }
-    var opened = true
-    let result = [UInt8](unsafeUninitializedCapacity: body.count) { buffer, count in
-      opened = crypt(body, into: UnsafeMutableRawBufferPointer(buffer), iv: iv)
-      count = opened ? body.count : 0
-    }
-    guard opened else { throw .cryptography("EVP_EncryptUpdate") }
-    return result
+    guard let genuine else { throw .cryptography("EVP_MAC") }
+    guard genuine else { return false }
+    guard crypt(body, into: target, iv: iv) else { throw .cryptography("EVP_EncryptUpdate") }
+    return true
   }
 
   /// CTR mode is its own inverse.

@@ -1,12 +1,12 @@
 import Core
 import Synchronization
 
-/// A blob as a pack holds it.
-struct StoredBlob: Sendable {
+/// A blob as a pack will hold it; in its codec's memory, so good until that codec's next call.
+struct SealedBlob {
   var kind: BlobKind
   var id: BlobID
   /// IV, ciphertext, tag.
-  var sealed: [UInt8]
+  var sealed: UnsafeRawBufferPointer
   /// Length of the plaintext in bytes if it was compressed; 0 if not.
   var uncompressedBytes: Int
 }
@@ -36,6 +36,10 @@ final class Codec {
   private let zstd: Zstd
   private let randomness: any Randomness
   private let version: Int
+  private let sealed = Scratch()
+  /// Decrypted, and decompressed: two of each, since hashes are computed in pairs.
+  private let opened = [Scratch(), Scratch()]
+  private let unpacked = [Scratch(), Scratch()]
 
   init(key: MasterKey, version: Int, level: CompressionLevel, randomness: any Randomness) throws(VaultError) {
     cipher = try Cipher(key)
@@ -43,32 +47,127 @@ final class Codec {
     (self.version, self.randomness) = (version, randomness)
   }
 
+  /// Memory beyond what usual blobs need goes back.
+  func trim() { for scratch in [sealed] + opened + unpacked { scratch.trim(to: 10 << 20) } }
+
   // MARK: Blobs
 
   /// Compresses where that helps and the version allows it, and seals.
-  func encode(_ kind: BlobKind, _ id: BlobID, _ plaintext: UnsafeRawBufferPointer) throws(VaultError) -> StoredBlob {
+  func encode(_ kind: BlobKind, _ id: BlobID, _ plaintext: UnsafeRawBufferPointer) throws(VaultError) -> SealedBlob {
     // What shrinks by less than a 32nd costs more to read than it saves.
     let worthwhile = plaintext.count - plaintext.count / 32 - 1
-    if version > 1, worthwhile > 0, let small = zstd.compress(plaintext, limit: worthwhile) {
-      let sealed = try small.withRawBytes { (raw) throws(VaultError) in try cipher.seal(raw, iv: randomness.bytes(16)) }
-      return StoredBlob(kind: kind, id: id, sealed: sealed, uncompressedBytes: plaintext.count)
+    let body: UnsafeRawBufferPointer
+    var uncompressedBytes = 0
+    let space = sealed.bytes(plaintext.count + Cipher.overheadBytes)
+    if version > 1, worthwhile > 0, zstd.isPromising(plaintext),
+      let size = zstd.compress(plaintext, into: UnsafeMutableRawBufferPointer(rebasing: space[16..<16 + worthwhile]))
+    {
+      body = UnsafeRawBufferPointer(rebasing: UnsafeRawBufferPointer(space)[16..<16 + size])
+      uncompressedBytes = plaintext.count
+    } else {
+      body = plaintext
     }
-    return StoredBlob(
-      kind: kind, id: id, sealed: try cipher.seal(plaintext, iv: randomness.bytes(16)), uncompressedBytes: 0)
+    let target = UnsafeMutableRawBufferPointer(rebasing: space[..<(body.count + Cipher.overheadBytes)])
+    guard cipher.seal(body, iv: randomness.bytes(16), into: target) else { throw .cryptography("seal") }
+    return SealedBlob(
+      kind: kind, id: id, sealed: UnsafeRawBufferPointer(target), uncompressedBytes: uncompressedBytes)
+  }
+
+  /// Opens and decompresses; the name is not compared yet.
+  ///
+  /// - Parameter side: 0 or 1.
+  /// - Returns: The plaintext, good until the next call for the same side.
+  func unseal(
+    _ sealed: UnsafeRawBufferPointer, uncompressedBytes: Int, side: Int = 0
+  ) throws(CodecFault) -> UnsafeRawBufferPointer {
+    guard sealed.count >= Cipher.overheadBytes else { throw .authentication }
+    let plain = opened[side].bytes(sealed.count - Cipher.overheadBytes)
+    let genuine: Bool
+    do throws(VaultError) { genuine = try cipher.open(sealed, into: plain) } catch { throw .library(error) }
+    guard genuine else { throw .authentication }
+    guard uncompressedBytes > 0 else { return UnsafeRawBufferPointer(plain) }
+    let packed = UnsafeRawBufferPointer(plain)
+    // A frame that names another size isn't worth the memory of this one.
+    guard zstd.couldHold(uncompressedBytes, packed) else { throw .compression }
+    let target = unpacked[side].bytes(uncompressedBytes)
+    guard zstd.decompress(packed, into: target) else { throw .compression }
+    return UnsafeRawBufferPointer(target)
   }
 
   /// Opens, decompresses and compares the hash.
   func decode(
     _ sealed: UnsafeRawBufferPointer, uncompressedBytes: Int, id: BlobID
   ) throws(CodecFault) -> [UInt8] {
-    var plaintext = try open(sealed)
-    if uncompressedBytes > 0 {
-      let unpacked = plaintext.withUnsafeBytes { zstd.decompress($0, size: uncompressedBytes) }
-      guard let unpacked else { throw .compression }
-      plaintext = unpacked
+    let plaintext = try unseal(sealed, uncompressedBytes: uncompressedBytes)
+    guard PairedDigest.of(plaintext) == id else { throw .hash }
+    return Array(plaintext)
+  }
+
+  /// Opens and verifies blobs, in pairs, and hands out each plaintext for the length of a call.
+  ///
+  /// - Parameters:
+  ///   - blobs: In any order.
+  ///   - sealed: A blob's bytes as stored.
+  ///   - each: Called in the order of `blobs`.
+  func decode<E: Error>(
+    _ blobs: [PackedBlob], _ sealed: (PackedBlob) -> UnsafeRawBufferPointer,
+    _ each: (PackedBlob, Result<UnsafeRawBufferPointer, CodecFault>) throws(E) -> Void
+  ) throws(E) {
+    func unsealed(_ blob: PackedBlob, _ side: Int) -> Result<UnsafeRawBufferPointer, CodecFault> {
+      do throws(CodecFault) {
+        return .success(try unseal(sealed(blob), uncompressedBytes: blob.uncompressedBytes, side: side))
+      } catch { return .failure(error) }
     }
-    guard plaintext.withUnsafeBytes({ Digest.of($0) }) == id else { throw .hash }
-    return plaintext
+    var index = 0
+    while index < blobs.count {
+      let first = unsealed(blobs[index], 0)
+      guard index + 1 < blobs.count else {
+        try each(
+          blobs[index], first.flatMap { PairedDigest.of($0) == blobs[index].id ? .success($0) : .failure(.hash) })
+        return
+      }
+      let second = unsealed(blobs[index + 1], 1)
+      let nothing = UnsafeRawBufferPointer(start: nil, count: 0)
+      let (a, b) = PairedDigest.of((try? first.get()) ?? nothing, (try? second.get()) ?? nothing)
+      try each(blobs[index], first.flatMap { a == blobs[index].id ? .success($0) : .failure(.hash) })
+      try each(blobs[index + 1], second.flatMap { b == blobs[index + 1].id ? .success($0) : .failure(.hash) })
+      index += 2
+    }
+  }
+
+  /// Opens and verifies every blob of a pack, and hashes the pack as it lies there, both in one go.
+  ///
+  /// - Parameters:
+  ///   - blobs: Ascending by offset; those that don't lie within `pack` are passed over.
+  ///   - found: Called for every blob that isn't what its name says.
+  /// - Returns: The hash of all of `pack`, which can go on.
+  func inspect(
+    _ pack: UnsafeRawBufferPointer, _ blobs: [PackedBlob], _ found: (PackedBlob, CodecFault) -> Void
+  ) -> PairedDigest {
+    var whole = PairedDigest()
+    var hashed = 0
+    func bytes(_ range: Range<Int>) -> UnsafeRawBufferPointer { UnsafeRawBufferPointer(rebasing: pack[range]) }
+    for blob in blobs where blob.range.upperBound <= pack.count {
+      let plaintext: UnsafeRawBufferPointer
+      do throws(CodecFault) {
+        plaintext = try unseal(bytes(blob.range), uncompressedBytes: blob.uncompressedBytes)
+      } catch {
+        found(blob, error)
+        continue
+      }
+      var own = PairedDigest()
+      if blob.offset >= hashed {
+        // What lies between is a damaged blob, or a gap that should not be there.
+        whole.add(bytes(hashed..<blob.offset))
+        PairedDigest.add(plaintext, to: &own, bytes(blob.range), to: &whole)
+        hashed = blob.range.upperBound
+      } else {
+        own.add(plaintext)
+      }
+      if own.finish() != blob.id { found(blob, .hash) }
+    }
+    whole.add(bytes(hashed..<pack.count))
+    return whole
   }
 
   // MARK: Whole files: config, index, snapshot, lock
@@ -91,7 +190,7 @@ final class Codec {
   /// Seals JSON, compressed in version 2.
   func encodeFile(_ json: [UInt8]) throws(VaultError) -> [UInt8] {
     guard version > 1 else { return try sealPlain(json) }
-    let packed = json.withUnsafeBytes { zstd.compress($0, prefix: [Self.compressedMark], limit: .max) }
+    let packed = json.withUnsafeBytes { zstd.compress($0, prefix: [Self.compressedMark]) }
     guard let packed else { throw .cryptography("ZSTD_compress2") }
     return try sealPlain(packed)
   }
@@ -147,6 +246,7 @@ final class CodecPool: Sendable {
   }
 
   private func give(_ codec: Codec) {
+    codec.trim()
     nonisolated(unsafe) let codec = codec
     idle.withLock { $0.codecs.append(codec) }
   }

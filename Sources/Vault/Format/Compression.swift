@@ -2,63 +2,109 @@ import CZstd
 import Core
 
 /// How hard to compress.
-package struct CompressionLevel: Hashable, Sendable {
-  package let zstd: Int32
-  /// Out as fast as in; what incompressible data gets anyway.
-  package static let fast = CompressionLevel(zstd: 1)
-  package static let standard = CompressionLevel(zstd: 3)
-  package static let high = CompressionLevel(zstd: 12)
+package enum CompressionLevel: String, Hashable, Sendable, CaseIterable {
+  case off, fast
+  /// As large as restic's own default leaves it.
+  case auto
+  case better, max
+
+  /// zstd's level; `nil` for none.
+  var zstd: Int32? {
+    switch self {
+    case .off: nil
+    case .fast: 1
+    case .auto: 3
+    case .better: 9
+    case .max: 19
+    }
+  }
 }
 
 /// zstd with its contexts set up once. Not thread-safe; see ``CodecPool``.
 final class Zstd {
   private let compressor: OpaquePointer
+  private let sampler: OpaquePointer
   private let decompressor: OpaquePointer
+  private let isOff: Bool
 
   init(_ level: CompressionLevel) throws(VaultError) {
-    guard let compressor = ZSTD_createCCtx() else { throw .cryptography("ZSTD_createCCtx") }
-    guard let decompressor = ZSTD_createDCtx() else {
+    let (compressor, sampler, decompressor) = (ZSTD_createCCtx(), ZSTD_createCCtx(), ZSTD_createDCtx())
+    guard let compressor, let sampler, let decompressor else {
       ZSTD_freeCCtx(compressor)
-      throw .cryptography("ZSTD_createDCtx")
+      ZSTD_freeCCtx(sampler)
+      ZSTD_freeDCtx(decompressor)
+      throw .cryptography("ZSTD_createCCtx")
     }
-    ZSTD_CCtx_setParameter(compressor, ZSTD_c_compressionLevel, level.zstd)
-    (self.compressor, self.decompressor) = (compressor, decompressor)
+    ZSTD_CCtx_setParameter(compressor, ZSTD_c_compressionLevel, level.zstd ?? 3)
+    ZSTD_CCtx_setParameter(sampler, ZSTD_c_compressionLevel, 1)
+    (self.compressor, self.sampler, self.decompressor) = (compressor, sampler, decompressor)
+    isOff = level.zstd == nil
   }
 
   deinit {
     ZSTD_freeCCtx(compressor)
+    ZSTD_freeCCtx(sampler)
     ZSTD_freeDCtx(decompressor)
+  }
+
+  // MARK: In
+
+  /// Whether it is worth a try: media, archives and encrypted files give themselves away in a few samples.
+  func isPromising(_ input: UnsafeRawBufferPointer) -> Bool {
+    if isOff { return false }
+    let (size, count) = (Self.sampleBytes, Self.samples)
+    guard input.count >= 4 * size * count else { return true }
+    return withUnsafeTemporaryAllocation(byteCount: 2 * size * count, alignment: 16) { space in
+      for index in 0..<count {
+        let from = (input.count - size) / (count - 1) * index
+        (space.baseAddress! + index * size).copyMemory(from: input.baseAddress! + from, byteCount: size)
+      }
+      let total = size * count
+      let packed = ZSTD_compress2(sampler, space.baseAddress! + total, total - total / 64, space.baseAddress, total)
+      // What doesn't fit, or saves less than a 64th, is noise.
+      return ZSTD_isError(packed) == 0
+    }
+  }
+
+  private static let sampleBytes = 4096
+  private static let samples = 8
+
+  /// One frame with its content size, after a prefix.
+  ///
+  /// - Returns: `nil` if zstd refuses.
+  func compress(_ input: UnsafeRawBufferPointer, prefix: [UInt8]) -> [UInt8]? {
+    let capacity = ZSTD_compressBound(input.count) + prefix.count
+    var size: Int?
+    let result = [UInt8](unsafeUninitializedCapacity: capacity) { buffer, count in
+      _ = buffer.update(fromContentsOf: prefix)
+      size = compress(
+        input,
+        into: UnsafeMutableRawBufferPointer(rebasing: UnsafeMutableRawBufferPointer(buffer)[prefix.count..<capacity]))
+      count = size.map { prefix.count + $0 } ?? 0
+    }
+    return size == nil ? nil : result
   }
 
   /// One frame with its content size.
   ///
-  /// - Parameter limit: Larger results are not worth having.
-  /// - Returns: `nil` if the frame would have more than `limit` bytes.
-  func compress(_ input: UnsafeRawBufferPointer, prefix: [UInt8] = [], limit: Int) -> [UInt8]? {
-    let capacity = min(limit, ZSTD_compressBound(input.count)) + prefix.count
-    var fits = true
-    let result = [UInt8](unsafeUninitializedCapacity: capacity) { buffer, count in
-      _ = buffer.update(fromContentsOf: prefix)
-      let size = ZSTD_compress2(
-        compressor, buffer.baseAddress! + prefix.count, capacity - prefix.count, input.baseAddress, input.count)
-      fits = ZSTD_isError(size) == 0
-      count = fits ? prefix.count + size : 0
-    }
-    return fits ? result : nil
+  /// - Returns: Its length; `nil` if it would not fit.
+  func compress(_ input: UnsafeRawBufferPointer, into target: UnsafeMutableRawBufferPointer) -> Int? {
+    let size = ZSTD_compress2(compressor, target.baseAddress, target.count, input.baseAddress, input.count)
+    return ZSTD_isError(size) == 0 ? size : nil
   }
 
-  /// - Returns: `nil` unless `input` is zstd for exactly `size` bytes.
-  func decompress(_ input: UnsafeRawBufferPointer, size: Int) -> [UInt8]? {
-    // A frame that names another size isn't worth the memory of this one.
+  // MARK: Out
+
+  /// Whether a frame doesn't say that it holds anything but `size` bytes.
+  func couldHold(_ size: Int, _ input: UnsafeRawBufferPointer) -> Bool {
     let named = ZSTD_getFrameContentSize(input.baseAddress, input.count)
-    guard named == UInt64(size) || named == UInt64(bitPattern: -1) else { return nil }
-    var exact = true
-    let result = [UInt8](unsafeUninitializedCapacity: max(1, size)) { buffer, count in
-      let written = ZSTD_decompressDCtx(decompressor, buffer.baseAddress, size, input.baseAddress, input.count)
-      exact = ZSTD_isError(written) == 0 && written == size
-      count = exact ? size : 0
-    }
-    return exact ? result : nil
+    return named == UInt64(size) || named == UInt64(bitPattern: -1)
+  }
+
+  /// - Returns: Whether `input` is zstd for exactly as many bytes as `target` has.
+  func decompress(_ input: UnsafeRawBufferPointer, into target: UnsafeMutableRawBufferPointer) -> Bool {
+    let size = ZSTD_decompressDCtx(decompressor, target.baseAddress, target.count, input.baseAddress, input.count)
+    return ZSTD_isError(size) == 0 && size == target.count
   }
 
   /// - Returns: `nil` unless `input` is whole frames of zstd that hold no more than `limit` bytes.

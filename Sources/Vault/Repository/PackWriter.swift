@@ -17,14 +17,17 @@ final class PackBuffer: @unchecked Sendable {
   /// The pack's name, once the header is in.
   var id: Digest?
 
-  /// - Parameter capacity: How many bytes it will hold; reserved at once, so that nothing is copied as it grows.
-  init(_ kind: BlobKind, capacity: Int) {
+  /// - Parameters:
+  ///   - spare: Memory to use again.
+  ///   - capacity: How many bytes it will hold; reserved at once, so that nothing is copied as it grows.
+  init(_ kind: BlobKind, reusing spare: consuming [UInt8] = [], capacity: Int) {
     self.kind = kind
+    bytes = spare
     // Pages that are never written cost nothing.
     bytes.reserveCapacity(capacity + capacity / 8)
   }
 
-  func append(_ blob: StoredBlob) -> PackedBlob {
+  func append(_ blob: SealedBlob) -> PackedBlob {
     let packed = PackedBlob(
       kind: kind, id: blob.id, offset: bytes.count, length: blob.sealed.count, uncompressedBytes: blob.uncompressedBytes
     )
@@ -61,6 +64,8 @@ final class PackWriter: Sendable {
     var unindexedBlobs = 0
     /// Monotonic nanoseconds.
     var unindexedSince: Int64 = 0
+    /// Memory of packs that have left, for the next ones.
+    var spare: [[UInt8]] = []
   }
 
   private let state = Mutex(State())
@@ -95,13 +100,16 @@ final class PackWriter: Sendable {
   ///
   /// - Parameter slot: 0 or 1, at random.
   /// - Returns: Whether a pack was closed by it.
-  func add(_ blob: StoredBlob, targetBytes: Int, slot: Int) -> Bool {
+  func add(_ blob: SealedBlob, targetBytes: Int, slot: Int) -> Bool {
     let key = BlobKey(kind: blob.kind, id: blob.id)
     let (waiters, closed) = state.withLock { state in
       let kind = Int(blob.kind.rawValue)
       // What fills a pack by itself gets one.
       let alone = blob.sealed.count >= targetBytes
-      let pack = (alone ? nil : state.open[kind][slot]) ?? PackBuffer(blob.kind, capacity: alone ? 0 : targetBytes)
+      let pack =
+        (alone ? nil : state.open[kind][slot])
+        ?? PackBuffer(
+          blob.kind, reusing: alone ? [] : state.spare.popLast() ?? [], capacity: alone ? 0 : targetBytes)
       state.unstored[key] = (pack, pack.append(blob))
       let full = pack.bytes.count >= targetBytes || pack.blobs.count >= PackHeader.entryLimit
       if !alone { state.open[kind][slot] = full ? nil : pack }
@@ -162,8 +170,17 @@ final class PackWriter: Sendable {
       if state.unindexed.isEmpty { state.unindexedSince = now }
       state.unindexed.append(IndexedPack(id: id, blobs: pack.blobs))
       state.unindexedBlobs += pack.blobs.count
+      // Nobody reads it any more: from now on the index says where its blobs are.
+      var memory: [UInt8] = []
+      swap(&memory, &pack.bytes)
+      if state.spare.count < Self.spareLimit {
+        memory.removeAll(keepingCapacity: true)
+        state.spare.append(memory)
+      }
     }
   }
+
+  private static let spareLimit = 2
 
   /// The pack stays, and whoever comes next tries again: a blob once taken in isn't lost.
   func failed(_ pack: PackBuffer) { leave(pack) { $0.waiting.insert(pack, at: 0) } }

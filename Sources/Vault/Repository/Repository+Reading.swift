@@ -54,15 +54,7 @@ extension Repository: BlobReader {
     _ kind: BlobKind, _ ids: [BlobID], parallel: Int,
     _ each: @escaping @Sendable (BlobID, [UInt8]) async throws(VaultError) -> Void
   ) async throws(VaultError) {
-    var (places, unstored): ([BlobIndex.Place], [BlobID]) = ([], [])
-    var seen = Set<BlobID>(minimumCapacity: ids.count)
-    index.withLock { state in
-      for id in ids where seen.insert(id).inserted {
-        if let place = state.blobs.place(kind, id) { places.append(place) } else { unstored.append(id) }
-      }
-    }
-    // What is missing is said before any work.
-    for id in unstored where !contains(kind, id) { throw .blobMissing(kind, id) }
+    let (places, unstored) = try find(kind, ids)
     try await readMany(places, parallel: parallel) { [self] (place, result) throws(VaultError) in
       switch result {
       case .success(let plaintext): try await each(place.blob.id, plaintext)
@@ -78,11 +70,7 @@ extension Repository: BlobReader {
     _ places: [BlobIndex.Place], parallel: Int,
     _ each: @escaping @Sendable (BlobIndex.Place, Result<[UInt8], VaultError>) async throws(VaultError) -> Void
   ) async throws(VaultError) {
-    var packs: [Digest: [PackedBlob]] = [:]
-    for place in places { packs[place.pack, default: []].append(place.blob) }
-    var batches = packs.flatMap { pack, blobs in Self.batches(of: blobs, in: pack) }
-    batches.sort { ($0.pack, $0.blobs[0].offset) < ($1.pack, $1.blobs[0].offset) }
-    try await inParallel(batches, limit: parallel) { [self] (batch) throws(VaultError) in
+    try await inParallel(Self.batches(of: places), limit: parallel) { [self] (batch) throws(VaultError) in
       let plaintexts: [[UInt8]]
       do throws(VaultError) { plaintexts = try await read(batch.blobs, of: batch.pack) } catch {
         guard error.isDamage else { throw error }
@@ -121,6 +109,14 @@ extension Repository: BlobReader {
     var blobs: [PackedBlob]
   }
 
+  private static func batches(of places: [BlobIndex.Place]) -> [Batch] {
+    var packs: [Digest: [PackedBlob]] = [:]
+    for place in places { packs[place.pack, default: []].append(place.blob) }
+    var batches = packs.flatMap { pack, blobs in Self.batches(of: blobs, in: pack) }
+    batches.sort { ($0.pack, $0.blobs[0].offset) < ($1.pack, $1.blobs[0].offset) }
+    return batches
+  }
+
   /// Cuts a pack's wanted blobs into reads: a small hole is read over, and no read holds more than a few MiB.
   static func batches(of blobs: [PackedBlob], in pack: Digest) -> [Batch] {
     let (holeBytes, storedBytes, plaintextBytes) = (256 << 10, 8 << 20, 32 << 20)
@@ -145,29 +141,107 @@ extension Repository: BlobReader {
   ///
   /// - Parameter blobs: Not empty, ascending by offset.
   func read(_ blobs: [PackedBlob], of pack: Digest) async throws(VaultError) -> [[UInt8]] {
-    let range = blobs[0].offset..<blobs.reduce(0) { max($0, $1.range.upperBound) }
-    let bytes: [UInt8]
-    do throws(StoreError) { bytes = try await store.get(ObjectName(.data, pack), range: range) } catch {
-      throw VaultError(error, pack: pack, range: range)
-    }
-    return try await settings.pool.run { [codecs] () throws(VaultError) in
+    let (bytes, start) = try await fetch(blobs, of: pack)
+    return try await computing { [self] () throws(VaultError) in
       var result: [[UInt8]] = []
       result.reserveCapacity(blobs.count)
-      for blob in blobs {
-        do throws(CodecFault) {
-          result.append(
-            try codecs.with { (codec) throws(CodecFault) in
-              try bytes.withRawBytes { (raw) throws(CodecFault) in
-                let start = blob.offset - range.lowerBound
-                return try codec.decode(
-                  UnsafeRawBufferPointer(rebasing: raw[start..<start + blob.length]),
-                  uncompressedBytes: blob.uncompressedBytes, id: blob.id)
-              }
-            })
-        } catch { throw .packCorrupt(pack, bytes: blob.range, "\(blob.kind) blob \(blob.id.short): \(error.reason)") }
+      try open(blobs, of: pack, in: bytes, from: start) { (_, plaintext) throws(VaultError) -> Void in
+        result.append(Array(plaintext))
       }
       return result
     }
+  }
+
+  /// The single range that holds all of `blobs`, and where it starts.
+  private func fetch(
+    _ blobs: [PackedBlob], of pack: Digest
+  ) async throws(VaultError) -> (bytes: [UInt8], start: Int) {
+    let range = blobs[0].offset..<blobs.reduce(0) { max($0, $1.range.upperBound) }
+    do throws(StoreError) {
+      return (try await store.get(ObjectName(.data, pack), range: range), range.lowerBound)
+    } catch { throw VaultError(error, pack: pack, range: range) }
+  }
+
+  /// Verifies blobs, in pairs, and lends each of them out. Keeps a processor busy.
+  private func open(
+    _ blobs: [PackedBlob], of pack: Digest, in bytes: [UInt8], from start: Int,
+    _ each: (PackedBlob, UnsafeRawBufferPointer) throws(VaultError) -> Void
+  ) throws(VaultError) {
+    try codecs.with { (codec) throws(VaultError) -> Void in
+      try bytes.withRawBytes { (raw) throws(VaultError) -> Void in
+        try codec.decode(
+          blobs,
+          { UnsafeRawBufferPointer(rebasing: raw[$0.offset - start..<$0.offset - start + $0.length]) },
+          { (blob, result) throws(VaultError) -> Void in
+            switch result {
+            case .success(let plaintext): try each(blob, plaintext)
+            case .failure(let fault):
+              throw .packCorrupt(pack, bytes: blob.range, "\(blob.kind) blob \(blob.id.short): \(fault.reason)")
+            }
+          })
+      }
+    }
+  }
+
+  package func lendMany(
+    _ kind: BlobKind, _ ids: [BlobID], parallel: Int, pool: BlockingPool,
+    _ each: @escaping @Sendable (BlobID, UnsafeRawBufferPointer) throws(VaultError) -> Void
+  ) async throws(VaultError) {
+    let (places, unstored) = try find(kind, ids)
+    try await inParallel(Self.batches(of: places), limit: parallel) { [self] (batch) throws(VaultError) in
+      let lent = Lent()
+      do throws(VaultError) {
+        let (bytes, start) = try await fetch(batch.blobs, of: batch.pack)
+        try await computing { [self] () throws(VaultError) in
+          try open(batch.blobs, of: batch.pack, in: bytes, from: start) {
+            (blob, plaintext) throws(VaultError) -> Void in
+            lent.count += 1
+            try each(blob.id, plaintext)
+          }
+        }
+      } catch {
+        guard error.isDamage else { throw error }
+        // One blob is damaged: the others are still had, and it may lie elsewhere too.
+        for blob in batch.blobs[lent.count...] {
+          let place = BlobIndex.Place(pack: batch.pack, blob: blob)
+          let plaintext = try await load(BlobKey(kind: kind, id: blob.id), at: place)
+          try await lend(blob.id, plaintext, each)
+        }
+      }
+    }
+    for id in unstored { try await lend(id, try await load(kind, id), each) }
+  }
+
+  /// How many blobs of a batch were lent out already; none is twice.
+  private final class Lent: @unchecked Sendable {
+    // Handed from one thread to the next, never shared.
+    var count = 0
+  }
+
+  private func lend(
+    _ id: BlobID, _ plaintext: [UInt8],
+    _ each: @escaping @Sendable (BlobID, UnsafeRawBufferPointer) throws(VaultError) -> Void
+  ) async throws(VaultError) {
+    try await settings.pool.run { () throws(VaultError) in
+      try plaintext.withRawBytes { (raw) throws(VaultError) -> Void in try each(id, raw) }
+    }
+  }
+
+  /// Where blobs lie, each once; what is in no index is about to be stored.
+  ///
+  /// - Throws: For what is missing, before any work.
+  private func find(
+    _ kind: BlobKind, _ ids: [BlobID]
+  ) throws(VaultError) -> (places: [BlobIndex.Place], unstored: [BlobID]) {
+    var (places, unstored): ([BlobIndex.Place], [BlobID]) = ([], [])
+    var seen = Set<BlobID>(minimumCapacity: ids.count)
+    index.withLock { state in
+      for id in ids where seen.insert(id).inserted {
+        if let place = state.blobs.place(kind, id) { places.append(place) } else { unstored.append(id) }
+      }
+    }
+    for id in unstored where !contains(kind, id) { throw .blobMissing(kind, id) }
+    return (places, unstored)
   }
 }
 

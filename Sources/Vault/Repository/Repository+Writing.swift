@@ -3,47 +3,92 @@ import IO
 import Synchronization
 
 extension Repository: BlobWriter {
-  private enum Taken: Sendable {
-    case known(BlobID)
-    case busy(BlobKey)
-    /// In an open pack; the flag says that one was closed by it.
-    case stored(BlobID, bytes: Int, packClosed: Bool)
+  package func save(_ kind: BlobKind, _ bytes: [UInt8]) async throws(VaultError) -> SavedBlob {
+    let batch = BlobBatch()
+    bytes.withUnsafeBytes { batch.append(copying: $0) }
+    return try await save(kind, batch)[0]
   }
 
-  package func save(_ kind: BlobKind, _ bytes: [UInt8]) async throws(VaultError) -> (id: BlobID, added: Int) {
-    guard (1...BlobLimits.plaintextBytes).contains(bytes.count) else { throw .blobSize(bytes.count) }
+  package func save(_ kind: BlobKind, _ batch: BlobBatch) async throws(VaultError) -> [SavedBlob] {
+    for index in 0..<batch.count where !(1...BlobLimits.plaintextBytes).contains(batch.bytes(index)) {
+      throw .blobSize(batch.bytes(index))
+    }
+    let taken = Taken(batch)
     while true {
-      switch try await settings.pool.run({ [self] () throws(VaultError) in try take(kind, bytes) }) {
-      case .known(let id): return (id, 0)
-      case .busy(let key): await writer.settled(key)
-      case .stored(let id, let added, let packClosed):
-        // A pack that failed to leave earlier goes with the next one that is full.
-        if packClosed { while let pack = writer.next() { try await upload(pack) } }
-        return (id, added)
-      }
+      let outcome = try await computing { [self] () throws(VaultError) in try take(kind, batch, taken) }
+      // A pack that failed to leave earlier goes with the next one that is full.
+      if outcome.packClosed { while let pack = writer.next() { try await upload(pack) } }
+      guard let busy = outcome.busy else { return taken.saved }
+      await writer.settled(busy)
     }
   }
 
-  /// Hashes; compresses, seals and packs unless the blob is known. The processor's part of a backup.
-  private func take(_ kind: BlobKind, _ bytes: [UInt8]) throws(VaultError) -> Taken {
-    let id = bytes.withUnsafeBytes { Digest.of($0) }
-    let key = BlobKey(kind: kind, id: id)
-    switch writer.reserve(key, isStored: { index.withLock { $0.blobs.contains(kind, id) } }) {
-    case .known: return .known(id)
-    case .busy: return .busy(key)
-    case .mine: break
+  /// What has become of a batch so far.
+  private final class Taken: @unchecked Sendable {
+    // Handed from one thread to the next, never shared.
+    var saved: [SavedBlob]
+    /// Not stored yet, ascending.
+    var left: [Int]
+
+    init(_ batch: BlobBatch) {
+      saved = []
+      left = Array(0..<batch.count)
     }
-    do throws(VaultError) {
-      let blob = try bytes.withRawBytes { (raw) throws(VaultError) in
-        try codecs.with { (codec) throws(VaultError) in try codec.encode(kind, id, raw) }
+  }
+
+  private struct Outcome: Sendable {
+    /// A blob that someone else is sealing.
+    var busy: BlobKey?
+    var packClosed = false
+  }
+
+  /// Hashes; compresses, seals and packs what is unknown. The processor's part of a backup.
+  private func take(_ kind: BlobKind, _ batch: BlobBatch, _ taken: Taken) throws(VaultError) -> Outcome {
+    if taken.saved.isEmpty { taken.saved = Self.names(batch) }
+    return try codecs.with { (codec) throws(VaultError) in
+      var outcome = Outcome()
+      var busy: [Int] = []
+      for index in taken.left {
+        let id = taken.saved[index].id
+        let key = BlobKey(kind: kind, id: id)
+        switch writer.reserve(key, isStored: { self.index.withLock { $0.blobs.contains(kind, id) } }) {
+        case .known: continue
+        case .busy:
+          busy.append(index)
+          outcome.busy = outcome.busy ?? key
+          continue
+        case .mine: break
+        }
+        do throws(VaultError) {
+          let blob = try codec.encode(kind, id, batch[index])
+          let slot = Int(settings.randomness.next() & 1)
+          taken.saved[index].added = blob.sealed.count
+          if writer.add(blob, targetBytes: settings.packTargetBytes, slot: slot) { outcome.packClosed = true }
+        } catch {
+          writer.abandon(key)
+          throw error
+        }
       }
-      let slot = Int(settings.randomness.next() & 1)
-      let packClosed = writer.add(blob, targetBytes: settings.packTargetBytes, slot: slot)
-      return .stored(id, bytes: blob.sealed.count, packClosed: packClosed)
-    } catch {
-      writer.abandon(key)
-      throw error
+      taken.left = busy
+      return outcome
     }
+  }
+
+  private static func names(_ batch: BlobBatch) -> [SavedBlob] {
+    var result: [SavedBlob] = []
+    result.reserveCapacity(batch.count)
+    for index in stride(from: 0, to: batch.count - 1, by: 2) {
+      let (a, b) = PairedDigest.of(batch[index], batch[index + 1])
+      result.append((a, 0))
+      result.append((b, 0))
+    }
+    if batch.count % 2 == 1 { result.append((PairedDigest.of(batch[batch.count - 1]), 0)) }
+    return result
+  }
+
+  /// Runs what keeps a processor busy, on as many threads as there are processors.
+  func computing<T: Sendable>(_ body: @escaping @Sendable () throws(VaultError) -> T) async throws(VaultError) -> T {
+    try await processors.through { () throws(VaultError) in try await settings.pool.run(body) }
   }
 
   /// Makes everything saved so far durable and findable: packs, then their indexes.
@@ -79,7 +124,7 @@ extension Repository: BlobWriter {
   func upload(_ pack: PackBuffer) async throws(VaultError) {
     do throws(VaultError) {
       try await uploads.through { () throws(VaultError) in
-        let id = try await settings.pool.run { [self] () throws(VaultError) in try finish(pack) }
+        let id = try await computing { [self] () throws(VaultError) in try finish(pack) }
         try await access { store throws(StoreError) in try await store.put(ObjectName(.data, id), pack.bytes) }
         index.withLock { $0.blobs.add(pack: id, pack.blobs[...]) }
         writer.arrived(pack, id, at: settings.time.monotonicNanoseconds())
@@ -100,25 +145,26 @@ extension Repository: BlobWriter {
   /// after.
   private func finish(_ pack: PackBuffer) throws(VaultError) -> Digest {
     if let id = pack.id { return id }
-    try codecs.with { (codec) throws(VaultError) in
-      for blob in pack.blobs {
-        do throws(CodecFault) {
-          _ = try pack.bytes.withRawBytes { (raw) throws(CodecFault) in
-            try codec.decode(
-              UnsafeRawBufferPointer(rebasing: raw[blob.range]), uncompressedBytes: blob.uncompressedBytes, id: blob.id)
-          }
-        } catch { throw .writeVerification("\(blob.kind) blob \(blob.id.short): \(error.reason)") }
+    let id = try codecs.with { (codec) throws(VaultError) -> Digest in
+      var fault: VaultError?
+      var hash = pack.bytes.withUnsafeBytes { raw in
+        codec.inspect(raw, pack.blobs) { blob, reason in
+          fault = fault ?? .writeVerification("\(blob.kind) blob \(blob.id.short): \(reason.reason)")
+        }
       }
+      if let fault { throw fault }
       let header = PackHeader.encode(pack.blobs)
       guard case .success(let listed) = PackHeader.decode(header), listed == pack.blobs else {
         throw .writeVerification("a pack's header")
       }
       let sealed = try codec.sealPlain(header)
       guard (try? codec.open(sealed)) == header else { throw .writeVerification("a pack's header") }
+      let end = pack.bytes.count
       pack.bytes.append(contentsOf: sealed)
       for shift in [0, 8, 16, 24] { pack.bytes.append(UInt8(truncatingIfNeeded: sealed.count >> shift)) }
+      pack.bytes.withUnsafeBytes { hash.add(UnsafeRawBufferPointer(rebasing: $0[end...])) }
+      return hash.finish()
     }
-    let id = pack.bytes.withUnsafeBytes { Digest.of($0) }
     pack.id = id
     return id
   }

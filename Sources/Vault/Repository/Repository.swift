@@ -34,8 +34,11 @@ package final class Repository: Sendable {
     index = Mutex(IndexState(blobs: BlobIndex(seed: settings.randomness.next())))
     writer = PackWriter()
     uploads = Gate(limit: settings.uploads)
+    processors = Gate(limit: settings.processors)
   }
 
+  /// Work for the processor: more threads than processors would only take the caches from each other.
+  let processors: Gate
   /// Packs on their way out.
   let uploads: Gate
   /// Index files are written one after another: whoever comes later finds the earlier ones durable.

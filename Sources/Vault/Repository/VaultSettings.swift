@@ -1,6 +1,10 @@
 import Core
 import IO
 
+#if canImport(Glibc)
+  import Glibc
+#endif
+
 /// What a repository works with: time, chance, threads, and how it packs.
 package struct VaultSettings: Sendable {
   package var time: any Timekeeper = SystemTime()
@@ -8,7 +12,7 @@ package struct VaultSettings: Sendable {
   package var randomness: any Randomness = SystemRandomness()
   package var pool = BlockingPool.shared
   package var owner = Owner.current
-  package var compression = CompressionLevel.standard
+  package var compression = CompressionLevel.auto
   /// What new keys cost to derive.
   package var scrypt = ScryptParameters.standard
   /// A pack is closed when it has this many bytes.
@@ -16,6 +20,8 @@ package struct VaultSettings: Sendable {
   /// An index is written when it has this many blobs, or its oldest pack this age: what a crash can't take back.
   package var indexBlobs = 50_000
   package var indexInterval = Duration.seconds(600)
+  /// Blobs are hashed, compressed and opened on as many threads at once.
+  package var processors = max(1, sysconf(Int32(_SC_NPROCESSORS_ONLN)))
   /// Packs on their way at the same time; each holds its bytes in memory.
   package var uploads = 4
   /// Index files and packs read at the same time.

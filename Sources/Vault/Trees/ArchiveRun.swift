@@ -262,33 +262,37 @@ final class ArchiveRun: Sendable {
   // MARK: Reading and saving
 
   private func handle(_ items: [Item]) async throws {
-    let contents = try await readSmall(items)
+    var contents = items.map { _ in Content.none }
+    var saved: [SavedBlob] = []
+    if items.contains(where: { if case .read = $0 { true } else { false } }) {
+      (contents, saved) = try await builder.store.withBatch { batch in
+        let contents = await pool.run { self.readSmall(items, into: batch) }
+        return (contents, batch.count > 0 ? try await builder.store.writer.save(.data, batch) : [])
+      }
+    }
     for (item, content) in zip(items, contents) {
       if Task.isCancelled { throw CancellationError() }
       switch item {
       case .left(let directory): try await settle(directory)
       case .done(let directory, let node):
         try await deliver(node, to: directory, StoredContent(size: node.metadata.size))
-      case .read(let directory, let name, var metadata):
+      case .read(let directory, let name, let before):
+        let stored: StoredContent
+        let metadata: FileMetadata
         switch content {
-        case .none: break
-        case .small(let bytes, let now):
+        case .none: continue
+        case .small(let index, let size, let now):
           metadata = now
-          var stored = StoredContent(size: Int64(bytes.count))
-          if !bytes.isEmpty {
-            let saved = try await builder.store.save(bytes)
-            stored.ids = [saved.id]
-            stored.added = Int64(saved.added)
-          }
-          count(stored.size, isUnchanged: false, inParent: directory.parentNode(name))
-          try await deliver(TreeNode(name: name, metadata: metadata, content: stored.ids), to: directory, stored)
+          let blob = index.map { saved[$0] }
+          stored = StoredContent(
+            ids: blob.map { [$0.id] } ?? [], size: size, added: blob.map { Int64($0.added) } ?? 0)
+          count(size, isUnchanged: false, inParent: directory.parentNode(name))
         case .large(let file, let now):
           metadata = now
-          let stored: StoredContent
           do throws(TreeError) {
-            stored = try await builder.store.store(
-              { file }, cutting: .content, sizeHint: metadata.size
-            ) { bytes in self.count(Int64(bytes), isUnchanged: nil) }
+            stored = try await builder.store.store({ file }, cutting: .content, sizeHint: before.size) { bytes in
+              self.count(Int64(bytes), isUnchanged: nil)
+            }
           } catch {
             guard case .system(let failure) = error else { throw error }
             problem(failure)
@@ -297,46 +301,49 @@ final class ArchiveRun: Sendable {
           }
           count(0, isUnchanged: false, inParent: directory.parentNode(name))
           checkChanged(file, metadata)
-          try await deliver(TreeNode(name: name, metadata: metadata, content: stored.ids), to: directory, stored)
         case .failed(let failure):
           problem(failure)
           try await settle(directory)
+          continue
         }
+        try await deliver(TreeNode(name: name, metadata: metadata, content: stored.ids), to: directory, stored)
       }
     }
   }
 
   private enum Content: Sendable {
     case none
-    case small([UInt8], FileMetadata)
+    /// In the batch, unless it is empty.
+    case small(index: Int?, size: Int64, FileMetadata)
     case large(File, FileMetadata)
     case failed(SystemFailure)
   }
 
-  /// Opens every file of the batch, and reads those that fit one blob.
-  private func readSmall(_ items: [Item]) async throws -> [Content] {
-    guard items.contains(where: { if case .read = $0 { true } else { false } }) else {
-      return items.map { _ in .none }
-    }
-    return await pool.run {
-      items.map { item in
-        guard case .read(let directory, let name, let metadata) = item else { return .none }
-        do throws(SystemFailure) {
-          let (file, status) = try directory.reader.open(name)
-          var now = metadata
-          if UInt64(status.st_ino) != metadata.inode || UInt64(status.st_dev) != metadata.device {
-            // Another file has taken the name since: take that one's metadata.
-            now = try directory.reader.metadata(of: name)
-          }
-          guard status.st_size <= RabinChunker.minimum else { return .large(file, now) }
-          var bytes = [UInt8](repeating: 0, count: Int(status.st_size) + 1)
-          let count = try bytes.withMutableRawBytes { (raw) throws(SystemFailure) in try file.read(at: 0, into: raw) }
-          if count == bytes.count, count > 1 { return .large(file, now) }
-          bytes.removeLast(bytes.count - count)
-          self.checkChanged(file, now)
-          return .small(bytes, now)
-        } catch { return .failed(error) }
-      }
+  /// Opens every file, and reads those that fit one blob. Blocks.
+  private func readSmall(_ items: [Item], into batch: BlobBatch) -> [Content] {
+    var end = 0
+    return items.map { item in
+      guard case .read(let directory, let name, let metadata) = item else { return .none }
+      do throws(SystemFailure) {
+        let (file, status) = try directory.reader.open(name)
+        var now = metadata
+        if UInt64(status.st_ino) != metadata.inode || UInt64(status.st_dev) != metadata.device {
+          // Another file has taken the name since: take that one's metadata.
+          now = try directory.reader.metadata(of: name)
+        }
+        guard status.st_size <= RabinChunker.minimum else { return .large(file, now) }
+        // One byte more, to see whether the file has grown.
+        let wanted = Int(status.st_size) + 1
+        batch.reserve(end + wanted, keeping: end)
+        let space = UnsafeMutableRawBufferPointer(rebasing: batch.buffer[end..<end + wanted])
+        let count = try file.read(at: 0, into: space)
+        if count == wanted, count > 1 { return .large(file, now) }
+        checkChanged(file, now)
+        guard count > 0 else { return .small(index: nil, size: 0, now) }
+        batch.append(end..<end + count)
+        end += count
+        return .small(index: batch.count - 1, size: Int64(count), now)
+      } catch { return .failed(error) }
     }
   }
 

@@ -1,84 +1,87 @@
 import Core
 import IO
 
-/// Reads a source and cuts it into the blobs it is stored as. Calls block; one caller at a time.
+/// Reads a source and cuts it into the blobs it is stored as, a batch at a time. Calls block; one caller at a time.
 final class ContentCutter: @unchecked Sendable {
   // Handed from one thread of the pool to the next, never shared.
   private let source: any ByteSource
   private let cutting: Cutting
   private let chunker: RabinChunker
-  private var buffer: [UInt8]
-  private var start = 0
-  private var end = 0
+  /// The beginning of a blob whose end isn't known yet.
+  private var carried: [UInt8] = []
+  /// How much of it has been searched for a cut.
+  private var searched = 0
   private var isAtEnd = false
+  private let expected: Int
   private(set) var size: Int64 = 0
 
-  /// - Parameter sizeHint: Bytes expected; one more is asked for, so that a file of that size needs one buffer.
+  /// - Parameter sizeHint: Bytes expected; one more is asked for, so that a file of that size is read in one call.
   init(_ source: any ByteSource, _ cutting: Cutting, _ chunker: RabinChunker, sizeHint: Int64) {
     self.source = source
     self.cutting = cutting
     self.chunker = chunker
-    let wanted = Int(clamping: max(0, sizeHint)).addingReportingOverflow(1).partialValue
-    buffer = [UInt8](repeating: 0, count: min(max(wanted, 4096), Self.bufferBytes))
+    expected = max(4096, Int(clamping: max(0, sizeHint)).addingReportingOverflow(1).partialValue)
   }
 
-  /// - Returns: The next blob; `nil` at the end. A file of no bytes has no blobs.
-  func next() throws -> [UInt8]? {
-    try fill()
-    guard end > start else { return nil }
-    let length: Int
-    switch cutting {
-    case .content:
-      length = buffer.withUnsafeBytes { chunker.cut(UnsafeRawBufferPointer(rebasing: $0[start..<end])) }
-    case .fixed(let bytes): length = min(end - start, Self.clamped(bytes))
+  /// Fills a batch with the next blobs: one at least, unless nothing is left.
+  ///
+  /// A file of no bytes has no blobs.
+  func next(_ batch: BlobBatch) throws {
+    batch.clear()
+    var (start, end) = (0, carried.count)
+    var wanted = max(end, min(expected, Self.batchBytes))
+    batch.reserve(wanted, keeping: 0)
+    carried.withUnsafeBytes { batch.buffer.copyMemory(from: $0) }
+    while true {
+      end = try fill(batch, from: end, to: wanted)
+      while start < end, let length = cut(batch, start..<end) {
+        batch.append(start..<start + length)
+        size += Int64(length)
+        start += length
+        searched = 0
+      }
+      if isAtEnd || batch.count > 0 { break }
+      // Not one whole blob yet: either it is a large one, or more came than was expected.
+      wanted = end + min(max(end, 1 << 20), Self.batchBytes)
     }
-    size += Int64(length)
-    if start == 0, end == length, isAtEnd {
-      // The last blob is the whole buffer: give it away instead of copying it.
-      var last: [UInt8] = []
-      swap(&last, &buffer)
-      last.removeLast(last.count - length)
-      (start, end) = (0, 0)
-      return last
-    }
-    defer { start += length }
-    return Array(buffer[start..<start + length])
+    carried.removeAll(keepingCapacity: true)
+    carried.append(contentsOf: batch.buffer[start..<end])
   }
 
-  /// Whether the blob just given was the last.
-  var isFinished: Bool { isAtEnd && start == end }
+  /// Whether the blobs just given were the last.
+  var isFinished: Bool { isAtEnd && carried.isEmpty }
 
-  /// Makes sure that a whole blob, or all that is left, is in the buffer.
-  private func fill() throws {
-    let needed = if case .fixed(let bytes) = cutting { Self.clamped(bytes) } else { RabinChunker.maximum }
-    while !isAtEnd, end - start < needed {
-      if end == buffer.count {
-        if start > 0 {
-          let count = end - start
-          let from = start
-          buffer.withUnsafeMutableBytes { raw in
-            raw.copyMemory(from: UnsafeRawBufferPointer(rebasing: UnsafeRawBufferPointer(raw)[from..<from + count]))
-          }
-          (start, end) = (0, count)
-        }
-        if buffer.count < Self.bufferBytes, end > buffer.count / 2 {
-          let larger = min(max(buffer.count * 4, 1 << 16), Self.bufferBytes)
-          buffer.append(contentsOf: repeatElement(0, count: larger - buffer.count))
-        }
-      }
-      let from = end
-      let count = try buffer.withUnsafeMutableBytes {
-        try source.read(into: UnsafeMutableRawBufferPointer(rebasing: $0[from...]))
-      }
-      guard count > 0 else {
-        isAtEnd = true
-        return
-      }
+  private func fill(_ batch: BlobBatch, from: Int, to wanted: Int) throws -> Int {
+    var end = from
+    batch.reserve(wanted, keeping: end)
+    while !isAtEnd, end < wanted {
+      let count = try source.read(into: UnsafeMutableRawBufferPointer(rebasing: batch.buffer[end..<wanted]))
+      if count == 0 { isAtEnd = true }
       end += count
     }
+    return end
   }
 
-  private static func clamped(_ bytes: Int) -> Int { min(max(bytes, 4096), RabinChunker.maximum) }
+  /// - Returns: `nil` if the blob's end isn't among these bytes.
+  private func cut(_ batch: BlobBatch, _ range: Range<Int>) -> Int? {
+    let length: Int
+    let longest: Int
+    switch cutting {
+    case .content:
+      longest = RabinChunker.maximum
+      length = chunker.cut(UnsafeRawBufferPointer(rebasing: batch.buffer[range]), from: searched)
+    case .fixed(let bytes):
+      longest = min(max(bytes, 4096), RabinChunker.maximum)
+      length = min(longest, range.count)
+    }
+    // A cut right at the end is found again when there is more.
+    if length == range.count, length < longest, !isAtEnd {
+      searched = length
+      return nil
+    }
+    return length
+  }
 
-  private static let bufferBytes = 16 << 20
+  /// Enough for the hashes to be computed in pairs, little enough for the caches.
+  private static let batchBytes = 4 << 20
 }

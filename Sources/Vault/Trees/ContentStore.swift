@@ -1,5 +1,6 @@
 import Core
 import IO
+import Synchronization
 
 /// What a file's content became.
 struct StoredContent: Sendable {
@@ -8,78 +9,128 @@ struct StoredContent: Sendable {
   var added: Int64 = 0
 }
 
-/// Takes contents into a vault: reads and cuts on threads that may block, saves several blobs at a time.
+/// Takes contents into a vault: reads and cuts on threads that may block, saves several batches at a time.
 struct ContentStore: Sendable {
   let writer: any BlobWriter
   let chunker: RabinChunker
   let pool: BlockingPool
-  /// Bounds the blobs in memory, over all files together.
+  /// Bounds the batches in memory, over all files together.
   let gate: Gate
-  /// Blobs of one file that may be under way at once.
+  /// Batches of one file that may be under way at once.
   let parallel: Int
+  private let batches: BatchPool
 
   init(writer: any BlobWriter, chunker: RabinChunker, pool: BlockingPool, parallel: Int) {
     self.writer = writer
     self.chunker = chunker
     self.pool = pool
     self.parallel = max(1, parallel)
-    gate = Gate(limit: self.parallel * 2)
+    gate = Gate(limit: self.parallel)
+    batches = BatchPool(limit: self.parallel)
   }
 
-  /// - Parameter progress: Told the bytes of every blob once it is stored.
+  /// - Parameter progress: Told how many bytes more are stored.
   func store(
     _ open: @escaping OpenSource, cutting: Cutting, sizeHint: Int64,
     progress: @escaping @Sendable (Int) -> Void = { _ in }
   ) async throws(TreeError) -> StoredContent {
-    let chunker = chunker
-    let cutter: ContentCutter
-    var waiting: [UInt8]?
-    do {
-      (cutter, waiting) = try await pool.run {
-        let cutter = ContentCutter(try open(), cutting, chunker, sizeHint: sizeHint)
-        return (cutter, try cutter.next())
-      }
-    } catch { throw TreeError(error) }
-    guard let first = waiting else { return StoredContent() }
-    if cutter.isFinished {
-      let saved = try await save(first)
-      progress(first.count)
-      return StoredContent(ids: [saved.id], size: cutter.size, added: Int64(saved.added))
+    let file = FileUnderWay(chunker, progress)
+    if try await step(file, first: (open, cutting, sizeHint)) {
+      do {
+        try await withThrowingTaskGroup(of: Void.self) { group in
+          for _ in 0..<parallel { group.addTask { while try await step(file) {} } }
+          try await group.waitForAll()
+        }
+      } catch { throw TreeError(error) }
     }
+    return file.content
+  }
+
+  /// Reads, cuts and saves one batch.
+  ///
+  /// - Returns: Whether there is more.
+  private func step(
+    _ file: FileUnderWay, first: (open: OpenSource, cutting: Cutting, sizeHint: Int64)? = nil
+  ) async throws(TreeError) -> Bool {
     do {
-      return try await withThrowingTaskGroup(of: (Int, BlobID, Int).self) { group in
-        var ids: [BlobID?] = []
-        var added: Int64 = 0
-        var underWay = 0
-        while let chunk = waiting {
+      return try await withBatch { batch in
+        // One at a time reads on; the others save what was read before.
+        let number = try await file.turn.pass {
           try Task.checkCancellation()
-          if underWay == parallel, let (index, id, bytes) = try await group.next() {
-            ids[index] = id
-            added += Int64(bytes)
-            underWay -= 1
+          return try await pool.run {
+            if let first { try file.begin(first.open, first.cutting, first.sizeHint) }
+            return try file.read(batch)
           }
-          let index = ids.count
-          ids.append(nil)
-          underWay += 1
-          group.addTask {
-            let saved = try await save(chunk)
-            progress(chunk.count)
-            return (index, saved.id, saved.added)
-          }
-          waiting = try await pool.run { try cutter.next() }
         }
-        for try await (index, id, bytes) in group {
-          ids[index] = id
-          added += Int64(bytes)
-        }
-        return StoredContent(ids: ids.compactMap { $0 }, size: cutter.size, added: added)
+        guard let number else { return false }
+        file.take(try await writer.save(.data, batch), as: number, batch)
+        return file.hasMore
       }
     } catch { throw TreeError(error) }
   }
 
-  func save(_ bytes: [UInt8]) async throws(TreeError) -> (id: BlobID, added: Int) {
-    do throws(VaultError) {
-      return try await gate.through { () throws(VaultError) in try await writer.save(.data, bytes) }
-    } catch { throw TreeError(error) }
+  /// Runs `body` with a batch of its own, when it is this task's turn to have one.
+  ///
+  /// `body` must not ask for another: with every batch taken by someone who waits for one, nobody would go on.
+  func withBatch<T>(_ body: (BlobBatch) async throws -> T) async throws -> T {
+    try await gate.pass {
+      let batch = batches.take()
+      defer { batches.give(batch) }
+      return try await body(batch)
+    }
+  }
+}
+
+/// A file that several tasks read, cut and save together.
+private final class FileUnderWay: @unchecked Sendable {
+  /// Held by whoever reads.
+  let turn = Gate(limit: 1)
+  // Guarded by `turn`.
+  private var cutter: ContentCutter?
+  private let chunker: RabinChunker
+  private let progress: @Sendable (Int) -> Void
+  private let state = Mutex(State())
+
+  private struct State {
+    /// The blobs of each batch, in the order in which they were read.
+    var parts: [[BlobID]] = []
+    var size: Int64 = 0
+    var added: Int64 = 0
+    var isRead = false
+  }
+
+  init(_ chunker: RabinChunker, _ progress: @escaping @Sendable (Int) -> Void) {
+    (self.chunker, self.progress) = (chunker, progress)
+  }
+
+  func begin(_ open: OpenSource, _ cutting: Cutting, _ sizeHint: Int64) throws {
+    cutter = ContentCutter(try open(), cutting, chunker, sizeHint: sizeHint)
+  }
+
+  /// - Returns: The batch's number; `nil` if nothing was left.
+  func read(_ batch: BlobBatch) throws -> Int? {
+    guard let cutter, hasMore else { return nil }
+    try cutter.next(batch)
+    return state.withLock { state in
+      state.isRead = cutter.isFinished
+      state.size = cutter.size
+      guard batch.count > 0 else { return nil }
+      state.parts.append([])
+      return state.parts.count - 1
+    }
+  }
+
+  var hasMore: Bool { state.withLock { !$0.isRead } }
+
+  func take(_ saved: [SavedBlob], as number: Int, _ batch: BlobBatch) {
+    state.withLock { state in
+      state.parts[number] = saved.map(\.id)
+      for blob in saved { state.added += Int64(blob.added) }
+    }
+    progress(batch.ranges.reduce(0) { $0 + $1.count })
+  }
+
+  var content: StoredContent {
+    state.withLock { StoredContent(ids: Array($0.parts.joined()), size: $0.size, added: $0.added) }
   }
 }

@@ -38,14 +38,16 @@ package struct RabinChunker: Sendable {
   ///
   /// - Parameters:
   ///   - bytes: The rest of the file, or so much of it that 8 MiB are there.
+  ///   - searched: Bytes that an earlier call found no cut in, because there were no more of them then.
   /// - Returns: The length of the chunk; `bytes.count` if nothing in them calls for a cut.
-  package func cut(_ bytes: UnsafeRawBufferPointer) -> Int {
+  package func cut(_ bytes: UnsafeRawBufferPointer, from searched: Int = 0) -> Int {
     guard bytes.count > Self.minimum, let base = bytes.baseAddress else { return bytes.count }
+    let start = max(Self.minimum, searched)
     let end = min(bytes.count, Self.maximum)
     return out.withUnsafeBufferPointer { out in
       modulo.withUnsafeBufferPointer { modulo in
         guard let outTable = out.baseAddress, let moduloTable = modulo.baseAddress else { return end }
-        return Roller(base: base, out: outTable, modulo: moduloTable).cut(from: Self.minimum, to: end)
+        return Roller(base: base, out: outTable, modulo: moduloTable).cut(from: min(start, end), to: end)
       }
     }
   }

@@ -39,18 +39,17 @@ extension SnapshotTree {
   private func write(_ run: RestoreRun, _ target: TreeTarget) async throws {
     try await pool.run { () throws(SystemFailure) in try run.prepare(target) }
     try Task.checkCancellation()
-    let pool = pool
-    try await reader.loadMany(.data, run.blobs, parallel: run.options.parallel) {
-      (id, bytes) throws(VaultError) -> Void in
-      guard let batch = run.enqueue(id, bytes) else { return }
-      if Task.isCancelled { throw .cancelled }
-      do throws(SystemFailure) {
-        try await pool.run { () throws(SystemFailure) in try run.write(batch, target) }
-      } catch { throw .outside(AnyFailure(error)) }
+    do throws(VaultError) {
+      try await reader.lendMany(.data, run.blobs, parallel: run.options.parallel, pool: pool) {
+        (id, bytes) throws(VaultError) -> Void in
+        if Task.isCancelled { throw .cancelled }
+        do throws(SystemFailure) { try run.write(id, bytes, target) } catch { throw .outside(AnyFailure(error)) }
+      }
+    } catch {
+      if case .outside(let failure) = error { throw failure.underlying }
+      throw error
     }
-    let rest = run.drain()
     try await pool.run { () throws(SystemFailure) in
-      try run.write(rest, target)
       run.finishLinks(target)
       run.finishDirectories(target)
       try target.synchronize()
@@ -58,7 +57,7 @@ extension SnapshotTree {
   }
 }
 
-/// A restore under way. Every method but ``enqueue(_:_:)`` blocks.
+/// A restore under way. Every method blocks.
 final class RestoreRun: Sendable {
   let plan: RestorePlan
   let options: RestoreOptions
@@ -69,20 +68,14 @@ final class RestoreRun: Sendable {
     var missing: [Int32]
     var isMade: [Bool]
     var isBroken: [Bool]
-    var batch: [(BlobID, [UInt8])] = []
-    var batchBytes = 0
     var doneBytes: Int64 = 0
-
-    mutating func takeBatch() -> [(BlobID, [UInt8])] {
-      defer {
-        batch = []
-        batchBytes = 0
-      }
-      return batch
-    }
+    /// Directories that were written to lately.
+    var open: [Int: TargetDirectory] = [:]
   }
 
   private let state: Mutex<State>
+  /// Held while a file that several threads write to is made.
+  private let making = Mutex(())
 
   init(_ plan: RestorePlan, _ options: RestoreOptions) {
     (self.plan, self.options) = (plan, options)
@@ -128,32 +121,17 @@ final class RestoreRun: Sendable {
 
   // MARK: Content
 
-  /// Collects small blobs, so that a hop to another thread is paid once for many.
-  ///
-  /// - Returns: What is to be written now.
-  func enqueue(_ id: BlobID, _ bytes: [UInt8]) -> [(BlobID, [UInt8])]? {
-    state.withLock { state -> [(BlobID, [UInt8])]? in
-      state.batch.append((id, bytes))
-      state.batchBytes += bytes.count
-      guard state.batch.count >= 64 || state.batchBytes >= 1 << 20 else { return nil }
-      return state.takeBatch()
-    }
-  }
-
-  func drain() -> [(BlobID, [UInt8])] { state.withLock { $0.takeBatch() } }
-
-  func write(_ batch: [(BlobID, [UInt8])], _ target: TreeTarget) throws(SystemFailure) {
-    var open: (directory: Int, TargetDirectory)?
+  /// Writes a blob to all its places.
+  func write(_ id: BlobID, _ bytes: UnsafeRawBufferPointer, _ target: TreeTarget) throws(SystemFailure) {
     var written: Int64 = 0
-    for (id, bytes) in batch {
-      for place in plan.places[id] ?? [] {
+    for place in plan.places[id] ?? [] {
+      written += Int64(bytes.count)
+      try attempt(place.file) { () throws(SystemFailure) in
         let file = plan.files[place.file]
-        written += Int64(bytes.count)
-        try attempt(place.file) { () throws(SystemFailure) in
-          if open?.directory != file.directory {
-            open = (file.directory, try target.directory(plan.directories[file.directory].path))
-          }
-          guard let directory = open?.1 else { return }
+        let directory = try directory(file.directory, target)
+        if file.content.count == 1 {
+          try writeWhole(bytes, to: file, directory)
+        } else {
           try write(bytes, to: place, file, directory)
         }
       }
@@ -165,16 +143,21 @@ final class RestoreRun: Sendable {
     if written > 0 { options.progress(done) }
   }
 
+  /// A file of one blob: nobody else writes to it.
+  private func writeWhole(
+    _ bytes: UnsafeRawBufferPointer, to file: RestorePlan.File, _ directory: TargetDirectory
+  ) throws(SystemFailure) {
+    let handle = try directory.createFile(file.name)
+    if try writeData(bytes, to: handle, at: 0) < bytes.count { try handle.truncate(to: file.size) }
+    try handle.apply(file.metadata, options.rights)
+  }
+
   private func write(
-    _ bytes: [UInt8], to place: RestorePlan.Place, _ file: RestorePlan.File, _ directory: TargetDirectory
+    _ bytes: UnsafeRawBufferPointer, to place: RestorePlan.Place, _ file: RestorePlan.File,
+    _ directory: TargetDirectory
   ) throws(SystemFailure) {
     let handle = try openFile(place.file, file, directory)
-    try bytes.withRawBytes { (raw) throws(SystemFailure) -> Void in
-      try ZeroRuns.forEachData(in: raw) { (range) throws(SystemFailure) -> Void in
-        try handle.write(
-          UnsafeRawBufferPointer(rebasing: raw[range]), at: place.offset + Int64(range.lowerBound))
-      }
-    }
+    _ = try writeData(bytes, to: handle, at: place.offset)
     let isLast = state.withLock { state in
       state.missing[place.file] -= 1
       return state.missing[place.file] == 0
@@ -182,21 +165,49 @@ final class RestoreRun: Sendable {
     if isLast { try handle.apply(file.metadata, options.rights) }
   }
 
+  /// Writes everything but runs of zeros.
+  ///
+  /// - Returns: Where in `bytes` the last write ended.
+  private func writeData(
+    _ bytes: UnsafeRawBufferPointer, to file: File, at offset: Int64
+  ) throws(SystemFailure) -> Int {
+    var end = 0
+    try ZeroRuns.forEachData(in: bytes) { (range) throws(SystemFailure) -> Void in
+      try file.write(UnsafeRawBufferPointer(rebasing: bytes[range]), at: offset + Int64(range.lowerBound))
+      end = range.upperBound
+    }
+    return end
+  }
+
+  private func directory(_ index: Int, _ target: TreeTarget) throws(SystemFailure) -> TargetDirectory {
+    if let open = state.withLock({ $0.open[index] }) { return open }
+    let opened = try target.directory(plan.directories[index].path)
+    state.withLock { state in
+      if state.open.count >= Self.openLimit { state.open.removeAll(keepingCapacity: true) }
+      state.open[index] = opened
+    }
+    return opened
+  }
+
+  private static let openLimit = 64
+
   /// The file, made at its full length by whoever comes first, so that zeros need not be written.
   private func openFile(
     _ index: Int, _ file: RestorePlan.File, _ directory: TargetDirectory
   ) throws(SystemFailure) -> File {
-    // Under the lock: the second writer of a file must find it made.
-    let made = state.withLock { state -> Result<File?, SystemFailure> in
-      if state.isMade[index] { return .success(nil) }
-      do throws(SystemFailure) {
-        let handle = try directory.createFile(file.name)
-        state.isMade[index] = true
-        try handle.truncate(to: file.size)
-        return .success(handle)
-      } catch { return .failure(error) }
+    if !state.withLock({ $0.isMade[index] }) {
+      // The second writer of a file must find it made.
+      let made = making.withLock { _ -> Result<File?, SystemFailure> in
+        if state.withLock({ $0.isMade[index] }) { return .success(nil) }
+        do throws(SystemFailure) {
+          let handle = try directory.createFile(file.name)
+          try handle.truncate(to: file.size)
+          state.withLock { $0.isMade[index] = true }
+          return .success(handle)
+        } catch { return .failure(error) }
+      }
+      if let handle = try made.get() { return handle }
     }
-    if let handle = try made.get() { return handle }
     return try directory.openFile(file.name)
   }
 

@@ -21,7 +21,8 @@ extension SnapshotTree {
       }
     }
     let done = Mutex<Int64>(0)
-    try await reader.loadMany(.data, wanted.sorted(), parallel: 4) { (_, bytes) async throws(VaultError) in
+    try await reader.lendMany(.data, wanted.sorted(), parallel: 4, pool: pool) {
+      (_, bytes) throws(VaultError) -> Void in
       let total = done.withLock { done in
         done += Int64(bytes.count)
         return done

@@ -55,3 +55,33 @@ struct salvor_spawned {
 
 /// Forks a process in a session of its own, which waits at its gate. 0, or -1 with errno.
 int salvor_spawn(const struct salvor_spawn_request *request, struct salvor_spawned *spawned);
+
+/// A SHA-256 under way.
+struct salvor_sha256 {
+  uint32_t state[8];
+  uint64_t bytes;
+  uint8_t pending[64];
+};
+
+void salvor_sha256_begin(struct salvor_sha256 *hash);
+void salvor_sha256_add(struct salvor_sha256 *hash, const void *input, size_t size);
+/// Whether this processor has the instructions that `in_pairs` needs.
+int salvor_sha256_pairs(void);
+/// The same as adding to each; with `in_pairs`, as far as both inputs reach, in little more than the time of one.
+void salvor_sha256_add_two(struct salvor_sha256 *a, const void *a_input, size_t a_size, struct salvor_sha256 *b,
+                           const void *b_input, size_t b_size, int in_pairs);
+/// Writes 32 bytes; `hash` is used up.
+void salvor_sha256_end(struct salvor_sha256 *hash, uint8_t *digest);
+
+/// What a program took.
+struct salvor_measured {
+  /// As a shell says it.
+  int status;
+  /// Microseconds of user and system time.
+  int64_t processor_us;
+  int64_t peak_kib;
+};
+
+/// Runs a program, found along PATH, to its end; its output is dropped. 0, or -1 with errno.
+int salvor_measure(const char *path, char *const *arguments, char *const *environment, int error_output,
+                   struct salvor_measured *measured);
