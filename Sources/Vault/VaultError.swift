@@ -93,10 +93,10 @@ extension VaultError {
         .remedy("bring data/\(pack.hex.prefix(2))/\(pack) back from a second copy of the repository")
     case .blobMissing(let kind, let id):
       Report("VAULT-124", "\(kind) blob \(id) is in no index", retry: .never)
-        .remedy("run `restic rebuild-index` in case an index was lost; then check again")
+        .remedy("run `salvor vault repair index` in case an index was lost; then check again")
     case .indexDamaged(let id, let reason):
       Report("VAULT-125", "index \(id) is damaged: \(reason)", retry: .never)
-        .remedy("run `restic rebuild-index`: packs carry all an index says")
+        .remedy("run `salvor vault repair index`: packs carry all an index says")
     case .keyDamaged(let id, let reason):
       Report("VAULT-126", "key \(id) is damaged: \(reason)", retry: .never)
         .remedy("bring the file back from a copy, or open the repository with another key's password")

@@ -83,3 +83,40 @@ import Vault
     #expect(try await fixture.salvor("tag", "--add", "point:x").status == 2)
   }
 }
+
+@Suite("salvor vault copy and repair") struct CopyTests {
+  @Test(.timeLimit(.minutes(2)))
+  func `a copy is found whole by restic, and not made twice`() async throws {
+    let fixture = try await VaultFixture.withRepository()
+    try await fixture.salvor("backup", "source", "--tag", "a").succeeded()
+    var second = fixture
+    second.repository = fixture.directory.file("second")
+    try await second.create()
+    let from = ["RESTIC_FROM_REPOSITORY": fixture.repository, "RESTIC_FROM_PASSWORD_FILE": fixture.passwordFile]
+    let none = try await second.salvor("copy")
+    #expect(none.status == 2 && none.errors.contains("USAGE-407"), "\(none.errors)")
+    let first = try await second.salvor("copy", environment: from).succeeded()
+    #expect(first.output.contains("1 snapshot copied"))
+    #expect(try await second.salvor("copy", environment: from).succeeded().output.contains("0 snapshots copied"))
+    try await second.restic("check", "--read-data")
+    try await second.restic("restore", "latest", "--target", fixture.directory.file("out"))
+    #expect(
+      try await VaultFixture.picture(fixture.directory.file("out") + fixture.source)
+        == VaultFixture.picture(fixture.source))
+    let itself = try await fixture.salvor("copy", environment: from)
+    #expect(itself.status == 2 && itself.errors.contains("USAGE-408"), "\(itself.errors)")
+  }
+
+  @Test(.timeLimit(.minutes(2)))
+  func `indexes come back from the packs`() async throws {
+    let fixture = try await VaultFixture.withRepository()
+    try await fixture.salvor("backup", "source").succeeded()
+    try await fixture.shell("rm \(fixture.repository)/index/*")
+    #expect(try await fixture.salvor("check").status == 4)
+    let dry = try await fixture.salvor("repair", "index", "--dry-run").succeeded()
+    #expect(dry.output.contains("1 index file would be written"))
+    try await fixture.salvor("repair", "index").succeeded()
+    try await fixture.salvor("check", "--read-data").succeeded()
+    try await fixture.restic("check", "--read-data")
+  }
+}

@@ -176,6 +176,8 @@ enum RepositoryOptionsFailure: Failure {
   case noPassword
   case emptyPassword(String)
   case passwordsDiffer
+  case noSource
+  case sameRepository
 
   var report: Report {
     switch self {
@@ -194,6 +196,12 @@ enum RepositoryOptionsFailure: Failure {
         .remedy("put a password there; an empty one protects nothing")
     case .passwordsDiffer:
       Report("USAGE-406", "the two passwords differ").state("nothing was changed").remedy("type the same one twice")
+    case .noSource:
+      Report("USAGE-407", "no repository to copy from is named")
+        .remedy("give its location with --from-repo, or set RESTIC_FROM_REPOSITORY")
+    case .sameRepository:
+      Report("USAGE-408", "both are the same repository").state("nothing was changed")
+        .remedy("--repo is the one to copy to, --from-repo the one to copy from")
     }
   }
 }

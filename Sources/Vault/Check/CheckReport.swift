@@ -20,13 +20,14 @@ package enum CheckFinding: Hashable, Sendable {
   static func unindexedPack(_ id: Digest, bytes: Int) -> CheckFinding {
     .note(
       Report("VAULT-141", "pack \(id.short) with \(bytes) bytes is in no index", retry: .never)
-        .remedy("an interrupted run left it: a prune removes it, `restic rebuild-index` makes it known"))
+        .remedy(
+          "an interrupted run left it: `salvor vault prune` removes it, `salvor vault repair index` makes it known"))
   }
 
   static func packListedTwice(_ id: Digest) -> CheckFinding {
     .note(
       Report("VAULT-142", "pack \(id.short) is listed by more than one index", retry: .never)
-        .remedy("nothing is lost; a prune or `restic rebuild-index` tidies it up"))
+        .remedy("nothing is lost; `salvor vault prune` or `salvor vault repair index` tidies it up"))
   }
 
   static func mixedPack(_ id: Digest) -> CheckFinding {

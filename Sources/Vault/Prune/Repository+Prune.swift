@@ -28,12 +28,8 @@ extension Repository {
       }
       let packClosed = try await settings.pool.run { [self] () throws(VaultError) in
         var packClosed = false
-        for blob in batch.blobs {
-          let stored = try codecs.with { (codec) throws(VaultError) in
-            try Self.transfer(blob, of: pack, bytes, from: range.lowerBound, codec, compressing)
-          }
-          let slot = Int(settings.randomness.next() & 1)
-          if writer.add(stored, targetBytes: settings.packTargetBytes, slot: slot) { packClosed = true }
+        for blob in batch.blobs where try move(blob, of: pack, bytes, from: range.lowerBound, compressing) {
+          packClosed = true
         }
         return packClosed
       }
@@ -41,21 +37,31 @@ extension Repository {
     }
   }
 
-  private static func transfer(
-    _ blob: PackedBlob, of pack: Digest, _ bytes: [UInt8], from start: Int, _ codec: Codec, _ compressing: Bool
-  ) throws(VaultError) -> StoredBlob {
-    let local = (blob.offset - start)..<(blob.offset - start + blob.length)
-    let plaintext: [UInt8]
-    do throws(CodecFault) {
-      plaintext = try bytes.withRawBytes { (raw) throws(CodecFault) in
-        try codec.decode(
-          UnsafeRawBufferPointer(rebasing: raw[local]), uncompressedBytes: blob.uncompressedBytes, id: blob.id)
+  /// - Parameters:
+  ///   - bytes: A stretch of the pack.
+  ///   - start: Where the stretch begins.
+  /// - Returns: Whether a new pack is full.
+  private func move(
+    _ blob: PackedBlob, of pack: Digest, _ bytes: [UInt8], from start: Int, _ compressing: Bool
+  ) throws(VaultError) -> Bool {
+    let slot = Int(settings.randomness.next() & 1)
+    return try codecs.with { (codec) throws(VaultError) in
+      try bytes.withRawBytes { (raw) throws(VaultError) -> Bool in
+        let sealed = UnsafeRawBufferPointer(rebasing: raw[(blob.offset - start)..<(blob.offset - start + blob.length)])
+        let plaintext: [UInt8]
+        do throws(CodecFault) {
+          plaintext = try codec.decode(sealed, uncompressedBytes: blob.uncompressedBytes, id: blob.id)
+        } catch { throw .packCorrupt(pack, bytes: blob.range, "\(blob.kind) blob \(blob.id.short): \(error.reason)") }
+        guard compressing, blob.uncompressedBytes == 0 else {
+          let same = SealedBlob(
+            kind: blob.kind, id: blob.id, sealed: sealed, uncompressedBytes: blob.uncompressedBytes)
+          return writer.add(same, targetBytes: settings.packTargetBytes, slot: slot)
+        }
+        return try plaintext.withRawBytes { (raw) throws(VaultError) -> Bool in
+          writer.add(
+            try codec.encode(blob.kind, blob.id, raw), targetBytes: settings.packTargetBytes, slot: slot)
+        }
       }
-    } catch { throw .packCorrupt(pack, bytes: blob.range, "\(blob.kind) blob \(blob.id.short): \(error.reason)") }
-    if compressing, blob.uncompressedBytes == 0 {
-      return try plaintext.withRawBytes { (raw) throws(VaultError) in try codec.encode(blob.kind, blob.id, raw) }
     }
-    return StoredBlob(
-      kind: blob.kind, id: blob.id, sealed: Array(bytes[local]), uncompressedBytes: blob.uncompressedBytes)
   }
 }
