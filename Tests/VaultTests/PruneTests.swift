@@ -134,6 +134,53 @@ struct PruneTests {
     #expect(crashes > 15, "a prune has more operations than that")
   }
 
+  @Test(.timeLimit(.minutes(3)))
+  func `many writers at once lose nothing to prunes between them`() async throws {
+    let store = MemoryObjectStore()
+    _ = try await prepare(store)
+    let settings = settings()
+    let acknowledged = Shared<[Digest: UInt64]>([:])
+    let prunes = Shared(0)
+    try await withThrowingTaskGroup(of: Void.self) { group in
+      for writer in 0..<24 as Range<UInt64> {
+        group.addTask {
+          // Each is a machine of its own: it knows only what it has read.
+          let repository = try await Repository.open(store: store, password: password, settings: settings)
+          for round in 0..<2 as Range<UInt64> {
+            let seed = 100 + writer * 10 + round
+            let id = try await repository.withLock(wait: .seconds(120)) {
+              try await repository.backUp(sampleFiles(seed: seed), tags: ["\(seed)"])
+            }
+            acknowledged.withLock { $0[id] = seed }
+          }
+        }
+      }
+      for _ in 0..<2 {
+        group.addTask {
+          for _ in 0..<3 {
+            let repository = try await Repository.open(store: store, password: password, settings: settings)
+            _ = try await repository.withLock(exclusive: true, wait: .seconds(120)) {
+              try await repository.prune(exact())
+            }
+            prunes.withLock { $0 += 1 }
+          }
+        }
+      }
+      try await group.waitForAll()
+    }
+    #expect(prunes.value == 6)
+    let after = try await Repository.open(store: store, password: password, settings: settings)
+    let report = try await after.check(readData: true)
+    #expect(report.isSound, "\(report.damage.map(\.report))")
+    let there = Set(try await after.snapshots().map(\.id))
+    #expect(acknowledged.value.count == 48)
+    for (id, seed) in acknowledged.value {
+      #expect(there.contains(id))
+      try await after.readBack(sampleFiles(seed: seed))
+    }
+    #expect(try await store.list(.lock).isEmpty)
+  }
+
   @Test func `what can't be read stops a prune before it changes anything`() async throws {
     let base = MemoryObjectStore()
     _ = try await prepare(base)
