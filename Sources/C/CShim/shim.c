@@ -2,6 +2,7 @@
 #include "CShim.h"
 
 #include <fcntl.h>
+#include <malloc.h>
 #include <stdio.h>
 
 int salvor_rename_exchange(const char *a, const char *b) {
@@ -48,4 +49,9 @@ int salvor_syncfs(int descriptor) { return syncfs(descriptor); }
 
 int salvor_chown_descriptor(int descriptor, uid_t user, gid_t group) {
   return fchownat(descriptor, "", user, group, AT_EMPTY_PATH);
+}
+
+void salvor_return_large_memory(void) {
+  mallopt(M_MMAP_THRESHOLD, 1 << 20);
+  mallopt(M_ARENA_MAX, 2);
 }

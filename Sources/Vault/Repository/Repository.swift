@@ -29,6 +29,7 @@ package final class Repository: Sendable {
   ) {
     (self.store, self.config, self.master, self.settings) = (store, config, master, settings)
     openedWith = Mutex(key)
+    _ = ProcessMemory.isReturned
     codecs = CodecPool(
       key: master, version: config.version, level: settings.compression, randomness: settings.randomness)
     index = Mutex(IndexState(blobs: BlobIndex(seed: settings.randomness.next())))

@@ -85,3 +85,7 @@ struct salvor_measured {
 /// Runs a program, found along PATH, to its end; its output is dropped. 0, or -1 with errno.
 int salvor_measure(const char *path, char *const *arguments, char *const *environment, int error_output,
                    struct salvor_measured *measured);
+
+/// From now on, free(3) gives everything of 1 MiB and more back to the system at once, and threads share two arenas.
+/// glibc's own way keeps what was as large as the largest block ever freed, for each thread anew.
+void salvor_return_large_memory(void);
