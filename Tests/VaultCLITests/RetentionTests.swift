@@ -120,3 +120,56 @@ import Vault
     try await fixture.restic("check", "--read-data")
   }
 }
+
+@Suite("salvor vault diff, find and dump") struct LookTests {
+  @Test(.timeLimit(.minutes(2)))
+  func `diff, find and dump agree with restic`() async throws {
+    let fixture = try await VaultFixture.withRepository()
+    try await fixture.salvor("backup", "source").succeeded()
+    try fixture.write("plain", Array("changed\n".utf8))
+    try fixture.write("sub/deep/large", SeededRandomness(seed: 8).bytes(2 << 20))
+    try await fixture.shell(
+      "rm second; mkdir -p new/dir; echo x > new/dir/file; chmod 600 sub/trace.log; rm link; mkdir link")
+    try await fixture.salvor("backup", "source").succeeded()
+    let listed = try await fixture.restic("snapshots", "--json").output
+    let ids = try #require(
+      CanonicalJSON.decode(JSONValue.self, from: Array(listed.utf8)).array?.compactMap { $0["id"]?.string })
+    for more in [[], ["--metadata"]] {
+      let ours = try await CommandRunLines(fixture.salvor(["diff", ids[0], ids[1]] + more).succeeded().output)
+      let theirs = try await CommandRunLines(fixture.restic(["diff", ids[0], ids[1]] + more).output)
+      #expect(ours.changes == theirs.changes && ours.changes.count >= 6, "\(more)")
+    }
+    func values(_ text: String) throws -> [JSONValue] {
+      try text.split(separator: "\n").map { try CanonicalJSON.decode(JSONValue.self, from: Array($0.utf8)) }
+    }
+    let ours = try values(try await fixture.salvor("diff", ids[0], ids[1], "--json").succeeded().output)
+    #expect(try values(try await fixture.restic("diff", ids[0], ids[1], "--json").output) == ours)
+
+    let found = try await fixture.salvor("find", "*.log", "-s", "latest").succeeded().output
+    #expect(found.contains("\(fixture.source)/sub/trace.log\n"))
+    #expect(try await fixture.salvor("find", "PLAIN", "-i").succeeded().output.split(separator: "\n").count == 4)
+    #expect(try await fixture.salvor("find", "PLAIN").status == 1)
+
+    let dump = try await fixture.salvor("dump", ids[0], "\(fixture.source)/plain").succeeded().output
+    #expect(dump == "hello\n")
+    let large = fixture.directory.file("dumped")
+    try await fixture.shell(
+      """
+      export RESTIC_REPOSITORY=\(fixture.repository) RESTIC_PASSWORD_FILE=\(fixture.passwordFile)
+      \(CommandRun.product("salvor")) vault dump latest \(fixture.source)/sub/deep/large > \(large)
+      cmp \(large) \(fixture.source)/sub/deep/large
+      """)
+    #expect(try await fixture.salvor("dump", "latest", fixture.source).status != 0)
+  }
+}
+
+/// The lines of a diff that tell of changes.
+private struct CommandRunLines {
+  var changes: [String]
+
+  init(_ output: String) {
+    changes = output.split(separator: "\n").map(String.init).filter {
+      $0.count > 5 && $0.dropFirst(5).hasPrefix("/") && $0.prefix(5).allSatisfy { "+-MTU ".contains($0) }
+    }
+  }
+}

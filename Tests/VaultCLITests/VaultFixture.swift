@@ -42,13 +42,20 @@ struct VaultFixture: Sendable {
 
   /// `salvor vault …`, whatever its end.
   func salvor(_ words: String..., environment more: [String: String] = [:]) async throws -> CommandRun {
+    try await salvor(words, environment: more)
+  }
+
+  func salvor(_ words: [String], environment more: [String: String] = [:]) async throws -> CommandRun {
     try await CommandRun(
       [CommandRun.product("salvor"), "vault"] + words, in: directory.path,
       environment: environment.merging(more) { $1 })
   }
 
   @discardableResult
-  func restic(_ words: String...) async throws -> CommandRun {
+  func restic(_ words: String...) async throws -> CommandRun { try await restic(words) }
+
+  @discardableResult
+  func restic(_ words: [String]) async throws -> CommandRun {
     try await CommandRun(["restic", "--no-cache"] + words, in: directory.path, environment: environment).succeeded()
   }
 

@@ -12,8 +12,11 @@ import IO
 package struct ExcludePattern: Sendable, Hashable {
   private let components: [String]
   private let isAnchored: Bool
+  private let flags: Int32
 
-  package init(_ text: String) {
+  package init(_ text: String, ignoresCase: Bool = false) {
+    // FNM_CASEFOLD, which the module of the C library does not show.
+    flags = ignoresCase ? 1 << 4 : 0
     isAnchored = text.hasPrefix("/")
     components = text.split(separator: "/").map(String.init)
   }
@@ -31,7 +34,7 @@ package struct ExcludePattern: Sendable, Hashable {
       if matches(names, patterns.dropFirst()) { return true }
       return !names.isEmpty && matches(names.dropFirst(), patterns)
     }
-    guard let name = names.first, name.withCString({ fnmatch(pattern, $0, 0) == 0 }) else { return false }
+    guard let name = names.first, name.withCString({ fnmatch(pattern, $0, flags) == 0 }) else { return false }
     return matches(names.dropFirst(), patterns.dropFirst())
   }
 }
