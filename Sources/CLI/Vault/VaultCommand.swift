@@ -19,7 +19,7 @@ struct VaultCommand: AsyncParsableCommand {
       """,
     subcommands: [
       Initialise.self, Backup.self, Snapshots.self, List.self, Restore.self, Check.self, Unlock.self, Objects.self,
-      Cat.self, Key.self, Stats.self,
+      Cat.self, Key.self, Stats.self, Serve.self,
     ])
 
   /// Before the subcommand, too, as restic takes them.

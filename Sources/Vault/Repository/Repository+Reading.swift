@@ -147,9 +147,11 @@ extension Repository: BlobReader {
   func read(_ blobs: [PackedBlob], of pack: Digest) async throws(VaultError) -> [[UInt8]] {
     let range = blobs[0].offset..<blobs.reduce(0) { max($0, $1.range.upperBound) }
     let bytes: [UInt8]
-    do throws(StoreError) { bytes = try await store.get(ObjectName(.data, pack), range: range) } catch {
-      throw VaultError(error, pack: pack, range: range)
-    }
+    do throws(StoreError) {
+      let name = ObjectName(.data, pack)
+      let isMetadata = blobs.allSatisfy { $0.kind == .tree }
+      bytes = try await isMetadata ? store.getMetadata(name, range: range) : store.get(name, range: range)
+    } catch { throw VaultError(error, pack: pack, range: range) }
     return try await settings.pool.run { [codecs] () throws(VaultError) in
       var result: [[UInt8]] = []
       result.reserveCapacity(blobs.count)
