@@ -12,6 +12,7 @@ let packages: [Package.Dependency] = [
   .package(url: "https://github.com/apple/swift-crypto", from: "4.5.2"),
   .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
   .package(url: "https://github.com/apple/swift-nio", from: "2.101.2"),
+  .package(url: "https://github.com/apple/swift-nio-ssl", from: "2.37.6"),
   .package(url: "https://github.com/groue/GRDB.swift", from: "7.10.0"),
   .package(url: "https://github.com/hummingbird-project/hummingbird", from: "2.28.1"),
   .package(url: "https://github.com/jpsim/Yams", from: "6.2.2"),
@@ -25,9 +26,13 @@ extension Target.Dependency {
   static let crypto = product(name: "Crypto", package: "swift-crypto")
   static let grdb = product(name: "GRDB", package: "GRDB.swift")
   static let hummingbird = product(name: "Hummingbird", package: "hummingbird")
+  static let hummingbirdCore = product(name: "HummingbirdCore", package: "hummingbird")
+  static let hummingbirdTLS = product(name: "HummingbirdTLS", package: "hummingbird")
   static let logging = product(name: "Logging", package: "swift-log")
   static let nioCore = product(name: "NIOCore", package: "swift-nio")
   static let nioHTTP1 = product(name: "NIOHTTP1", package: "swift-nio")
+  static let nioPosix = product(name: "NIOPosix", package: "swift-nio")
+  static let nioSSL = product(name: "NIOSSL", package: "swift-nio-ssl")
   static let sqlite = product(name: "GRDBSQLite", package: "GRDB.swift")
   static let subprocess = product(name: "Subprocess", package: "swift-subprocess")
   static let yams = product(name: "Yams", package: "Yams")
@@ -63,19 +68,21 @@ let libraries: [Target] = [
   system("CLibcrypto", "libcrypto", apt: "libssl-dev"),
   system("CPQ", "libpq", apt: "libpq-dev"),
   system("CHiredis", "hiredis", apt: "libhiredis-dev"),
+  system("CCrypt", "libcrypt", apt: "libcrypt-dev"),
   // Hashes every byte twice: optimised in debug builds too.
   .target(
     name: "CShim", path: "Sources/C/CShim", cSettings: [.unsafeFlags(["-O2"])],
     linkerSettings: [.linkedLibrary("crypto")]),
 ]
 
-// MARK: Ground: values, time, chance, descriptors. Knows nothing of backups.
+// MARK: Ground: values, time, chance, descriptors, requests. Knows nothing of backups.
 
 let ground: [Target] = [
   module("Core", at: "Sources/Core", [.crypto]),
   module("IO", at: "Sources/IO", ["Core", "CShim", .subprocess], settings: hot),
   module("Telemetry", at: "Sources/Telemetry", ["Core", .logging]),
   module("Console", at: "Sources/Console", ["Core"]),
+  module("Web", at: "Sources/Web", ["Core", .asyncHTTPClient, .nioCore, .nioHTTP1, .nioPosix, .nioSSL]),
 ]
 
 // MARK: Engine: the values everything is about, and the ports adapters fill.
@@ -99,6 +106,11 @@ let adapters: [Target] = [
   module("ObjectStoreLocal", at: "Adapters/ObjectStores/Local", ["Core", "IO", "Vault"]),
   module("ObjectStoreMemory", at: "Adapters/ObjectStores/Memory", ["Core", "Vault"]),
   module("ObjectStoreFaulty", at: "Adapters/ObjectStores/Faulty", ["Core", "Vault"]),
+  module("ObjectStoreRetry", at: "Adapters/ObjectStores/Retry", ["Core", "Vault"]),
+  module("ObjectStoreLimits", at: "Adapters/ObjectStores/Limits", ["Core", "Vault"]),
+  module("ObjectStoreCache", at: "Adapters/ObjectStores/Cache", ["Core", "IO", "Vault"]),
+  module("ObjectStoreREST", at: "Adapters/ObjectStores/REST", ["Core", "Vault", "Web"]),
+  module("ObjectStoreS3", at: "Adapters/ObjectStores/S3", ["Core", "IO", "Vault", "Web", .crypto]),
   module("JournalSQLite", at: "Adapters/Journals/SQLite", ["Core", "IO", "StateKit", .grdb]),
   module("JournalMemory", at: "Adapters/Journals/Memory", ["Core", "StateKit"]),
   module(
@@ -133,10 +145,16 @@ let doors: [Target] = [
       "Recovery", "Governance", "Runtime", "Workflow", .subprocess,
     ]),
   module(
+    "RepositoryServer", at: "Sources/RepositoryServer",
+    [
+      "Core", "IO", "Vault", "ObjectStoreLocal", "CCrypt", .hummingbird, .hummingbirdCore, .hummingbirdTLS, .logging,
+      .nioCore, .nioSSL,
+    ]),
+  module(
     "CLI", at: "Sources/CLI",
     [
       "Core", "IO", "Telemetry", "Console", "Catalog", "Vault", "StateKit", "Planning", "Workflow", "Validation",
-      "Recovery", "Governance", "Runtime", "Demo",
+      "Recovery", "Governance", "Runtime", "Demo", "RepositoryServer",
       .arguments, .logging, .yams,
     ]),
   .executableTarget(name: "salvor", dependencies: ["CLI"], path: "Sources/salvor", swiftSettings: strict),
@@ -227,6 +245,13 @@ let testTargets: [Target] = [
     ]),
   tests("KillTests", ["Core", "IO", "StateKit", "TestSupport", "salvor", .sqlite]),
   tests("ArchitectureTests", ["Core", "IO", "DriverKit", "Runtime", "TestSupport"]),
+  tests(
+    "RemoteStoreTests",
+    [
+      "Core", "IO", "Vault", "Web", "ObjectStoreLocal", "ObjectStoreMemory", "ObjectStoreFaulty", "ObjectStoreRetry",
+      "ObjectStoreLimits", "ObjectStoreCache", "ObjectStoreREST", "ObjectStoreS3", "ObjectStoreContract", "RepositoryServer",
+      "TestSupport", "salvor", .nioCore, .nioPosix,
+    ]),
 ]
 
 let package = Package(

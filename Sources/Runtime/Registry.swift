@@ -7,9 +7,14 @@ import DriverSQLite
 import IO
 import JournalMemory
 import JournalSQLite
+import ObjectStoreCache
 import ObjectStoreFaulty
+import ObjectStoreLimits
 import ObjectStoreLocal
 import ObjectStoreMemory
+import ObjectStoreREST
+import ObjectStoreRetry
+import ObjectStoreS3
 import ServiceExec
 import StateKit
 import Vault
@@ -20,7 +25,12 @@ package enum Registry {
     SQLiteDriverFactory.self, FilesDriverFactory.self, PostgreSQLDriverFactory.self, RedisDriverFactory.self,
   ]
 
-  static func objectStores(_ host: Machine) -> [any ObjectStoreFactory] { [LocalObjectStoreFactory(pool: host.pool)] }
+  static func objectStores(_ host: Machine) -> [any ObjectStoreFactory] {
+    [
+      LocalObjectStoreFactory(pool: host.pool), RESTObjectStoreFactory(environment: host.environment),
+      S3ObjectStoreFactory(environment: host.environment, time: host.time, pool: host.pool),
+    ]
+  }
 
   /// What each driver's options may be, for the catalog.
   package static var schemas: [DriverName: [OptionSchema]] {
@@ -29,20 +39,17 @@ package enum Registry {
 
   package static func driver(_ name: DriverName) -> (any DriverFactory.Type)? { drivers.first { $0.name == name } }
 
-  /// - Parameter location: Such as `local:/srv/backup`; a bare path is local.
+  /// - Parameter location: Such as `local:/srv/backup` or `rest:https://host:8000/path/`; a bare path is local.
   package static func store(at location: String, host: Machine) throws -> any ObjectStore {
     let factories = objectStores(host)
-    if let colon = location.firstIndex(of: ":"), !location.hasPrefix("/"), !location.hasPrefix(".") {
-      let scheme = location[..<colon]
-      if let factory = factories.first(where: { type(of: $0).scheme == scheme }) {
-        return try factory.open(String(location[location.index(after: colon)...]))
-      }
-      throw RegistryError.unknownScheme(String(scheme), known: factories.map { type(of: $0).scheme })
+    let isPath = location.hasPrefix("/") || location.hasPrefix(".")
+    let colon = isPath ? nil : location.firstIndex(of: ":")
+    let scheme = colon.map { String(location[..<$0]) } ?? "local"
+    guard let factory = factories.first(where: { type(of: $0).scheme == scheme }) else {
+      throw RegistryError.unknownScheme(scheme, known: factories.map { type(of: $0).scheme })
     }
-    guard let local = factories.first(where: { type(of: $0).scheme == "local" }) else {
-      throw RegistryError.unknownScheme("local", known: [])
-    }
-    return try local.open(location)
+    let store = try factory.open(colon.map { String(location[location.index(after: $0)...]) } ?? location)
+    return type(of: factory).isRemote ? try RemoteSettings(host).around(store, host) : store
   }
 
   /// The journal of a state directory.
@@ -67,6 +74,7 @@ package enum Registry {
 package enum RegistryError: Failure {
   case unknownScheme(String, known: [String])
   case unknownDriver(DriverName)
+  case badVariable(String)
 
   package var report: Report {
     switch self {
@@ -74,6 +82,8 @@ package enum RegistryError: Failure {
       Report("USAGE-101", "no storage is called '\(scheme)'").remedy("use one of: \(known.joined(separator: ", "))")
     case .unknownDriver(let name):
       Report("USAGE-102", "no driver is called '\(name)'").remedy("`salvor validate` lists what the catalog may name")
+    case .badVariable(let name):
+      Report("USAGE-103", "\(name) is not a whole number above 0").remedy("correct the variable, or unset it")
     }
   }
 }

@@ -110,3 +110,23 @@ struct ResolveTests {
   @Test(arguments: ["a 'b", "a \"b", "a \\"])
   func `an open quote is not guessed at`(_ line: String) { #expect(splitWords(line) == nil) }
 }
+
+@Suite("Locations of repositories")
+struct LocationTests {
+  @Test func `addresses on a network are kept as they are written`() {
+    for text in ["rest:https://host:8000/path/", "rest:http://127.0.0.1/", "s3:bucket/prefix", "s3:http://h:9000/bucket"] {
+      let location = Repository.Location(text)
+      #expect(location?.description == text)
+      guard case .remote? = location else {
+        Issue.record("\(text) is on a network")
+        continue
+      }
+    }
+  }
+
+  @Test func `an address with a user in it, or none at all, is no location`() {
+    for text in ["rest:https://alice:swordfish@host/", "rest:https://alice@host/", "rest:host", "rest:", "s3:", "s3:a b", "ftp:x"] {
+      #expect(Repository.Location(text) == nil, "\(text)")
+    }
+  }
+}

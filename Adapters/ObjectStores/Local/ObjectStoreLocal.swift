@@ -12,7 +12,7 @@ import Vault
 /// synchronised. Leftovers of a crash begin with `.tmp-` and are never listed.
 package struct LocalObjectStore: ObjectStore {
   package let root: String
-  private let pool: BlockingPool
+  let pool: BlockingPool
 
   package var location: String { "local:\(root)" }
 
@@ -96,38 +96,49 @@ package struct LocalObjectStore: ObjectStore {
 
   // MARK: Calls that block
 
-  private func path(_ name: ObjectName) -> String { "\(root)/\(name.path)" }
+  func path(_ name: ObjectName) -> String { "\(root)/\(name.path)" }
 
   private func write(_ name: ObjectName, _ bytes: [UInt8]) throws(StoreError) {
     if try isThere(name, bytes) { return }
-    let (path, directory) = (path(name), Files.parent(of: path(name)))
-    var temporary = ""
+    let file = try beginFile(name)
+    // Never one that somebody else made.
+    defer { unlink(file.path) }
+    do throws(SystemFailure) {
+      try bytes.withRawBytes { (raw) throws(SystemFailure) in try file.write(raw) }
+    } catch { throw StoreError(error) }
+    if try publish(file, as: name) { return }
+    guard try isThere(name, bytes) else { throw .exists(name) }
+  }
+
+  /// A new temporary file beside where the object will lie. Blocks.
+  func beginFile(_ name: ObjectName) throws(StoreError) -> File {
+    let directory = Files.parent(of: path(name))
     do throws(SystemFailure) {
       guard Files.isDirectory(root) else { throw SystemFailure("open", path: root, number: ENOENT) }
       try Files.createDirectory(directory, mode: 0o700)
-      let file = try temporaryFile(in: directory)
-      temporary = file.path
-      try bytes.withRawBytes { (raw) throws(SystemFailure) in try file.write(raw) }
-      try file.synchronize()
-    } catch {
-      // Never one that somebody else made.
-      if !temporary.isEmpty { unlink(temporary) }
-      throw StoreError(error)
-    }
-    defer { unlink(temporary) }
+      return try temporaryFile(in: directory)
+    } catch { throw StoreError(error) }
+  }
+
+  /// Makes a temporary file durable under the object's name too. Blocks.
+  ///
+  /// - Returns: `false` if the name is taken: what is there stays.
+  func publish(_ file: File, as name: ObjectName) throws(StoreError) -> Bool {
+    let path = path(name)
+    do throws(SystemFailure) { try file.synchronize() } catch { throw StoreError(error) }
     // A link never replaces what is there; a rename would.
-    if link(temporary, path) != 0 {
+    if link(file.path, path) != 0 {
       let failure = SystemFailure("link", path: path)
       switch failure.number {
-      case EEXIST:
-        guard try isThere(name, bytes) else { throw .exists(name) }
+      case EEXIST: return false
       case EPERM, EOPNOTSUPP, ENOSYS, EMLINK:
         // No hard links here: the look at the start must do.
-        guard rename(temporary, path) == 0 else { throw StoreError(SystemFailure("rename", path: path)) }
+        guard rename(file.path, path) == 0 else { throw StoreError(SystemFailure("rename", path: path)) }
       default: throw StoreError(failure)
       }
     }
-    do throws(SystemFailure) { try Files.synchronizeDirectory(directory) } catch { throw StoreError(error) }
+    do throws(SystemFailure) { try Files.synchronizeDirectory(Files.parent(of: path)) } catch { throw StoreError(error) }
+    return true
   }
 
   /// A new file of a name that nobody has: in a container, every life of a program may have the same process number, and
@@ -203,6 +214,7 @@ extension StoreError {
 /// Opens directories: `local:/srv/backup`.
 package struct LocalObjectStoreFactory: ObjectStoreFactory {
   package static let scheme = "local"
+  package static let isRemote = false
   private let pool: BlockingPool
 
   package init(pool: BlockingPool = .shared) { self.pool = pool }

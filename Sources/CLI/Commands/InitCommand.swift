@@ -50,9 +50,11 @@ struct InitCommand: AsyncParsableCommand {
   }
 
   private func fetch(_ from: String, _ host: Machine) async throws {
-    let text = from.hasPrefix("local:") ? "local:" + absolute(String(from.dropFirst(6))) : "local:" + absolute(from)
-    guard let location = DeclaredRepository.Location(text) else {
-      throw ValidationError("'\(from)' is not a place for a repository; write it as local:/mnt/backup")
+    let isRemote = DeclaredRepository.Location.remoteSchemes.contains { from.hasPrefix("\($0):") }
+    let path = from.hasPrefix("local:") ? String(from.dropFirst(6)) : from
+    guard let location = DeclaredRepository.Location(isRemote ? from : "local:" + absolute(path)) else {
+      throw ValidationError(
+        "'\(isRemote ? "this" : from)' is not a place for a repository; write it as local:/mnt/backup")
     }
     let kept = try await KeptCatalog.newest(in: location, password: .file(absolute(passwordFile)), host: host)
     try await kept.write(to: folder, host: host)

@@ -43,6 +43,31 @@ struct RepositoryOptions: ParsableArguments {
   @Option(help: ArgumentHelp("How long to try while the repository is locked, such as 5m.", valueName: "duration"))
   var retryLock: String?
 
+  @Option(
+    help: ArgumentHelp("Certificates to trust, PEM (default: $RESTIC_CACERT, the system's).", valueName: "file"),
+    completion: .file())
+  var cacert: String?
+
+  @Option(
+    help: ArgumentHelp(
+      "Certificate and key to show to a server, PEM (default: $RESTIC_TLS_CLIENT_CERT).", valueName: "file"),
+    completion: .file())
+  var tlsClientCert: String?
+
+  @Option(help: ArgumentHelp("Send no faster than this.", valueName: "KiB/s"))
+  var limitUpload: Int?
+
+  @Option(help: ArgumentHelp("Receive no faster than this.", valueName: "KiB/s"))
+  var limitDownload: Int?
+
+  @Option(
+    help: ArgumentHelp("Where indexes and directories are kept (default: $RESTIC_CACHE_DIR).", valueName: "directory"),
+    completion: .directory)
+  var cacheDir: String?
+
+  @Flag(help: "Keep nothing of a remote repository on this machine.")
+  var noCache = false
+
   @Flag(help: "The same as -o json, on as few lines as restic prints.")
   var json = false
 
@@ -50,7 +75,17 @@ struct RepositoryOptions: ParsableArguments {
 
   // MARK: What they come to
 
-  private var environment: [String: String] { ProcessInfo.processInfo.environment }
+  /// The process's own, and what options say instead.
+  private var environment: [String: String] {
+    var result = ProcessInfo.processInfo.environment
+    if let cacert { result["RESTIC_CACERT"] = absolute(cacert) }
+    if let tlsClientCert { result["RESTIC_TLS_CLIENT_CERT"] = absolute(tlsClientCert) }
+    if let limitUpload { result[RemoteSettings.uploadVariable] = "\(limitUpload)" }
+    if let limitDownload { result[RemoteSettings.downloadVariable] = "\(limitDownload)" }
+    if let cacheDir { result["RESTIC_CACHE_DIR"] = absolute(cacheDir) }
+    if noCache { result[RemoteSettings.noCacheVariable] = "1" }
+    return result
+  }
 
   /// The machine as restic sees it: locks and snapshots carry the name gethostname(2) gives.
   var host: Machine {
@@ -100,8 +135,17 @@ struct RepositoryOptions: ParsableArguments {
       }
     }
     guard let named, !named.isEmpty else { throw RepositoryOptionsFailure.noRepository }
+    // Every user of the machine can read the arguments of every process.
+    if let location, Self.holdsPassword(location) { throw RepositoryOptionsFailure.passwordInArgument }
     let hasScheme = named.prefix { $0 != "/" }.contains(":")
     return try Registry.store(at: hasScheme ? named : absolute(named), host: host)
+  }
+
+  /// Whether an address has a password between `//` and `@`.
+  private static func holdsPassword(_ location: String) -> Bool {
+    guard let start = location.range(of: "://")?.upperBound else { return false }
+    let authority = location[start...].prefix { $0 != "/" }
+    return authority.lastIndex(of: "@").map { authority[..<$0].contains(":") } ?? false
   }
 
   /// - Parameter confirming: Asks a second time on a terminal: for a password that is to be set.
@@ -178,6 +222,7 @@ enum RepositoryOptionsFailure: Failure {
   case passwordsDiffer
   case noSource
   case sameRepository
+  case passwordInArgument
 
   var report: Report {
     switch self {
@@ -202,6 +247,10 @@ enum RepositoryOptionsFailure: Failure {
     case .sameRepository:
       Report("USAGE-408", "both are the same repository").state("nothing was changed")
         .remedy("--repo is the one to copy to, --from-repo the one to copy from")
+    case .passwordInArgument:
+      Report("USAGE-409", "the location on the command line holds a password, which every user of this machine can read")
+        .state("nothing was sent")
+        .remedy("set RESTIC_REST_USERNAME and RESTIC_REST_PASSWORD, or put the location into --repository-file")
     }
   }
 }

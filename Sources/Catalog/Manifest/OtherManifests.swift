@@ -9,7 +9,7 @@ struct RepositoryManifest: Sendable {
     fields: [
       Field(
         "location", \.location, Codec<Repository.Location>.location.located.optional, required: true,
-        "`local:/path`, or the path alone."),
+        "`local:/path` or the path alone, `rest:https://host:8000/path/`, `s3:bucket/prefix`."),
       Field(
         "password", \.password, Codec<SecretReference>.secret.optional, required: true,
         "Where the password is read from."),
@@ -17,16 +17,22 @@ struct RepositoryManifest: Sendable {
 }
 
 extension Codec where Value == Repository.Location {
-  static let location = Codec(.formatted("location", pattern: "^(local:)?/")) { node, decoding in
+  static let location = Codec(.formatted("location", pattern: "^((local:)?/|(rest|s3):)")) { node, decoding in
     guard let text = Codec<String>.phrase.read(node, &decoding) else { return nil }
     guard let value = Repository.Location(text) else {
       // Only the scheme is repeated: addresses of other kinds may hold a credential.
       let scheme = text.split(separator: ":", maxSplits: 1).first.map(String.init) ?? ""
+      if Repository.Location.remoteSchemes.contains(scheme) {
+        decoding.report(
+          .badValue, at: node.mark, "this is not an address of a repository of kind '\(scheme)'",
+          "see the page of that kind; user and password come from the environment, never from the catalog")
+        return nil
+      }
       let isOther = text.contains(":") && scheme != "local" && scheme.allSatisfy { $0.isASCII && $0.isLetter }
       decoding.report(
         .badValue, at: node.mark,
         isOther ? "there is no kind of repository '\(excerpt(scheme))'" : "this is not a place for a repository",
-        "write local:/path, with an absolute path")
+        "write local:/path, with an absolute path, or an address that begins with rest: or s3:")
       return nil
     }
     return value

@@ -27,10 +27,15 @@ package struct Repository: Sendable, Equatable, Codable {
   package enum Location: Sendable, Hashable, CustomStringConvertible {
     /// A directory of this machine; absolute, without `.` and `..`.
     case local(path: String)
+    /// On a network; the address as its kind writes it, without a password.
+    case remote(scheme: String, address: String)
+
+    package static let remoteSchemes = ["rest", "s3"]
 
     package var description: String {
       switch self {
       case .local(let path): "local:\(path)"
+      case .remote(let scheme, let address): "\(scheme):\(address)"
       }
     }
   }
@@ -51,8 +56,18 @@ extension Repository.Location: Codable {
     try container.encode(description)
   }
 
-  /// Parses `local:/srv/backup` or `/srv/backup`.
+  /// Parses `local:/srv/backup`, `/srv/backup`, `rest:https://host:8000/path/` or `s3:bucket/prefix`.
+  ///
+  /// - Returns: `nil` also for an address that holds a password: a catalog is no place for one.
   package init?(_ text: some StringProtocol) {
+    if let scheme = Self.remoteSchemes.first(where: { text.hasPrefix("\($0):") }) {
+      let address = String(text.dropFirst(scheme.count + 1))
+      guard !address.isEmpty, !address.contains("@"), address.unicodeScalars.allSatisfy({ $0.value > 32 && $0.value != 127 })
+      else { return nil }
+      if scheme == "rest", !address.hasPrefix("http://"), !address.hasPrefix("https://") { return nil }
+      self = .remote(scheme: scheme, address: address)
+      return
+    }
     let path = text.hasPrefix("local:") ? String(text.dropFirst(6)) : String(text)
     guard let normal = AbsolutePath.normalized(path) else { return nil }
     self = .local(path: normal)

@@ -158,7 +158,10 @@ extension Repository: BlobReader {
   ) async throws(VaultError) -> (bytes: [UInt8], start: Int) {
     let range = blobs[0].offset..<blobs.reduce(0) { max($0, $1.range.upperBound) }
     do throws(StoreError) {
-      return (try await store.get(ObjectName(.data, pack), range: range), range.lowerBound)
+      let name = ObjectName(.data, pack)
+      let isMetadata = blobs.allSatisfy { $0.kind == .tree }
+      let bytes = try await isMetadata ? store.getMetadata(name, range: range) : store.get(name, range: range)
+      return (bytes, range.lowerBound)
     } catch { throw VaultError(error, pack: pack, range: range) }
   }
 

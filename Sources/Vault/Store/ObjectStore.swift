@@ -8,6 +8,15 @@ package enum ObjectKind: String, Sendable, CaseIterable {
   case index
   case lock = "locks"
   case data
+
+  /// No object of this kind is larger; what claims to be is damaged or hostile.
+  package var limitBytes: Int {
+    switch self {
+    case .config, .key, .lock: BlobLimits.smallFileBytes
+    case .snapshot, .index: BlobLimits.metadataBytes
+    case .data: BlobLimits.packBytes
+    }
+  }
 }
 
 /// The name of one object: a kind, and the SHA-256 of its content unless it is the config.
@@ -68,6 +77,9 @@ package protocol ObjectStore: Sendable {
   /// - Throws: `.pastEnd` if the object is shorter than the range's end.
   func get(_ name: ObjectName, range: Range<Int>) async throws(StoreError) -> [UInt8]
 
+  /// The same; what is read holds directories rather than content, which a cache may want to keep.
+  func getMetadata(_ name: ObjectName, range: Range<Int>) async throws(StoreError) -> [UInt8]
+
   /// Every object of a kind, ascending by name; leftovers of interrupted writes and foreign files are left out.
   func list(_ kind: ObjectKind) async throws(StoreError) -> [ObjectInfo]
 
@@ -81,6 +93,10 @@ package protocol ObjectStore: Sendable {
 }
 
 extension ObjectStore {
+  package func getMetadata(_ name: ObjectName, range: Range<Int>) async throws(StoreError) -> [UInt8] {
+    try await get(name, range: range)
+  }
+
   package func contains(_ name: ObjectName) async throws(StoreError) -> Bool { try await size(of: name) != nil }
 }
 
@@ -89,7 +105,14 @@ package protocol ObjectStoreFactory: Sendable {
   /// What stands before the colon in a location, such as `local` or `s3`.
   static var scheme: String { get }
 
+  /// Whether it is reached over a network, so that trying again, limits and a cache make sense.
+  static var isRemote: Bool { get }
+
   /// - Parameter location: Without scheme and colon.
   /// - Throws: `.location` if the text can't be understood. Whether anything is there shows at the first use.
   func open(_ location: String) throws(StoreError) -> any ObjectStore
+}
+
+extension ObjectStoreFactory {
+  package static var isRemote: Bool { true }
 }

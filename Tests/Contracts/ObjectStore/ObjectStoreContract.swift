@@ -24,6 +24,14 @@ package enum ObjectStorePromise: String, CaseIterable, Sendable, CustomStringCon
   case emptyAndLargeObjects
   case parallelPutsOfOneName
   case parallelPutsOfMany
+  case parallelRangesAreExact
+  case metadataIsReadAsAnythingElse
+  case cancelledPutsLeaveAllOrNothing
+  /// Only where the store can make an object on the condition that there is none.
+  case oneOfSeveralConfigsWins
+
+  /// What every store keeps, also one whose server overwrites without asking.
+  package static let unconditional = allCases.filter { $0 != .oneOfSeveralConfigsWins }
 
   package var description: String { rawValue }
 
@@ -132,6 +140,61 @@ package enum ObjectStorePromise: String, CaseIterable, Sendable, CustomStringCon
         try await group.waitForAll()
       }
       try require(try await store.list(.data).count == 64, "all there")
+    case .parallelRangesAreExact:
+      let bytes = SeededRandomness(seed: 2).bytes(1 << 20)
+      let name = ObjectName(.data, Digest.of(bytes))
+      try await store.put(name, bytes)
+      try await withThrowingTaskGroup(of: Void.self) { group in
+        for part in 0..<16 {
+          group.addTask {
+            let range = part << 16..<(part + 1) << 16
+            try require(try await store.get(name, range: range) == Array(bytes[range]), "bytes \(range)")
+          }
+        }
+        try await group.waitForAll()
+      }
+    case .metadataIsReadAsAnythingElse:
+      let bytes = SeededRandomness(seed: 3).bytes(5000)
+      let name = ObjectName(.data, Digest.of(bytes))
+      try await refuses(.notFound(name)) { () throws(StoreError) in _ = try await store.getMetadata(name, range: 0..<1) }
+      try await store.put(name, bytes)
+      for range in [0..<5000, 10..<20, 4990..<5000, 10..<20] {
+        try require(try await store.getMetadata(name, range: range) == Array(bytes[range]), "bytes \(range)")
+      }
+      try await refuses(.pastEnd(name, sizeBytes: 5000)) { () throws(StoreError) in
+        _ = try await store.getMetadata(name, range: 4999..<5001)
+      }
+      try await store.delete(name)
+      try await refuses(.notFound(name)) { () throws(StoreError) in _ = try await store.getMetadata(name, range: 0..<1) }
+    case .cancelledPutsLeaveAllOrNothing:
+      let bytes = SeededRandomness(seed: 4).bytes(4 << 20)
+      let name = ObjectName(.data, Digest.of(bytes))
+      for _ in 0..<4 {
+        await withTaskGroup(of: Void.self) { group in
+          group.addTask { try? await store.put(name, bytes) }
+          await Task.yield()
+          group.cancelAll()
+        }
+        if let size = try await store.size(of: name) { try require(size == bytes.count, "whole, if it is there") }
+      }
+      try await store.put(name, bytes)
+      try require(try await store.get(name) == bytes, "can be put after all")
+      try require(try await store.list(.data).count == 1, "and nothing else is there")
+    case .oneOfSeveralConfigsWins:
+      let winners = try await withThrowingTaskGroup(of: UInt8?.self) { group in
+        for number in UInt8(0)..<8 {
+          group.addTask {
+            do throws(StoreError) { try await store.put(.config, [number]) } catch {
+              try require(error == .exists(.config), "the others are told so, not \(error)")
+              return nil
+            }
+            return number
+          }
+        }
+        return try await group.reduce(into: [UInt8]()) { if let number = $1 { $0.append(number) } }
+      }
+      try require(winners.count == 1, "one is stored, not \(winners.count)")
+      try require(try await store.get(.config) == winners, "and that one is there")
     }
   }
 

@@ -1,0 +1,93 @@
+import Core
+import IO
+import RepositoryServer
+import TestSupport
+
+/// Runs a server of ours in this process, on a free port, while `body` runs.
+func withServer<T: Sendable>(
+  _ settings: ServerSettings, log: @escaping @Sendable (String) -> Void = { _ in },
+  _ body: @escaping @Sendable (Int) async throws -> T
+) async throws -> T {
+  var settings = settings
+  settings.port = 0
+  let server = RepositoryServer(settings, log: log)
+  let (ports, continuation) = AsyncStream<Int>.makeStream()
+  return try await withThrowingTaskGroup(of: T?.self) { group in
+    group.addTask {
+      defer { continuation.finish() }
+      do { try await server.run { continuation.yield($0) } } catch is CancellationError {}
+      return nil
+    }
+    group.addTask {
+      for await port in ports { return try await body(port) }
+      return nil
+    }
+    defer { group.cancelAll() }
+    while let result = try await group.next() { if let result { return result } }
+    throw CommandRun.Failed(description: "the server ended before it was ready")
+  }
+}
+
+/// `rclone serve restic` on a directory.
+func rcloneServer(_ directory: String, _ more: [String] = [], environment: [String: String] = [:]) throws -> ServerProcess {
+  let port = try freePort()
+  return try ServerProcess(
+    port: port,
+    ["rclone", "serve", "restic", "--config", "/dev/null", "--addr", "127.0.0.1:\(port)"] + more + [directory],
+    environment: environment)
+}
+
+/// A program the tests need, from where `scripts/setup test` puts it, or from the PATH.
+private func tool(_ name: String) -> String {
+  var root = #filePath
+  for _ in 0..<3 { root = Files.parent(of: root) }
+  let own = "\(root)/.build/test-tools/bin/\(name)"
+  return Files.exists(own) ? own : name
+}
+
+/// Moto: conditional writes, parts, roles; believes every signature.
+func motoServer() throws -> ServerProcess {
+  let port = try freePort()
+  return try ServerProcess(port: port, [tool("moto_server"), "-H", "127.0.0.1", "-p", "\(port)"])
+}
+
+/// rclone on a directory: checks signatures, and overwrites without asking.
+func rcloneS3(_ directory: String) throws -> ServerProcess {
+  let port = try freePort()
+  return try ServerProcess(
+    port: port,
+    [
+      tool("rclone"), "serve", "s3", "--config", "/dev/null", "--addr", "127.0.0.1:\(port)", "--auth-key", "test-access,test-secret",
+      directory,
+    ])
+}
+
+/// A certificate authority, a server's certificate for 127.0.0.1 and a client's, as files in PEM.
+struct Certificates {
+  let directory: TemporaryDirectory
+  var authority: String { directory.file("ca.pem") }
+  var server: String { directory.file("server.pem") }
+  var serverKey: String { directory.file("server.key") }
+  /// Certificate and key.
+  var client: String { directory.file("client-both.pem") }
+
+  init() async throws {
+    directory = try TemporaryDirectory("certificates")
+    func run(_ words: String...) async throws { try await CommandRun(["openssl"] + words, in: directory.path).succeeded() }
+    try await run(
+      "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", "ca.key", "-out",
+      "ca.pem", "-days", "2", "-subj", "/CN=test authority", "-addext", "basicConstraints=critical,CA:TRUE")
+    try Files.replace(
+      directory.file("names"), with: Array("subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n".utf8))
+    for name in ["server", "client"] {
+      try await run(
+        "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", "\(name).key", "-out",
+        "\(name).csr", "-subj", "/CN=\(name)")
+      try await run(
+        "x509", "-req", "-in", "\(name).csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2",
+        "-out", "\(name).pem", "-extfile", "names")
+    }
+    try Files.replace(
+      client, with: try Files.read(directory.file("client.pem")) + Files.read(directory.file("client.key")))
+  }
+}
