@@ -213,9 +213,11 @@ enum RepositoryOptionsFailure: Failure {
     case .passwordsDiffer:
       Report("USAGE-406", "the two passwords differ").state("nothing was changed").remedy("type the same one twice")
     case .passwordInArgument:
-      Report("USAGE-407", "the location on the command line holds a password, which every user of this machine can read")
-        .state("nothing was sent")
-        .remedy("set RESTIC_REST_USERNAME and RESTIC_REST_PASSWORD, or put the location into --repository-file")
+      Report(
+        "USAGE-407", "the location on the command line holds a password, which every user of this machine can read"
+      )
+      .state("nothing was sent")
+      .remedy("set RESTIC_REST_USERNAME and RESTIC_REST_PASSWORD, or put the location into --repository-file")
     }
   }
 }
