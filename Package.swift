@@ -249,7 +249,8 @@ let testTargets: [Target] = [
     "RemoteStoreTests",
     [
       "Core", "IO", "Vault", "Web", "ObjectStoreLocal", "ObjectStoreMemory", "ObjectStoreFaulty", "ObjectStoreRetry",
-      "ObjectStoreLimits", "ObjectStoreCache", "ObjectStoreREST", "ObjectStoreS3", "ObjectStoreContract", "RepositoryServer",
+      "ObjectStoreLimits", "ObjectStoreCache", "ObjectStoreREST", "ObjectStoreS3", "ObjectStoreContract",
+      "RepositoryServer",
       "TestSupport", "salvor", .nioCore, .nioPosix,
     ]),
 ]

@@ -28,7 +28,9 @@ struct RepositoryResponder: HTTPResponder {
       answer = try await self.answer(request, path)
     } catch let refusal as Refusal {
       answer = Answer(refusal)
-      if refusal.status.code >= 500 || refusal.status == .forbidden { log("\(request.method.rawValue): \(refusal.reason)") }
+      if refusal.status.code >= 500 || refusal.status == .forbidden {
+        log("\(request.method.rawValue): \(refusal.reason)")
+      }
     }
     counters.request(
       Self.methods.contains(request.method) ? request.method.rawValue : "other", path.map(Self.label) ?? "other",

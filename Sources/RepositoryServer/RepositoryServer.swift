@@ -57,7 +57,8 @@ package struct RepositoryServer: Sendable {
     do {
       try await application.run()
     } catch let error as IOError {
-      throw ServerFailure.listen("\(settings.host):\(settings.port)", String(cString: strerror(error.errnoCode)).lowercased())
+      throw ServerFailure.listen(
+        "\(settings.host):\(settings.port)", String(cString: strerror(error.errnoCode)).lowercased())
     }
     try Task.checkCancellation()
   }

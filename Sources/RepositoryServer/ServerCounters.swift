@@ -44,7 +44,8 @@ final class ServerCounters: Sendable {
       }.sorted { $0.0 < $1.0 })
     metric("salvor_serve_received_bytes_total", "counter", "Bytes of objects received.", [("", state.receivedBytes)])
     metric("salvor_serve_sent_bytes_total", "counter", "Bytes of objects sent.", [("", state.sentBytes)])
-    metric("salvor_serve_refused_logins_total", "counter", "Requests without a right password.", [("", state.refusedLogins)])
+    metric(
+      "salvor_serve_refused_logins_total", "counter", "Requests without a right password.", [("", state.refusedLogins)])
     metric(
       "salvor_serve_refused_uploads_total", "counter", "Uploads that were not kept.",
       state.refusedUploads.map { ("{reason=\"\($0.key)\"}", $0.value) }.sorted { $0.0 < $1.0 })

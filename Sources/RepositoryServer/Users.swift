@@ -87,11 +87,13 @@ final class Users: Sendable {
       throw .usersFile(path, error.message.lowercased())
     }
     var hashes: [String: String] = [:]
-    let lines = String(decoding: bytes, as: UTF8.self).split(omittingEmptySubsequences: false, whereSeparator: \.isNewline)
+    let lines = String(decoding: bytes, as: UTF8.self).split(
+      omittingEmptySubsequences: false, whereSeparator: \.isNewline)
     for (number, line) in lines.enumerated() where !line.isEmpty && !line.hasPrefix("#") {
       let parts = line.split(separator: ":", maxSplits: 1, omittingEmptySubsequences: false).map(String.init)
       guard parts.count == 2, RepositoryPath.isName(parts[0]) else {
-        throw .usersFile(path, "line \(number + 1) is not `name:hash`, with a name of letters, digits, '-', '_' and '.'")
+        throw .usersFile(
+          path, "line \(number + 1) is not `name:hash`, with a name of letters, digits, '-', '_' and '.'")
       }
       guard ["$2a$", "$2b$", "$2y$", "$6$", "$7$", "$y$"].contains(where: { parts[1].hasPrefix($0) }),
         matches("", parts[1], isTrial: true)

@@ -21,6 +21,8 @@ package struct WebClient: Sendable {
     configuration.redirectConfiguration = .disallow
     configuration.httpVersion = .http1Only
     configuration.timeout.connect = .seconds(20)
+    // Ends a body that stalls; a server that must think about what it got has this long, too.
+    configuration.timeout.read = .seconds(60)
     configuration.connectionPool.idleTimeout = .seconds(60)
     configuration.connectionPool.concurrentHTTP1ConnectionsPerHostSoftLimit = 16
     // Whoever calls decides whether and when to try again.
@@ -81,7 +83,8 @@ extension WebFailure {
       case .connectTimeout, .getConnectionFromPoolTimeout, .tlsHandshakeTimeout:
         self = .connection("no connection within the time limit")
       case .invalidURL, .emptyScheme, .emptyHost: self = .address("the address is not usable")
-      case .remoteConnectionClosed: self = .connection("the server closed the connection before its answer was complete")
+      case .remoteConnectionClosed:
+        self = .connection("the server closed the connection before its answer was complete")
       default: self = .connection("\(failure)")
       }
     case let failure as NIOSSLError:

@@ -114,7 +114,9 @@ struct ResolveTests {
 @Suite("Locations of repositories")
 struct LocationTests {
   @Test func `addresses on a network are kept as they are written`() {
-    for text in ["rest:https://host:8000/path/", "rest:http://127.0.0.1/", "s3:bucket/prefix", "s3:http://h:9000/bucket"] {
+    for text in [
+      "rest:https://host:8000/path/", "rest:http://127.0.0.1/", "s3:bucket/prefix", "s3:http://h:9000/bucket",
+    ] {
       let location = Repository.Location(text)
       #expect(location?.description == text)
       guard case .remote? = location else {
@@ -125,7 +127,9 @@ struct LocationTests {
   }
 
   @Test func `an address with a user in it, or none at all, is no location`() {
-    for text in ["rest:https://alice:swordfish@host/", "rest:https://alice@host/", "rest:host", "rest:", "s3:", "s3:a b", "ftp:x"] {
+    for text in [
+      "rest:https://alice:swordfish@host/", "rest:https://alice@host/", "rest:host", "rest:", "s3:", "s3:a b", "ftp:x",
+    ] {
       #expect(Repository.Location(text) == nil, "\(text)")
     }
   }

@@ -38,7 +38,8 @@ struct RetryTests {
 
   /// Whether an object was there can't be told once an earlier try may have deleted it.
   @Test(arguments: ObjectStorePromise.allCases.filter { $0 != .absentObjectsAreNotFound })
-  func `keeps the contract while a quarter of all calls or answers are lost`(_ promise: ObjectStorePromise) async throws {
+  func `keeps the contract while a quarter of all calls or answers are lost`(_ promise: ObjectStorePromise) async throws
+  {
     let time = HastyTime()
     for lost in [Fault.failure(.unavailable("lost")), .lostAnswer(.unavailable("lost"))] {
       let faulty = FaultyObjectStore(MemoryObjectStore(), .random(seed: 7, probability: 0.25) { _ in lost })

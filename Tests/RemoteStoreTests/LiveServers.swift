@@ -29,7 +29,9 @@ func withServer<T: Sendable>(
 }
 
 /// `rclone serve restic` on a directory.
-func rcloneServer(_ directory: String, _ more: [String] = [], environment: [String: String] = [:]) throws -> ServerProcess {
+func rcloneServer(_ directory: String, _ more: [String] = [], environment: [String: String] = [:]) throws
+  -> ServerProcess
+{
   let port = try freePort()
   return try ServerProcess(
     port: port,
@@ -57,7 +59,8 @@ func rcloneS3(_ directory: String) throws -> ServerProcess {
   return try ServerProcess(
     port: port,
     [
-      tool("rclone"), "serve", "s3", "--config", "/dev/null", "--addr", "127.0.0.1:\(port)", "--auth-key", "test-access,test-secret",
+      tool("rclone"), "serve", "s3", "--config", "/dev/null", "--addr", "127.0.0.1:\(port)", "--auth-key",
+      "test-access,test-secret",
       directory,
     ])
 }
@@ -73,12 +76,15 @@ struct Certificates {
 
   init() async throws {
     directory = try TemporaryDirectory("certificates")
-    func run(_ words: String...) async throws { try await CommandRun(["openssl"] + words, in: directory.path).succeeded() }
+    func run(_ words: String...) async throws {
+      try await CommandRun(["openssl"] + words, in: directory.path).succeeded()
+    }
     try await run(
       "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", "ca.key", "-out",
       "ca.pem", "-days", "2", "-subj", "/CN=test authority", "-addext", "basicConstraints=critical,CA:TRUE")
     try Files.replace(
-      directory.file("names"), with: Array("subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n".utf8))
+      directory.file("names"), with: Array("subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n".utf8)
+    )
     for name in ["server", "client"] {
       try await run(
         "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", "\(name).key", "-out",

@@ -32,11 +32,14 @@ struct ResticTests {
   @discardableResult
   private func restic(_ words: String..., on url: String, _ more: [String: String] = [:]) async throws -> CommandRun {
     try await CommandRun(
-      ["restic"] + words, in: directory.path, environment: environment(["RESTIC_REPOSITORY": "rest:\(url)"].merging(more) { $1 }))
+      ["restic"] + words, in: directory.path,
+      environment: environment(["RESTIC_REPOSITORY": "rest:\(url)"].merging(more) { $1 }))
   }
 
   @discardableResult
-  private func salvor(_ words: String..., on location: String, _ more: [String: String] = [:]) async throws -> CommandRun {
+  private func salvor(_ words: String..., on location: String, _ more: [String: String] = [:]) async throws
+    -> CommandRun
+  {
     try await CommandRun(
       [try CommandRun.product("salvor"), "vault"] + words, in: directory.path,
       environment: environment(["RESTIC_REPOSITORY": location].merging(more) { $1 }))
@@ -124,7 +127,8 @@ struct ResticTests {
     let program = try CommandRun.product("salvor")
     func run(_ location: String, _ more: [String: String] = [:]) async throws -> CommandRun {
       try await CommandRun(
-        [program, "vault", "-r", location, "snapshots"], environment: environment(["SALVOR_NO_CACHE": "1"].merging(more) { $1 }))
+        [program, "vault", "-r", location, "snapshots"],
+        environment: environment(["SALVOR_NO_CACHE": "1"].merging(more) { $1 }))
     }
     let secret = try await run("rest:http://alice:swordfish@127.0.0.1:1/")
     #expect(secret.status != 0 && secret.errors.contains("USAGE-409") && !secret.errors.contains("swordfish"))
@@ -141,7 +145,8 @@ struct ResticTests {
   @Test func `serving wants users or their absence, and TLS where others listen`() async throws {
     let program = try CommandRun.product("salvor")
     func serve(_ words: String...) async throws -> CommandRun {
-      try await CommandRun([program, "vault", "serve", "--path", directory.file("x")] + words, environment: environment())
+      try await CommandRun(
+        [program, "vault", "serve", "--path", directory.file("x")] + words, environment: environment())
     }
     #expect(try await serve().errors.contains("--no-auth"))
     #expect(try await serve("--no-auth", "--listen", "0.0.0.0:1").errors.contains("--tls-cert"))

@@ -61,7 +61,9 @@ struct ServerTests {
         try await CommandRun(["python3", "-c", Self.rawRequest, "\(port)", text]).succeeded()
       }
       // The server may hear of the end a moment later.
-      for _ in 0..<100 where try Self.files(directory.path) != [] { try await SystemTime().sleep(for: .milliseconds(20)) }
+      for _ in 0..<100 where try Self.files(directory.path) != [] {
+        try await SystemTime().sleep(for: .milliseconds(20))
+      }
       #expect(try Self.files(directory.path) == [])
     }
   }
@@ -96,8 +98,11 @@ struct ServerTests {
       ] {
         let text = "GET \(path) HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
         let answer = try await CommandRun(
-          ["python3", "-c", Self.rawRequest.replacing("while s.recv(4096): pass", with: "print(s.recv(4096).decode())"),
-            "\(port)", text])
+          [
+            "python3", "-c",
+            Self.rawRequest.replacing("while s.recv(4096): pass", with: "print(s.recv(4096).decode())"),
+            "\(port)", text,
+          ])
         #expect(answer.output.hasPrefix("HTTP/1.1 404"), "\(path): \(answer.output)\(answer.errors)")
       }
       let base = "http://127.0.0.1:\(port)/r"
@@ -145,7 +150,8 @@ struct ServerTests {
         #expect(answer.headers["www-authenticate"]?.hasPrefix("Basic") == true)
       }
       for user in ["alice", "bob"] {
-        #expect(try await send(.post, "\(base)/\(user)/x/?create=true", user: "\(user):swordfish", body: []).status == 200)
+        #expect(
+          try await send(.post, "\(base)/\(user)/x/?create=true", user: "\(user):swordfish", body: []).status == 200)
         #expect(try await send(.get, "\(base)/\(user)/x/keys/", user: "\(user):swordfish").status == 200)
       }
       for path in ["/bob/x/keys/", "/keys/", "/config"] {

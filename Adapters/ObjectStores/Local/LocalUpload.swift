@@ -61,7 +61,9 @@ package final class LocalUpload: Sendable {
             done += Int64(got)
           }
         }
-        guard Int(done) == size, digest.finish() == found else { throw SystemFailure("link", path: nil, number: EEXIST) }
+        guard Int(done) == size, digest.finish() == found else {
+          throw SystemFailure("link", path: nil, number: EEXIST)
+        }
         // Its first writer may have crashed before it was durable.
         try there.synchronize()
         try Files.synchronizeDirectory(Files.parent(of: path))

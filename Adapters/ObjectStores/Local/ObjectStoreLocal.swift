@@ -137,7 +137,9 @@ package struct LocalObjectStore: ObjectStore {
       default: throw StoreError(failure)
       }
     }
-    do throws(SystemFailure) { try Files.synchronizeDirectory(Files.parent(of: path)) } catch { throw StoreError(error) }
+    do throws(SystemFailure) { try Files.synchronizeDirectory(Files.parent(of: path)) } catch {
+      throw StoreError(error)
+    }
     return true
   }
 

@@ -139,7 +139,8 @@ package struct RESTObjectStore: ObjectStore {
 
   /// Version 1 lists names alone.
   private func sized(_ names: [ObjectName]) async throws(StoreError) -> [ObjectInfo] {
-    let result: Result<[ObjectInfo], StoreError> = await withTaskGroup(of: Result<ObjectInfo?, StoreError>.self) { group in
+    let result: Result<[ObjectInfo], StoreError> = await withTaskGroup(of: Result<ObjectInfo?, StoreError>.self) {
+      group in
       var (next, found, failure) = (names.startIndex, [ObjectInfo](), StoreError?.none)
       func add() {
         guard next < names.endIndex, failure == nil else { return }
@@ -195,7 +196,8 @@ package struct RESTObjectStore: ObjectStore {
   }
 
   private func refusal(_ response: WebResponse, _ what: String) -> StoreError {
-    let text = "\(location): \(what): status \(response.status)\(response.excerpt.isEmpty ? "" : ", \(response.excerpt)")"
+    let text =
+      "\(location): \(what): status \(response.status)\(response.excerpt.isEmpty ? "" : ", \(response.excerpt)")"
     return switch response.status {
     case 300..<400: .location("\(location) sends us elsewhere (status \(response.status)): name the final address")
     case 401: .permission("\(location) wants a user and a password, or doesn't know the ones it got")

@@ -184,7 +184,8 @@ package final class S3ObjectStore: ObjectStore {
   private func sendParts(_ name: ObjectName, _ bytes: [UInt8], _ id: String) async throws(StoreError) -> [String] {
     let size = max(settings.partBytes, (bytes.count + 9999) / 10_000)
     let count = (bytes.count + size - 1) / size
-    let result: Result<[String], StoreError> = await withTaskGroup(of: Result<(Int, String), StoreError>.self) { group in
+    let result: Result<[String], StoreError> = await withTaskGroup(of: Result<(Int, String), StoreError>.self) {
+      group in
       var (next, tags, failure) = (0, [String](repeating: "", count: count), StoreError?.none)
       func add() {
         guard next < count, failure == nil else { return }
@@ -229,7 +230,8 @@ package final class S3ObjectStore: ObjectStore {
   ) throws(StoreError) -> (objects: [ObjectInfo], next: String?) {
     let xml: S3XML
     do throws(S3XML.Fault) { xml = try S3XML.parse(body) } catch {
-      throw .unavailable("\(location): the list of \(kind.rawValue) can't be read at byte \(error.offset): \(error.reason)")
+      throw .unavailable(
+        "\(location): the list of \(kind.rawValue) can't be read at byte \(error.offset): \(error.reason)")
     }
     guard xml.name == "ListBucketResult", let isTruncated = xml["IsTruncated"]?.text,
       ["true", "false"].contains(isTruncated)
@@ -271,7 +273,8 @@ package final class S3ObjectStore: ObjectStore {
   ) async throws(StoreError) -> WebResponse {
     let path = address.path(key)
     let text = S3Signature.text(query)
-    let hash = payloadHash ?? body.map { $0.isEmpty ? S3Signature.emptyHash : Digest.of($0).hex } ?? S3Signature.emptyHash
+    let hash =
+      payloadHash ?? body.map { $0.isEmpty ? S3Signature.emptyHash : Digest.of($0).hex } ?? S3Signature.emptyHash
     let signature = S3Signature(
       method: method.rawValue.uppercased(), host: address.host, path: path, query: query, headers: headers,
       payloadHash: hash)
@@ -351,7 +354,8 @@ package struct S3Settings: Sendable {
     var result: [ObjectKind: String] = [:]
     for part in text.split(separator: ",") {
       let words = part.split(separator: "=", maxSplits: 1).map { $0.trimmingCharacters(in: .whitespaces) }
-      guard let value = words.last, value.utf8.allSatisfy({ (65...90).contains($0) || (48...57).contains($0) || $0 == 95 }),
+      guard let value = words.last,
+        value.utf8.allSatisfy({ (65...90).contains($0) || (48...57).contains($0) || $0 == 95 }),
         !value.isEmpty, let kind = words.count == 1 ? .data : ObjectKind(rawValue: words[0])
       else { throw .location("SALVOR_S3_STORAGE_CLASS is written STANDARD_IA, or data=STANDARD_IA,index=STANDARD") }
       result[kind] = value

@@ -89,7 +89,9 @@ actor S3Credentials {
   /// Source: Amazon, "AssumeRoleWithWebIdentity".
   private func webIdentity(_ file: String, _ role: String) async throws(StoreError) -> S3Credential {
     let token = try await pool.run { () throws(StoreError) -> String in
-      do throws(SystemFailure) { return String(decoding: try Files.read(file, limitBytes: 1 << 16), as: UTF8.self) } catch {
+      do throws(SystemFailure) {
+        return String(decoding: try Files.read(file, limitBytes: 1 << 16), as: UTF8.self)
+      } catch {
         throw .permission("the web identity's token \(file): \(error.message)")
       }
     }.trimmingCharacters(in: .whitespacesAndNewlines)
@@ -157,8 +159,10 @@ actor S3Credentials {
     return found
   }
 
-  private static func temporary(_ id: String?, _ secret: String?, _ token: String?, _ expires: String?) -> S3Credential? {
-    guard let id, let secret, let token, !id.isEmpty, !secret.isEmpty, let end = expires.flatMap({ Timestamp($0) }) else {
+  private static func temporary(_ id: String?, _ secret: String?, _ token: String?, _ expires: String?) -> S3Credential?
+  {
+    guard let id, let secret, let token, !id.isEmpty, !secret.isEmpty, let end = expires.flatMap({ Timestamp($0) })
+    else {
       return nil
     }
     return S3Credential(accessKey: id, secretKey: Secret(secret), sessionToken: Secret(token), expires: end)

@@ -55,7 +55,9 @@ struct S3XML {
       // Attributes say nothing that is needed.
       var quote: UInt8?
       while offset < bytes.count, quote != nil || (bytes[offset] != 62 && !starts(with: "/>")) {
-        if let open = quote { if bytes[offset] == open { quote = nil } } else if bytes[offset] == 34 || bytes[offset] == 39 {
+        if let open = quote {
+          if bytes[offset] == open { quote = nil }
+        } else if bytes[offset] == 34 || bytes[offset] == 39 {
           quote = bytes[offset]
         }
         offset += 1

@@ -248,9 +248,11 @@ enum RepositoryOptionsFailure: Failure {
       Report("USAGE-408", "both are the same repository").state("nothing was changed")
         .remedy("--repo is the one to copy to, --from-repo the one to copy from")
     case .passwordInArgument:
-      Report("USAGE-409", "the location on the command line holds a password, which every user of this machine can read")
-        .state("nothing was sent")
-        .remedy("set RESTIC_REST_USERNAME and RESTIC_REST_PASSWORD, or put the location into --repository-file")
+      Report(
+        "USAGE-409", "the location on the command line holds a password, which every user of this machine can read"
+      )
+      .state("nothing was sent")
+      .remedy("set RESTIC_REST_USERNAME and RESTIC_REST_PASSWORD, or put the location into --repository-file")
     }
   }
 }

@@ -100,7 +100,8 @@ struct Serve: AsyncParsableCommand {
       let isLocal = settings.host == "::1" || settings.host == "localhost" || settings.host.hasPrefix("127.")
       guard isLocal || plainHttp else {
         throw ValidationError(
-          "\(settings.host) is reached by other machines: give --tls-cert and --tls-key, or --plain-http behind a proxy")
+          "\(settings.host) is reached by other machines: give --tls-cert and --tls-key, or --plain-http behind a proxy"
+        )
       }
     default: throw ValidationError("--tls-cert and --tls-key go together")
     }

@@ -62,7 +62,8 @@ extension Repository.Location: Codable {
   package init?(_ text: some StringProtocol) {
     if let scheme = Self.remoteSchemes.first(where: { text.hasPrefix("\($0):") }) {
       let address = String(text.dropFirst(scheme.count + 1))
-      guard !address.isEmpty, !address.contains("@"), address.unicodeScalars.allSatisfy({ $0.value > 32 && $0.value != 127 })
+      guard !address.isEmpty, !address.contains("@"),
+        address.unicodeScalars.allSatisfy({ $0.value > 32 && $0.value != 127 })
       else { return nil }
       if scheme == "rest", !address.hasPrefix("http://"), !address.hasPrefix("https://") { return nil }
       self = .remote(scheme: scheme, address: address)

@@ -17,7 +17,8 @@ package enum ObjectListing {
     var text = Array("[".utf8)
     text.reserveCapacity(objects.count * 100)
     for (index, object) in objects.enumerated() {
-      text += Array("\(index == 0 ? "" : ",")\n{\"name\":\"\(object.name.id?.hex ?? "")\",\"size\":\(object.sizeBytes)}".utf8)
+      text += Array(
+        "\(index == 0 ? "" : ",")\n{\"name\":\"\(object.name.id?.hex ?? "")\",\"size\":\(object.sizeBytes)}".utf8)
     }
     return text + Array("]".utf8)
   }
@@ -51,7 +52,9 @@ package enum ObjectListing {
           result.append(ObjectInfo(ObjectName(kind, id), sizeBytes: size))
         }
       }
-    } catch { throw .unavailable("the list of \(kind.rawValue) can't be read at byte \(error.offset): \(error.reason)") }
+    } catch {
+      throw .unavailable("the list of \(kind.rawValue) can't be read at byte \(error.offset): \(error.reason)")
+    }
     return try checked(result)
   }
 
@@ -66,7 +69,9 @@ package enum ObjectListing {
           result.append(ObjectName(kind, id))
         }
       }
-    } catch { throw .unavailable("the list of \(kind.rawValue) can't be read at byte \(error.offset): \(error.reason)") }
+    } catch {
+      throw .unavailable("the list of \(kind.rawValue) can't be read at byte \(error.offset): \(error.reason)")
+    }
     return result
   }
 

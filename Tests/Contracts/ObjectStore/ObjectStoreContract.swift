@@ -156,7 +156,8 @@ package enum ObjectStorePromise: String, CaseIterable, Sendable, CustomStringCon
     case .metadataIsReadAsAnythingElse:
       let bytes = SeededRandomness(seed: 3).bytes(5000)
       let name = ObjectName(.data, Digest.of(bytes))
-      try await refuses(.notFound(name)) { () throws(StoreError) in _ = try await store.getMetadata(name, range: 0..<1) }
+      try await refuses(.notFound(name)) { () throws(StoreError) in _ = try await store.getMetadata(name, range: 0..<1)
+      }
       try await store.put(name, bytes)
       for range in [0..<5000, 10..<20, 4990..<5000, 10..<20] {
         try require(try await store.getMetadata(name, range: range) == Array(bytes[range]), "bytes \(range)")
@@ -165,7 +166,8 @@ package enum ObjectStorePromise: String, CaseIterable, Sendable, CustomStringCon
         _ = try await store.getMetadata(name, range: 4999..<5001)
       }
       try await store.delete(name)
-      try await refuses(.notFound(name)) { () throws(StoreError) in _ = try await store.getMetadata(name, range: 0..<1) }
+      try await refuses(.notFound(name)) { () throws(StoreError) in _ = try await store.getMetadata(name, range: 0..<1)
+      }
     case .cancelledPutsLeaveAllOrNothing:
       let bytes = SeededRandomness(seed: 4).bytes(4 << 20)
       let name = ObjectName(.data, Digest.of(bytes))
