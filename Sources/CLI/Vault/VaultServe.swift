@@ -17,8 +17,9 @@ struct Serve: AsyncParsableCommand {
 
       EXAMPLES
         htpasswd -B -c /etc/salvor/users alice
-        salvor vault serve --path /srv/repositories --users /etc/salvor/users --append-only --private-repos \\
-          --listen 0.0.0.0:8000 --tls-cert server.pem --tls-key server.key
+        salvor vault serve --path /srv/repositories --users /etc/salvor/users --append-only --private-repos
+        salvor vault serve --path /srv/repositories --users /etc/salvor/users --listen 0.0.0.0:8000 \
+      --tls-cert server.pem --tls-key server.key
         salvor vault -r rest:https://backup.example:8000/alice/laptop/ init
       """)
 
