@@ -19,6 +19,12 @@ func restStore(
   RESTObjectStore(url, user: user, password: password.map { Secret($0) }, client: try WebClient(trust), pace: pace)
 }
 
+extension ObjectStorePromise {
+  /// What can be had of rclone's servers: uploads of one name that are under way together, or that are cancelled and sent
+  /// again, disturb each other there. Now and then one fails, or the object is listed twice or not at all.
+  static let ofRclone = unconditional.filter { $0 != .cancelledPutsLeaveAllOrNothing && $0 != .parallelPutsOfOneName }
+}
+
 @Suite("REST store")
 struct RESTStoreTests {
   @Test(arguments: ObjectStorePromise.allCases)
@@ -29,11 +35,10 @@ struct RESTStoreTests {
     }
   }
 
-  @Test(arguments: ObjectStorePromise.unconditional)
+  @Test(arguments: ObjectStorePromise.ofRclone)
   func `rclone's server keeps the contract`(_ promise: ObjectStorePromise) async throws {
     let directory = try TemporaryDirectory("rclone")
     let server = try await BlockingPool.shared.run { try rcloneServer(directory.path) }
-    // Uploads of one name at the same time disturb each other there, and it says so.
     let store = try restStore("http://127.0.0.1:\(server.port)/repository/")
     try await promise.check(RetryObjectStore(store, time: SystemTime(), randomness: SeededRandomness(seed: 1)))
   }

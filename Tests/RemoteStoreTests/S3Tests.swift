@@ -37,11 +37,11 @@ struct S3Tests {
   @Test func `rclone keeps the contract where conditions are ignored, and checks what is signed`() async throws {
     let directory = try TemporaryDirectory("s3")
     let server = try await BlockingPool.shared.run { try rcloneS3(directory.path) }
-    for (number, promise) in ObjectStorePromise.unconditional.enumerated() {
-      try await promise.check(
-        try open("http://127.0.0.1:\(server.port)/bucket-\(number)/prefix") { settings in
-          (settings.partThresholdBytes, settings.partBytes) = (8 << 20, 5 << 20)
-        })
+    for (number, promise) in ObjectStorePromise.ofRclone.enumerated() {
+      let store = try open("http://127.0.0.1:\(server.port)/bucket-\(number)/prefix") { settings in
+        (settings.partThresholdBytes, settings.partBytes) = (8 << 20, 5 << 20)
+      }
+      try await promise.check(RetryObjectStore(store, time: SystemTime(), randomness: SeededRandomness(seed: 2)))
     }
     let stranger = try open("http://127.0.0.1:\(server.port)/bucket-0/prefix", ["AWS_SECRET_ACCESS_KEY": "another"])
     do throws(StoreError) {
@@ -266,7 +266,8 @@ struct S3FaultTests {
       let store = try open("\(server.url)/bucket") { ($0.partThresholdBytes, $0.partBytes) = (10, 5) }
       let bytes = [UInt8](repeating: 1, count: 23)
       await #expect(throws: StoreError.self) { try await store.put(ObjectName(.data, Digest.of(bytes)), bytes) }
-      #expect(server.requests.last?.method == "DELETE")
+      // Another part may still be under way, and reach the server last.
+      #expect(server.requests.contains { $0.method == "DELETE" && $0.path.contains("uploadId=up") })
       #expect(server.requests.allSatisfy { $0.method != "POST" || !$0.path.contains("uploadId=") }, "never completed")
     }
   }
