@@ -50,8 +50,10 @@ actor S3Credentials {
   // MARK: The shared file
 
   private func sharedFile() async throws(StoreError) -> S3Credential? {
-    let path =
-      text("AWS_SHARED_CREDENTIALS_FILE") ?? text("HOME").map { "\($0)/.aws/credentials" } ?? "/root/.aws/credentials"
+    // Without a home there is no file that could be meant.
+    guard let path = text("AWS_SHARED_CREDENTIALS_FILE") ?? text("HOME").map({ "\($0)/.aws/credentials" }) else {
+      return nil
+    }
     let profile = text("AWS_PROFILE") ?? "default"
     let bytes = try await pool.run { () throws(StoreError) -> [UInt8]? in
       do throws(SystemFailure) { return try Files.read(path, limitBytes: 1 << 20) } catch {
