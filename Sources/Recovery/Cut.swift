@@ -30,8 +30,13 @@ package struct Cut: Sendable {
 
   package enum HoldPolicy: Sendable {
     case hold(budget: Duration)
-    /// Marks each store as it comes, without holding any: a fuzzy point. Also the negative control of the tests.
-    case none
+    /// Marks one store after another, without holding any: a fuzzy point.
+    ///
+    /// - Parameter apart: How long to wait between one mark and the next. Zero, but in a negative control: marks taken in
+    ///   the same instant can be a cut by luck, and a control that passes by luck controls nothing.
+    case none(apart: Duration)
+
+    package static var none: Self { .none(apart: .zero) }
   }
 
   private let members: [StoreName: Member]
@@ -49,7 +54,7 @@ package struct Cut: Sendable {
   /// - Throws: ``RecoveryError/notHeld(_:)`` if a store couldn't be held in time; nobody waits any more then.
   package func take() async throws(RecoveryError) -> Outcome {
     switch policy {
-    case .none: try await takeFuzzy()
+    case .none(let apart): try await takeFuzzy(apart: apart)
     case .hold(let budget): try await takeBarrier(budget: budget)
     }
   }
@@ -103,12 +108,15 @@ package struct Cut: Sendable {
       pause: held.isEmpty ? .zero : pause, marks: marks.compactMapValues(\.value), cuts: cuts, timings: timings)
   }
 
-  private func takeFuzzy() async throws(RecoveryError) -> Outcome {
+  private func takeFuzzy(apart: Duration) async throws(RecoveryError) -> Outcome {
     let moment = time.now()
     // One after another, on purpose: nothing here pretends to be a cut.
     var marks: [StoreName: LogPosition] = [:]
     var failures: [StoreName: Report] = [:]
     for (name, member) in members.sorted(by: { $0.key < $1.key }) {
+      if apart > .zero, !marks.isEmpty {
+        do { try await time.sleep(for: apart) } catch { throw .cancelled }
+      }
       do { marks[name] = try await member.session.mark() } catch { failures[name] = error.report }
     }
     guard failures.isEmpty else { throw .notMarked(failures) }

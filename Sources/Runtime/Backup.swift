@@ -14,6 +14,8 @@ package struct Backup: Sendable {
     package var groups: Set<GroupName> = []
     /// `false` marks without holding anyone: a fuzzy point, for what must not wait at all.
     package var holds = true
+    /// Without holding: how long to wait between the mark of one store and the next; for negative controls.
+    package var apart: Duration = .zero
     /// Takes the place of the groups' own budget.
     package var holdBudget: Duration?
     package var wantsContentDigests = true
@@ -85,7 +87,8 @@ package struct Backup: Sendable {
       }
       let budget = options.holdBudget ?? target.holdBudget
       let request = PointTaker.Request(
-        group: target.group, members: members, policy: options.holds ? .hold(budget: budget) : .none,
+        group: target.group, members: members,
+        policy: options.holds ? .hold(budget: budget) : .none(apart: options.apart),
         onOverBudget: target.onOverBudget, catalogDigest: system.catalog.digest,
         catalogFiles: system.loaded.travelling, scratch: scratch, wantsContentDigests: options.wantsContentDigests,
         progress: progress)

@@ -100,6 +100,7 @@ package struct PointsUnderLoad: Sendable {
     }
     var chosen = Backup.Options()
     chosen.holds = options.holds
+    chosen.apart = .milliseconds(100)
     let how = chosen
     var calm: JSONValue?
     if options.calm > .zero {
