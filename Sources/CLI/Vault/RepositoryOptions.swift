@@ -161,14 +161,23 @@ struct RepositoryOptions: ParsableArguments {
     return try await PasswordSource.prompt("password for the repository", confirming: confirming, host)
   }
 
-  func open(loadingIndex: Bool = false) async throws -> Repository {
+  /// - Parameter sources: Other ways to what is damaged or missing.
+  func open(loadingIndex: Bool = false, sources: [any RecoverySource] = []) async throws -> Repository {
     let store = try await store()
     // Said before a password is asked for.
-    guard try await store.contains(.config) else { throw VaultError.notARepository(store.location) }
+    if sources.isEmpty, try await !store.contains(.config) { throw VaultError.notARepository(store.location) }
     let hint = value(keyHint, "RESTIC_KEY_HINT").flatMap { Digest(hex: $0) }
+    var settings = try vaultSettings()
+    settings.sources = sources
     return try await Repository.open(
-      store: store, password: try await password(), keyHint: hint, settings: try vaultSettings(),
-      loadingIndex: loadingIndex)
+      store: store, password: try await password(), keyHint: hint, settings: settings, loadingIndex: loadingIndex)
+  }
+
+  /// A store that another option names; a bare path is local.
+  func store(at named: String) throws -> any ObjectStore {
+    if Self.holdsPassword(named) { throw RepositoryOptionsFailure.passwordInArgument }
+    let hasScheme = named.prefix { $0 != "/" }.contains(":")
+    return try Registry.store(at: hasScheme ? named : absolute(named), host: host)
   }
 
   /// Opens the repository and runs `body` under a lock, with the index as it is then.
@@ -178,7 +187,7 @@ struct RepositoryOptions: ParsableArguments {
   ///   - needsLock: Whether `--no-lock` is refused, because `body` writes.
   func locked<T: Sendable>(
     exclusive: Bool = false, needsLock: Bool = false, loadingIndex: Bool = true,
-    _ body: @escaping @Sendable (Repository) async throws -> T
+    sources: [any RecoverySource] = [], _ body: @escaping @Sendable (Repository) async throws -> T
   ) async throws -> T {
     if noLock, needsLock { throw RepositoryOptionsFailure.lockNeeded }
     var wait = Duration.zero
@@ -188,7 +197,7 @@ struct RepositoryOptions: ParsableArguments {
       }
       wait = duration
     }
-    let repository = try await open()
+    let repository = try await open(sources: sources)
     if noLock {
       if loadingIndex { try await repository.refreshIndex() }
       return try await body(repository)

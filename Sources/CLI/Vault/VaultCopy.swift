@@ -20,6 +20,9 @@ struct SourceOptions: ParsableArguments {
       "Command that prints its password (default: $RESTIC_FROM_PASSWORD_COMMAND).", valueName: "command"))
   var fromPasswordCommand: String?
 
+  /// Whether one is named at all.
+  var isGiven: Bool { value(fromRepo, "RESTIC_FROM_REPOSITORY") != nil }
+
   private func value(_ option: String?, _ variable: String) -> String? {
     [option, ProcessInfo.processInfo.environment[variable]].compactMap(\.self).first { !$0.isEmpty }
   }
@@ -122,7 +125,15 @@ extension VaultCommand {
   struct Repair: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
       commandName: "repair", abstract: "Mend what can be mended.",
-      discussion: "EXAMPLE\n  salvor vault repair index", subcommands: [RepairIndex.self])
+      discussion: """
+        After damage: `repair packs` brings back what can be had, `repair index` makes the indexes right, `repair snapshots` \
+        saves the rest of snapshots that have lost something. `salvor vault check` says what there is to do.
+
+        EXAMPLES
+          salvor vault repair packs --from-mirror /mnt/second
+          salvor vault repair index
+          salvor vault repair snapshots --forget
+        """, subcommands: [RepairIndex.self, RepairPacks.self, RepairSnapshots.self])
 
     struct RepairIndex: AsyncParsableCommand {
       static let configuration = CommandConfiguration(

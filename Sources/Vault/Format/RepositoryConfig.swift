@@ -49,3 +49,12 @@ package struct RepositoryConfig: Hashable, Sendable {
     self.init(version: version, id: id, chunkerPolynomial: polynomial)
   }
 }
+
+extension RepositoryConfig {
+  /// What the file `config` holds.
+  init(sealed: [UInt8], _ codec: Codec) throws(VaultError) {
+    let json: [UInt8]
+    do throws(CodecFault) { json = try codec.open(sealed) } catch { throw .configDamaged(error.reason) }
+    try self.init(json: json)
+  }
+}

@@ -20,7 +20,7 @@ extension Repository {
     var result: [KeyInfo] = []
     for info in try await access({ store throws(StoreError) in try await store.list(.key) }) {
       guard let id = info.name.id else { continue }
-      let file = try await Self.readKey(store, id)
+      let file = try await Self.readKey(store, id, settings)
       result.append(
         KeyInfo(
           id: id, created: file.created, username: file.username, hostname: file.hostname, scrypt: file.parameters,
@@ -68,8 +68,11 @@ extension Repository {
     return id
   }
 
-  private static func readKey(_ store: any ObjectStore, _ id: Digest) async throws(VaultError) -> KeyFile {
-    let json = try await access(store) { store throws(StoreError) in try await store.get(ObjectName(.key, id)) }
+  private static func readKey(
+    _ store: any ObjectStore, _ id: Digest, _ settings: VaultSettings
+  ) async throws(VaultError) -> KeyFile {
+    var json = try await access(store) { store throws(StoreError) in try await store.get(ObjectName(.key, id)) }
+    if Digest.of(json) != id, let good = try await mendKey(store, id, damaged: json, settings) { json = good }
     guard json.count <= BlobLimits.smallFileBytes else { throw .keyDamaged(id, "it has \(json.count) bytes") }
     guard Digest.of(json) == id else { throw .keyDamaged(id, "its content has another hash") }
     return try KeyFile(json: json, id: id)
@@ -84,7 +87,7 @@ extension Repository {
     var (tried, damage): (Int, VaultError?) = (0, nil)
     for id in ids {
       do throws(VaultError) {
-        let file = try await readKey(store, id)
+        let file = try await readKey(store, id, settings)
         let master = try await settings.pool.run { () throws(VaultError) in try file.unwrap(password, id: id) }
         tried += 1
         if let master { return (master, id) }

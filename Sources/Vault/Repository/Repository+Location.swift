@@ -16,3 +16,8 @@ extension Repository {
     }
   }
 }
+
+extension Repository {
+  /// Packs that the indexes name, in no order.
+  package var packIDs: [Digest] { index.withLock { $0.blobs.packIDs } }
+}

@@ -141,8 +141,23 @@ extension Repository: BlobReader {
   ///
   /// - Parameter blobs: Not empty, ascending by offset.
   func read(_ blobs: [PackedBlob], of pack: Digest) async throws(VaultError) -> [[UInt8]] {
+    do throws(VaultError) { return try await readOnce(blobs, of: pack) } catch {
+      guard error.isDamage, let whole = try await mend(ObjectName(.data, pack)),
+        blobs.allSatisfy({ $0.range.upperBound <= whole.count })
+      else { throw error }
+      return try await plaintexts(of: blobs, of: pack, in: whole, from: 0)
+    }
+  }
+
+  private func readOnce(_ blobs: [PackedBlob], of pack: Digest) async throws(VaultError) -> [[UInt8]] {
     let (bytes, start) = try await fetch(blobs, of: pack)
-    return try await computing { [self] () throws(VaultError) in
+    return try await plaintexts(of: blobs, of: pack, in: bytes, from: start)
+  }
+
+  private func plaintexts(
+    of blobs: [PackedBlob], of pack: Digest, in bytes: [UInt8], from start: Int
+  ) async throws(VaultError) -> [[UInt8]] {
+    try await computing { [self] () throws(VaultError) in
       var result: [[UInt8]] = []
       result.reserveCapacity(blobs.count)
       try open(blobs, of: pack, in: bytes, from: start) { (_, plaintext) throws(VaultError) -> Void in

@@ -42,6 +42,7 @@ package final class Repository: Sendable {
   let processors: Gate
   /// Packs on their way out.
   let uploads: Gate
+  let mending = Mending()
   /// Index files are written one after another: whoever comes later finds the earlier ones durable.
   let indexGate = Gate(limit: 1)
   /// An index whose packs are listed nowhere else, and that may or may not have arrived.
@@ -92,18 +93,23 @@ package final class Repository: Sendable {
     store: any ObjectStore, password: Secret, keyHint: Digest? = nil, settings: VaultSettings = VaultSettings(),
     loadingIndex: Bool = true
   ) async throws(VaultError) -> Repository {
-    let sealed: [UInt8]
+    var sealed: [UInt8]?
     do throws(StoreError) { sealed = try await store.get(.config) } catch {
-      if case .notFound = error { throw .notARepository(store.location) }
-      throw VaultError(error)
+      guard case .notFound = error else { throw VaultError(error) }
+      if settings.sources.isEmpty { throw .notARepository(store.location) }
     }
     let (master, key) = try await tryKeys(store, password: password, hint: keyHint, settings: settings)
     // The version isn't known yet; the config is never compressed, so any will do.
     let codec = try Codec(key: master, version: 1, level: settings.compression, randomness: settings.randomness)
-    let json: [UInt8]
-    do throws(CodecFault) { json = try codec.open(sealed) } catch { throw .configDamaged(error.reason) }
+    let config: RepositoryConfig
+    do throws(VaultError) { config = try RepositoryConfig(sealed: sealed ?? [], codec) } catch {
+      guard let good = try await mendConfig(store, master, damaged: sealed, settings) else {
+        throw sealed == nil ? .notARepository(store.location) : error
+      }
+      config = good
+    }
     let repository = Repository(
-      store: store, config: try RepositoryConfig(json: json), master: master, key: key, settings: settings)
+      store: store, config: config, master: master, key: key, settings: settings)
     if loadingIndex { try await repository.refreshIndex() }
     return repository
   }
@@ -138,13 +144,21 @@ package final class Repository: Sendable {
   func readFile(
     _ kind: ObjectKind, _ id: Digest, damaged: @escaping @Sendable (Digest, String) -> VaultError
   ) async throws(VaultError) -> [UInt8] {
-    let bytes = try await access { store throws(StoreError) in try await store.get(ObjectName(kind, id)) }
+    var bytes = try await access { store throws(StoreError) in try await store.get(ObjectName(kind, id)) }
+    var hash = try await digest(of: bytes)
+    // Not if it is missing: whoever removed it may be at work this moment.
+    if hash != id, let good = try await mend(ObjectName(kind, id)) { (bytes, hash) = (good, id) }
+    guard hash == id else { throw damaged(id, "its content has another hash") }
+    let content = bytes
     return try await settings.pool.run { [codecs] () throws(VaultError) in
-      guard bytes.withUnsafeBytes({ Digest.of($0) }) == id else { throw damaged(id, "its content has another hash") }
       do throws(CodecFault) {
-        return try codecs.with { (codec) throws(CodecFault) in try codec.decodeFile(bytes) }
+        return try codecs.with { (codec) throws(CodecFault) in try codec.decodeFile(content) }
       } catch { throw damaged(id, error.reason) }
     }
+  }
+
+  private func digest(of bytes: [UInt8]) async throws(VaultError) -> Digest {
+    try await settings.pool.run { () throws(VaultError) in bytes.withUnsafeBytes { Digest.of($0) } }
   }
 
   /// Seals and writes an index, snapshot or lock, and returns its name.

@@ -26,6 +26,8 @@ package struct VaultSettings: Sendable {
   package var uploads = 4
   /// Index files and packs read at the same time.
   package var downloads = 4
+  /// Other ways to an object that turns out damaged or missing, the best one first. Without any, damage is only reported.
+  package var sources: [any RecoverySource] = []
 
   package init() {}
 }

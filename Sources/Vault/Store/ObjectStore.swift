@@ -86,6 +86,11 @@ package protocol ObjectStore: Sendable {
   /// - Returns: `nil` if there is no such object.
   func size(of name: ObjectName) async throws(StoreError) -> Int?
 
+  /// Puts verified content in the place of an object that is damaged or missing; durable when it returns.
+  ///
+  /// In one step where the store can do so. Elsewhere the old one goes first: the caller has the content in a second place.
+  func replace(_ name: ObjectName, _ bytes: [UInt8]) async throws(StoreError)
+
   /// Removes an object; durable when it returns.
   ///
   /// - Throws: `.notFound` if it isn't there.
@@ -95,6 +100,13 @@ package protocol ObjectStore: Sendable {
 extension ObjectStore {
   package func getMetadata(_ name: ObjectName, range: Range<Int>) async throws(StoreError) -> [UInt8] {
     try await get(name, range: range)
+  }
+
+  package func replace(_ name: ObjectName, _ bytes: [UInt8]) async throws(StoreError) {
+    do throws(StoreError) { try await delete(name) } catch {
+      guard case .notFound = error else { throw error }
+    }
+    try await put(name, bytes)
   }
 
   package func contains(_ name: ObjectName) async throws(StoreError) -> Bool { try await size(of: name) != nil }
