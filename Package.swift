@@ -108,6 +108,7 @@ let adapters: [Target] = [
   module("ObjectStoreFaulty", at: "Adapters/ObjectStores/Faulty", ["Core", "Vault"]),
   module("ObjectStoreRetry", at: "Adapters/ObjectStores/Retry", ["Core", "Vault"]),
   module("ObjectStoreLimits", at: "Adapters/ObjectStores/Limits", ["Core", "Vault"]),
+  module("ObjectStoreMirror", at: "Adapters/ObjectStores/Mirror", ["Core", "Vault"]),
   module("ObjectStoreCache", at: "Adapters/ObjectStores/Cache", ["Core", "IO", "Vault"]),
   module("ObjectStoreREST", at: "Adapters/ObjectStores/REST", ["Core", "Vault", "Web"]),
   module("ObjectStoreS3", at: "Adapters/ObjectStores/S3", ["Core", "IO", "Vault", "Web", .crypto]),
@@ -198,8 +199,8 @@ let testTargets: [Target] = [
   tests(
     "VaultTests",
     [
-      "Core", "IO", "Vault", "ObjectStoreLocal", "ObjectStoreMemory", "ObjectStoreFaulty", "ObjectStoreContract",
-      "TestSupport",
+      "Core", "IO", "Vault", "ObjectStoreLocal", "ObjectStoreMemory", "ObjectStoreFaulty", "ObjectStoreMirror",
+      "ObjectStoreContract", "TestSupport",
     ], settings: hot),
   tests("TreeTests", ["Core", "CShim", "IO", "Vault", "ObjectStoreLocal", "TestSupport"], settings: hot),
   tests("DriverFilesTests", ["Core", "CShim", "IO", "DriverKit", "DriverFiles", "DriverContract", "TestSupport"]),
@@ -249,7 +250,8 @@ let testTargets: [Target] = [
     "RemoteStoreTests",
     [
       "Core", "IO", "Vault", "Web", "ObjectStoreLocal", "ObjectStoreMemory", "ObjectStoreFaulty", "ObjectStoreRetry",
-      "ObjectStoreLimits", "ObjectStoreCache", "ObjectStoreREST", "ObjectStoreS3", "ObjectStoreContract",
+      "ObjectStoreLimits", "ObjectStoreCache", "ObjectStoreMirror", "ObjectStoreREST", "ObjectStoreS3",
+      "ObjectStoreContract",
       "RepositoryServer",
       "TestSupport", "salvor", .nioCore, .nioPosix,
     ]),

@@ -12,6 +12,7 @@ import ObjectStoreFaulty
 import ObjectStoreLimits
 import ObjectStoreLocal
 import ObjectStoreMemory
+package import ObjectStoreMirror
 import ObjectStoreREST
 import ObjectStoreRetry
 import ObjectStoreS3
@@ -50,6 +51,16 @@ package enum Registry {
     }
     let store = try factory.open(colon.map { String(location[location.index(after: $0)...]) } ?? location)
     return type(of: factory).isRemote ? try RemoteSettings(host).around(store, host) : store
+  }
+
+  /// A store whose every object is written to mirrors too.
+  package static func mirrored(_ store: any ObjectStore, _ mirrors: [any ObjectStore]) -> any ObjectStore {
+    mirrors.isEmpty ? store : MirroredObjectStore(store, mirrors: mirrors)
+  }
+
+  /// What this session knows of a store's mirrors: each, and why it is behind.
+  package static func standings(_ store: any ObjectStore) -> [(mirror: any ObjectStore, problem: MirrorProblem?)] {
+    (store as? MirroredObjectStore)?.standings ?? []
   }
 
   /// The journal of a state directory.

@@ -15,6 +15,7 @@ package enum VaultError: Failure, Equatable {
   case snapshotAmbiguous(String, matches: Int)
   case blobSize(Int)
   case setting(String)
+  case otherRepository(String)
 
   // Damage
   case packCorrupt(Digest, bytes: Range<Int>, String)
@@ -73,6 +74,9 @@ extension VaultError {
         .remedy("blobs have 1 byte to \(BlobLimits.plaintextBytes >> 20) MiB; this is a defect of the caller")
     case .setting(let text):
       Report("VAULT-110", text, retry: .afterChange)
+    case .otherRepository(let place):
+      Report("VAULT-192", "there is another repository at \(place)", retry: .never).state("it was not touched")
+        .remedy("choose an empty place for the mirror, or the copy this repository has")
     default: damageReport
     }
   }

@@ -49,6 +49,42 @@ struct ResticTests {
     try await CommandRun(["diff", "-r", directory.file("source"), target]).succeeded()
   }
 
+  @Test(.timeLimit(.minutes(5)), arguments: [true, false])
+  func `a mirror on a server is the same repository, and mends the local one`(_ isOurs: Bool) async throws {
+    let body: @Sendable (Int) async throws -> Void = { [self] port in
+      let local = directory.file("local-\(isOurs)")
+      let url = "http://127.0.0.1:\(port)/mirror/"
+      let mirrors = ["SALVOR_MIRRORS": "rest:\(url)"]
+      try await salvor("init", on: local, mirrors).succeeded()
+      for content in [[1], [2, 3]] as [[UInt8]] {
+        try Files.replace(directory.file("source/small"), with: content)
+        try await salvor("backup", "source", on: local, mirrors).succeeded()
+      }
+      let status = try await salvor("mirror", "status", "--json", on: local, mirrors).succeeded()
+      #expect(status.output.contains("\"in_step\":true") && status.output.contains("\"only_there\":0"), "\(status)")
+      try await salvor("forget", "--keep-last", "1", "--prune", "--max-unused", "0", on: local, mirrors).succeeded()
+      let after = try await salvor("mirror", "status", "--json", on: local, mirrors).succeeded()
+      #expect(after.output.contains("\"only_there\":0"), "what is removed is removed there too: \(after)")
+      try await restic("check", "--read-data", on: url).succeeded()
+
+      try await CommandRun(["bash", "-euc", "rm -f data/*/*"], in: local).succeeded()
+      let out = directory.file("out-\(isOurs)")
+      let restored = try await salvor("restore", "latest", "--target", out, on: local, mirrors)
+      #expect(restored.status == 0 && restored.errors.contains("VAULT-193"), "\(restored)")
+      try await isRestored("\(out)\(directory.file("source"))")
+      try await salvor("repair", "packs", on: local, mirrors).succeeded()
+      try await salvor("check", "--read-data", on: local, mirrors).succeeded()
+    }
+    if isOurs {
+      try await withServer(ServerSettings(directory: directory.file("repositories")), body)
+    } else {
+      let place = directory.file("rclone")
+      let server = try await BlockingPool.shared.run { try rcloneServer(place) }
+      try await body(Int(server.port))
+      withExtendedLifetime(server) {}
+    }
+  }
+
   @Test(.timeLimit(.minutes(5)))
   func `stock restic works on our server, and can't remove anything when it is append-only`() async throws {
     let users = directory.file("users")

@@ -28,6 +28,13 @@ struct RepositoryOptions: ParsableArguments {
     help: ArgumentHelp("Command that prints the password (default: $RESTIC_PASSWORD_COMMAND).", valueName: "command"))
   var passwordCommand: String?
 
+  @Option(
+    name: .customLong("mirror"),
+    help: ArgumentHelp(
+      "A copy of the repository to keep the same; may be repeated (default: $SALVOR_MIRRORS, separated by blanks).",
+      valueName: "location"))
+  var mirrors: [String] = []
+
   @Option(help: ArgumentHelp("Key to try first (default: $RESTIC_KEY_HINT).", valueName: "id"))
   var keyHint: String?
 
@@ -121,6 +128,18 @@ struct RepositoryOptions: ParsableArguments {
     [option, environment[variable]].compactMap(\.self).first { !$0.isEmpty }
   }
 
+  /// The repository's mirrors.
+  func mirrorStores() throws -> [any ObjectStore] {
+    let named = environment["SALVOR_MIRRORS"].map { $0.split(whereSeparator: \.isWhitespace).map(String.init) } ?? []
+    // What a variable says, others can't read: it may hold a password.
+    return try mirrors.isEmpty ? named.map { try anyStore(at: $0) } : mirrors.map { try store(at: $0) }
+  }
+
+  private func anyStore(at named: String) throws -> any ObjectStore {
+    let hasScheme = named.prefix { $0 != "/" }.contains(":")
+    return try Registry.store(at: hasScheme ? named : absolute(named), host: host)
+  }
+
   func store() async throws -> any ObjectStore {
     let host = host
     var named = value(location, "RESTIC_REPOSITORY")
@@ -161,9 +180,15 @@ struct RepositoryOptions: ParsableArguments {
     return try await PasswordSource.prompt("password for the repository", confirming: confirming, host)
   }
 
-  /// - Parameter sources: Other ways to what is damaged or missing.
-  func open(loadingIndex: Bool = false, sources: [any RecoverySource] = []) async throws -> Repository {
-    let store = try await store()
+  /// - Parameters:
+  ///   - sources: Other ways to what is damaged or missing, before the mirrors.
+  ///   - isAlone: Leaves mirrors aside: for what looks at the repository itself.
+  func open(
+    loadingIndex: Bool = false, sources: [any RecoverySource] = [], isAlone: Bool = false
+  ) async throws -> Repository {
+    let mirrors = try isAlone ? [] : mirrorStores()
+    let store = Registry.mirrored(try await store(), mirrors)
+    let sources = sources + mirrors.map { CopySource($0) }
     // Said before a password is asked for.
     if sources.isEmpty, try await !store.contains(.config) { throw VaultError.notARepository(store.location) }
     let hint = value(keyHint, "RESTIC_KEY_HINT").flatMap { Digest(hex: $0) }
@@ -176,8 +201,7 @@ struct RepositoryOptions: ParsableArguments {
   /// A store that another option names; a bare path is local.
   func store(at named: String) throws -> any ObjectStore {
     if Self.holdsPassword(named) { throw RepositoryOptionsFailure.passwordInArgument }
-    let hasScheme = named.prefix { $0 != "/" }.contains(":")
-    return try Registry.store(at: hasScheme ? named : absolute(named), host: host)
+    return try anyStore(at: named)
   }
 
   /// Opens the repository and runs `body` under a lock, with the index as it is then.
@@ -187,7 +211,8 @@ struct RepositoryOptions: ParsableArguments {
   ///   - needsLock: Whether `--no-lock` is refused, because `body` writes.
   func locked<T: Sendable>(
     exclusive: Bool = false, needsLock: Bool = false, loadingIndex: Bool = true,
-    sources: [any RecoverySource] = [], _ body: @escaping @Sendable (Repository) async throws -> T
+    sources: [any RecoverySource] = [], isAlone: Bool = false, catchesUp: Bool = false,
+    _ body: @escaping @Sendable (Repository) async throws -> T
   ) async throws -> T {
     if noLock, needsLock { throw RepositoryOptionsFailure.lockNeeded }
     var wait = Duration.zero
@@ -197,13 +222,53 @@ struct RepositoryOptions: ParsableArguments {
       }
       wait = duration
     }
-    let repository = try await open(sources: sources)
+    let repository = try await open(sources: sources, isAlone: isAlone)
+    defer { warnOfMended(repository) }
     if noLock {
       if loadingIndex { try await repository.refreshIndex() }
       return try await body(repository)
     }
+    let line = progress
     return try await repository.withLock(exclusive: exclusive, wait: wait, loadingIndex: loadingIndex) {
-      try await body(repository)
+      let result = try await body(repository)
+      await settleMirrors(of: repository, catchesUp: catchesUp, line)
+      return result
+    }
+  }
+
+  /// Tells which mirrors are behind, and lets those catch up that can: what the command was for is done.
+  private func settleMirrors(of repository: Repository, catchesUp: Bool, _ line: ProgressLine) async {
+    for (mirror, problem) in Registry.standings(repository.store) {
+      guard let problem else { continue }
+      var reason = problem.reason
+      // A place that is no copy yet may be a disk that isn't mounted: the first time is asked for by name.
+      if catchesUp, problem.isBehind, (try? await mirror.contains(.config)) == true {
+        do {
+          let report = try await repository.synchronize(mirror) {
+            line.show("mirror", "\($0) of \($1) files, \(formatBytes(Int64($2)))")
+          }
+          if report.isComplete { continue }
+          reason = "\(report.damaged.count.of("file")) of the repository can't be copied"
+        } catch { reason = AnyFailure(error).report.summary }
+      }
+      line.clear()
+      warnOfMirror(mirror, reason)
+    }
+  }
+
+  func warnOfMirror(_ mirror: any ObjectStore, _ reason: String) {
+    let report = Report("VAULT-194", "the mirror \(mirror.location.harmless) is behind: \(reason.harmless)")
+      .remedy("run `salvor vault mirror sync`")
+    standardError("warning: \(report)\n")
+  }
+
+  private func warnOfMended(_ repository: Repository) {
+    for object in repository.mended {
+      let end = object.failure.map { "it could not be put back: \($0)" } ?? "it was brought back"
+      let report = Report(
+        "VAULT-193",
+        "\(object.name) was damaged or missing; it was read from \(object.source.harmless), and \(end.harmless)")
+      standardError("warning: \(report)\n")
     }
   }
 

@@ -51,7 +51,7 @@ extension VaultCommand {
       let line = options.progress
       let (outcome, elapsed) = try await machine.time.measure {
         // A dry run only reads.
-        try await options.locked(needsLock: !request.isDryRun) { repository in
+        try await options.locked(needsLock: !request.isDryRun, catchesUp: !request.isDryRun) { repository in
           try await request.carryOut(in: repository) { progress in
             line.show("backup", "\(progress.files) files, \(formatBytes(progress.bytes))")
           }

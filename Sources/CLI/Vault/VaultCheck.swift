@@ -45,36 +45,79 @@ extension VaultCommand {
       var trees: Int
       var readData: Bool
       var readBytes: Int
+      var mirrors: [MirrorCheck]?
+    }
+
+    /// A copy, looked at by itself.
+    struct MirrorCheck: Encodable {
+      var location: String
+      /// Everything its own snapshots need is there and right.
+      var sound: Bool
+      var findings: [Finding]
+      /// Files of the repository that it lacks.
+      var missing: Int?
+      /// Why it could not be looked at.
+      var failure: String?
+    }
+
+    private static func check(
+      _ repository: Repository, _ readData: Bool, _ line: ProgressLine
+    ) async throws -> CheckReport {
+      try await repository.check(readData: readData) { progress in
+        line.show(
+          "check \(progress.phase)", progress.total > 0 ? "\(progress.done) of \(progress.total)" : "\(progress.done)"
+        )
+      }
+    }
+
+    private static func check(
+      _ mirror: any ObjectStore, of repository: Repository, _ readData: Bool, _ line: ProgressLine
+    ) async -> MirrorCheck {
+      do {
+        let missing = try await MirrorSync(from: repository.store, to: mirror).compare().missing.count
+        let copy = repository.copy(at: mirror)
+        let report = try await copy.withLock(loadingIndex: false) { try await check(copy, readData, line) }
+        return MirrorCheck(
+          location: mirror.location, sound: report.isSound, findings: report.findings.map { Finding($0) },
+          missing: missing)
+      } catch {
+        return MirrorCheck(
+          location: mirror.location, sound: false, findings: [], failure: AnyFailure(error).report.summary)
+      }
     }
 
     func run() async throws {
       let (readData, line) = (readData, options.progress)
-      let report = try await options.locked(exclusive: true, loadingIndex: false) { repository in
-        try await repository.check(readData: readData) { progress in
-          line.show(
-            "check \(progress.phase)", progress.total > 0 ? "\(progress.done) of \(progress.total)" : "\(progress.done)"
-          )
-        }
+      let mirrors = try options.mirrorStores()
+      let (report, copies) = try await options.locked(exclusive: true, loadingIndex: false, isAlone: true) {
+        repository in
+        let report = try await Self.check(repository, readData, line)
+        var copies: [MirrorCheck] = []
+        for mirror in mirrors { copies.append(await Self.check(mirror, of: repository, readData, line)) }
+        return (report, copies)
       }
       line.clear()
       let result = Result(
         sound: report.isSound, findings: report.findings.map { Finding($0) }, snapshots: report.snapshots,
         indexes: report.indexes, packs: report.packs, blobs: report.blobs, trees: report.trees,
-        readData: report.readData, readBytes: report.readBytes)
+        readData: report.readData, readBytes: report.readBytes, mirrors: copies.isEmpty ? nil : copies)
       try options.show(result) { style in
-        var lines: [String] = []
-        for finding in result.findings {
-          let label = style.paint(finding.kind, finding.kind == "damage" ? .bad : .warning)
-          let place = finding.snapshot.map { " (snapshot \($0.prefix(8)))" } ?? ""
-          lines.append("\(label) \(finding.code): \(finding.summary.harmless)\(place)")
-          if let remedy = finding.remedy { lines.append("  next:  \(remedy.harmless)") }
-        }
+        var lines = result.findings.flatMap { $0.lines(style) }
         lines.append(
           "\(result.snapshots) snapshots, \(result.indexes) indexes, \(result.packs) packs, \(result.blobs) blobs, "
             + "\(result.trees) trees; "
             + (readData ? "\(formatBytes(Int64(result.readBytes))) read" : "content was not read"))
         lines.append(report.isSound ? style.paint("no errors were found", .good) : style.paint("damaged", .bad))
+        for copy in copies { lines += copy.lines(style) }
         return lines
+      }
+      if report.isSound, let copy = copies.first(where: { !$0.sound }) {
+        throw CommandFailure(
+          .validationFailed,
+          Report("VAULT-195", "the mirror \(copy.location) is damaged, or can't be looked at")
+            .state("the repository itself is whole; nothing was changed")
+            .remedy(
+              "run `salvor vault repair packs --repo \(copy.location) --from-mirror` with the repository's location"))
       }
       if !report.isSound {
         let damage = report.damage
@@ -170,5 +213,24 @@ extension VaultCommand {
         return lines + ["Total Size:           \(formatBytes(result["total_size"]?.integer ?? 0))"]
       }
     }
+  }
+}
+
+extension VaultCommand.Check.Finding {
+  func lines(_ style: Style) -> [String] {
+    let label = style.paint(kind, kind == "damage" ? .bad : .warning)
+    let place = snapshot.map { " (snapshot \($0.prefix(8)))" } ?? ""
+    return ["\(label) \(code): \(summary.harmless)\(place)"] + (remedy.map { ["  next:  \($0.harmless)"] } ?? [])
+  }
+}
+
+extension VaultCommand.Check.MirrorCheck {
+  func lines(_ style: Style) -> [String] {
+    var lines = ["mirror \(location.harmless)"] + findings.flatMap { $0.lines(style) }
+    if let failure { lines.append("\(style.paint("damage", .bad)) it can't be looked at: \(failure.harmless)") }
+    if let missing, missing > 0 {
+      lines.append("\(style.paint("note", .warning)) it is behind by \(missing.of("file"))")
+    }
+    return lines + [sound ? style.paint("no errors were found", .good) : style.paint("damaged", .bad)]
   }
 }

@@ -71,7 +71,7 @@ extension VaultCommand {
     func run() async throws {
       let (command, line) = (self, options.progress)
       let source = try await source.open(options.host)
-      let copied = try await options.locked(needsLock: true) { target in
+      let copied = try await options.locked(needsLock: true, catchesUp: true) { target in
         try await source.withLock {
           guard target.config.id != source.config.id else { throw RepositoryOptionsFailure.sameRepository }
           return try await command.copy(from: source, to: target, line)

@@ -1,6 +1,7 @@
 import ArgumentParser
 import Console
 import Core
+import Runtime
 import Vault
 
 extension VaultCommand {
@@ -23,12 +24,16 @@ extension VaultCommand {
       guard let version = versions[repositoryVersion] else {
         throw ValidationError("'\(repositoryVersion)' is not a version of the format; 1 and 2 are")
       }
-      let store = try await options.store()
+      let store = Registry.mirrored(try await options.store(), try options.mirrorStores())
       let exists = (try? await store.contains(.config)) ?? false
       if exists { throw VaultError.repositoryExists(store.location) }
       let repository = try await Repository.create(
         store: store, password: try await options.password(confirming: true), version: version,
         settings: try options.vaultSettings())
+      for (mirror, problem) in Registry.standings(store) {
+        guard let problem else { continue }
+        options.warnOfMirror(mirror, problem.reason)
+      }
       let result: JSONValue = [
         "message_type": "initialized", "id": .string(repository.config.id.hex), "repository": .string(store.location),
       ]

@@ -38,6 +38,13 @@ package final class Repository: Sendable {
     processors = Gate(limit: settings.processors)
   }
 
+  /// The same repository at another place, with nothing known of its index.
+  convenience init(_ other: Repository, at store: any ObjectStore) {
+    var settings = other.settings
+    settings.sources = []
+    self.init(store: store, config: other.config, master: other.master, key: other.keyID, settings: settings)
+  }
+
   /// Work for the processor: more threads than processors would only take the caches from each other.
   let processors: Gate
   /// Packs on their way out.
