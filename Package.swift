@@ -89,7 +89,7 @@ let ground: [Target] = [
 
 let engine: [Target] = [
   module("Catalog", at: "Sources/Catalog", ["Core", .yams]),
-  module("Vault", at: "Sources/Vault", ["Core", "IO", "CZstd", "CLibcrypto", "CShim"], settings: hot),
+  module("Vault", at: "Sources/Vault", ["Core", "IO", "CZstd", "CLibcrypto", "CShim", .crypto], settings: hot),
   module("DriverKit", at: "Sources/DriverKit", ["Core", "IO"]),
   module("StateKit", at: "Sources/StateKit", ["Core", "Telemetry"]),
 ]

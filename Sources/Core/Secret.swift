@@ -10,6 +10,17 @@ package final class Secret: Sendable, CustomStringConvertible, CustomDebugString
 
   package convenience init(_ text: String) { self.init(Array(text.utf8)) }
 
+  /// What a file holds or a command prints, without blanks and newlines at its ends: as restic reads a password, so that
+  /// both programs take the same from the same place.
+  ///
+  /// - Returns: `nil` if nothing is left.
+  package convenience init?(trimming bytes: [UInt8]) {
+    let isBlank: (UInt8) -> Bool = { $0 == 32 || (9...13).contains($0) }
+    guard let start = bytes.firstIndex(where: { !isBlank($0) }), let end = bytes.lastIndex(where: { !isBlank($0) })
+    else { return nil }
+    self.init(bytes[start...end])
+  }
+
   package let count: Int
 
   deinit {
@@ -42,10 +53,11 @@ private func secureZero(_ pointer: UnsafeMutableRawPointer) { pointer.storeBytes
 ///
 /// Written `file:/run/secrets/pg`, `env:PGPASSWORD` or `command:pass show salvor`.
 package enum SecretReference: Hashable, Sendable {
-  /// The file's first line.
+  /// The file's content, without blanks and newlines at its ends.
   case file(String)
   case environment(String)
-  /// The first line a command prints; run without a shell, words split at blanks, quotes respected.
+  /// What a command prints, without blanks and newlines at its ends; run without a shell, words split at blanks, quotes
+  /// respected.
   case command(String)
 
   package init?(_ text: some StringProtocol) {

@@ -95,10 +95,10 @@ package struct PointCatalog: Sendable {
     guard let id = Digest(hex: part.snapshot) else {
       throw .pointDamaged(point.id.text, why: "the snapshot of \(store) has no proper id")
     }
-    let (vault, pool) = (vault, pool)
+    let (vault, pool, tag) = (vault, pool, "point:\(point.id)")
     let source = LazySource { () async throws(AnyFailure) in
       do {
-        let snapshot = try await vault.loadSnapshot(id)
+        let snapshot = try await vault.loadSnapshot(id, orCopyTagged: tag)
         let tree = SnapshotTree(reader: vault, root: snapshot.tree, pool: pool)
         return PrefixedSource(below: TreePath([FileName(store.text)]), in: tree)
       } catch {
@@ -116,7 +116,7 @@ package struct PointCatalog: Sendable {
       return "point \(point.id) has no copy of \(store)"
     }
     do {
-      let snapshot = try await vault.loadSnapshot(id)
+      let snapshot = try await vault.loadSnapshot(id, orCopyTagged: "point:\(point.id)")
       try await SnapshotTree(reader: vault, root: snapshot.tree, pool: pool).verify()
       return nil
     } catch {

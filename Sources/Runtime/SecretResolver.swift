@@ -3,7 +3,7 @@ import IO
 import StateKit
 import Subprocess
 
-/// Reads secrets at the moment they are used: a file's first line, a variable, or what a command prints.
+/// Reads secrets at the moment they are used: from a file, a variable, or what a command prints.
 package struct SecretResolver: Sendable {
   private let environment: [String: String]
   private let pool: BlockingPool
@@ -21,7 +21,7 @@ package struct SecretResolver: Sendable {
           do throws(SystemFailure) { bytes = try Files.read(path, limitBytes: 1 << 20) } catch {
             throw .unreadable(reference, error.report)
           }
-          return try firstLine(bytes, of: reference)
+          return try secret(bytes, of: reference)
         }
       case .environment(let name):
         guard let value = environment[name], !value.isEmpty else { throw SecretFailure.empty(reference) }
@@ -36,7 +36,7 @@ package struct SecretResolver: Sendable {
         guard case .exited(0) = result.terminationStatus else {
           throw SecretFailure.commandFailed(reference, "\(result.terminationStatus)")
         }
-        return try firstLine(result.standardOutput, of: reference)
+        return try secret(result.standardOutput, of: reference)
       }
     } catch {
       throw AnyFailure(error)
@@ -44,11 +44,9 @@ package struct SecretResolver: Sendable {
   }
 }
 
-private func firstLine(_ bytes: [UInt8], of reference: SecretReference) throws(SecretFailure) -> Secret {
-  var line = bytes.prefix { $0 != 10 }
-  if line.last == 13 { line.removeLast() }
-  guard !line.isEmpty else { throw .empty(reference) }
-  return Secret(line)
+private func secret(_ bytes: [UInt8], of reference: SecretReference) throws(SecretFailure) -> Secret {
+  guard let secret = Secret(trimming: bytes) else { throw .empty(reference) }
+  return secret
 }
 
 /// Why a secret can't be had. Never says what was found.
@@ -63,7 +61,7 @@ package enum SecretFailure: Failure {
     case .unreadable(let reference, let report):
       Report("SECRET-101", "can't read \(reference): \(report.summary)").remedy(report.remedy ?? "check the path")
     case .empty(let reference):
-      Report("SECRET-102", "\(reference) holds nothing").remedy("put the secret there, on the first line")
+      Report("SECRET-102", "\(reference) holds nothing").remedy("put the secret there")
     case .badCommand(let reference):
       Report("SECRET-103", "\(reference) is not a command: check its quotes").remedy("correct it in the catalog")
     case .commandFailed(let reference, let status):

@@ -30,6 +30,14 @@ package enum VaultError: Failure, Equatable {
   case treeDamaged(BlobID, String)
   /// What was to be written did not come out again: memory or processor are at fault.
   case writeVerification(String)
+  /// A directory says things that this version would lose by writing it anew.
+  case treeUnfamiliar(BlobID)
+
+  // Escrow
+  case escrowDamaged(Digest, String)
+  case escrowKey(String)
+  case noEscrow(Digest)
+  case escrowNotKept(String)
 
   // Locks
   case lockHeld(by: String)
@@ -120,6 +128,27 @@ extension VaultError {
       Report("VAULT-131", "what was written did not read back: \(what)", retry: .never)
         .state("nothing of it was uploaded")
         .remedy("test this machine's memory before trusting it with backups")
+    case .treeUnfamiliar(let id):
+      Report("VAULT-213", "tree \(id) has fields that this version would lose by writing it anew", retry: .never)
+        .remedy("rewrite the snapshot with the program that wrote it, or a newer Salvor")
+    default: escrowReport
+    }
+  }
+
+  private var escrowReport: Report {
+    switch self {
+    case .escrowDamaged(let id, let reason):
+      Report("VAULT-215", "escrow \(id.short) is damaged: \(reason)", retry: .never)
+        .remedy("remove it with `salvor vault escrow remove`, and seal the password to its recipient again")
+    case .escrowKey(let reason):
+      Report("VAULT-216", "that escrow key can't be used: \(reason)").state("nothing was opened or changed")
+        .remedy("give a file that `salvor vault escrow keygen` made, readable by its owner alone")
+    case .noEscrow(let recipient):
+      Report("VAULT-217", "no password is sealed to recipient \(recipient.short) here")
+        .remedy("`salvor vault escrow list` shows whom there is one for; try another key")
+    case .escrowNotKept(let reason):
+      Report("VAULT-219", "the store keeps no escrow: \(reason)")
+        .remedy("a REST server keeps only what restic knows: add the escrow where the repository's directory or bucket is")
     default: worldReport
     }
   }

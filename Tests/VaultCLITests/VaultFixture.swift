@@ -37,7 +37,7 @@ struct VaultFixture: Sendable {
   }
 
   private var environment: [String: String] {
-    ["RESTIC_REPOSITORY": repository, "RESTIC_PASSWORD_FILE": passwordFile]
+    ["RESTIC_REPOSITORY": repository, "RESTIC_PASSWORD_FILE": passwordFile, "SALVOR_STATE": directory.file("state")]
   }
 
   /// `salvor vault …`, whatever its end.

@@ -42,7 +42,8 @@ package final class MirroredObjectStore: ObjectStore {
 
   package func put(_ name: ObjectName, _ bytes: [UInt8]) async throws(StoreError) {
     switch name.kind {
-    case .lock: try await base.put(name, bytes)
+    // An escrow is of one place; each copy may have its own.
+    case .lock, .escrow: try await base.put(name, bytes)
     case .data:
       // Nothing refers to a pack yet: it may arrive in any order.
       let failure = await withTaskGroup(of: StoreError?.self) { [base] group in
@@ -78,7 +79,7 @@ package final class MirroredObjectStore: ObjectStore {
 
   package func delete(_ name: ObjectName) async throws(StoreError) {
     try await base.delete(name)
-    if name.kind == .lock { return }
+    if name.kind == .lock || name.kind == .escrow { return }
     await mirroring { [base] mirror throws(StoreError) in
       if name.kind == .data || name.kind == .index {
         try await Self.expectIndexes(of: base, except: name, in: mirror)

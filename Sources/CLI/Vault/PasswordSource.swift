@@ -9,7 +9,14 @@ enum PasswordSource {
   /// The whole file without blanks and newlines at its ends, as restic reads it.
   static func file(_ path: String, _ host: Machine) async throws -> Secret {
     let bytes = try await host.pool.run { () throws(SystemFailure) in try Files.read(path, limitBytes: 1 << 20) }
-    return try trimmed(bytes, from: path)
+    guard let password = Secret(trimming: bytes) else { throw RepositoryOptionsFailure.emptyPassword(path) }
+    return password
+  }
+
+  /// As a catalog names it: `file:…`, `env:…` or `command:…`.
+  static func reference(_ text: String, _ host: Machine) async throws -> Secret {
+    guard let reference = SecretReference(text) else { throw RepositoryOptionsFailure.noReference }
+    return try await SecretResolver(environment: host.environment, pool: host.pool).resolve(reference)
   }
 
   static func command(_ line: String, _ host: Machine) async throws -> Secret {
@@ -27,13 +34,6 @@ enum PasswordSource {
       }
     }
     return first
-  }
-
-  private static func trimmed(_ bytes: [UInt8], from place: String) throws(RepositoryOptionsFailure) -> Secret {
-    let isBlank: (UInt8) -> Bool = { $0 == 32 || (9...13).contains($0) }
-    let rest = bytes.drop(while: isBlank)
-    guard let end = rest.lastIndex(where: { !isBlank($0) }) else { throw .emptyPassword(place) }
-    return Secret(rest[...end])
   }
 
   private static func ask(_ question: String) -> Secret? {

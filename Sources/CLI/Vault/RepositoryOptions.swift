@@ -35,6 +35,16 @@ struct RepositoryOptions: ParsableArguments {
       valueName: "location"))
   var mirrors: [String] = []
 
+  @Option(
+    help: ArgumentHelp(
+      "Where the password is, as a catalog says it: file:…, env:… or command:….", valueName: "reference"))
+  var passwordFrom: String?
+
+  @Option(
+    help: ArgumentHelp("Private key that the password is sealed to, instead of the password.", valueName: "file"),
+    completion: .file())
+  var escrowKey: String?
+
   @Option(help: ArgumentHelp("Key to try first (default: $RESTIC_KEY_HINT).", valueName: "id"))
   var keyHint: String?
 
@@ -154,10 +164,7 @@ struct RepositoryOptions: ParsableArguments {
       }
     }
     guard let named, !named.isEmpty else { throw RepositoryOptionsFailure.noRepository }
-    // Every user of the machine can read the arguments of every process.
-    if let location, Self.holdsPassword(location) { throw RepositoryOptionsFailure.passwordInArgument }
-    let hasScheme = named.prefix { $0 != "/" }.contains(":")
-    return try Registry.store(at: hasScheme ? named : absolute(named), host: host)
+    return try location == nil ? anyStore(at: named) : store(at: named)
   }
 
   /// Whether an address has a password between `//` and `@`.
@@ -169,6 +176,13 @@ struct RepositoryOptions: ParsableArguments {
 
   /// - Parameter confirming: Asks a second time on a terminal: for a password that is to be set.
   func password(confirming: Bool = false) async throws -> Secret {
+    if let passwordFrom {
+      if passwordFile != nil || passwordCommand != nil {
+        throw RepositoryOptionsFailure.contradiction(
+          "--password-from", passwordFile != nil ? "--password-file" : "--password-command")
+      }
+      return try await PasswordSource.reference(passwordFrom, host)
+    }
     let command = value(passwordCommand, "RESTIC_PASSWORD_COMMAND")
     let file = value(passwordFile, "RESTIC_PASSWORD_FILE")
     if command != nil, file != nil {
@@ -180,26 +194,49 @@ struct RepositoryOptions: ParsableArguments {
     return try await PasswordSource.prompt("password for the repository", confirming: confirming, host)
   }
 
+  /// Where the repository is, and what opens it.
+  struct Access: Sendable {
+    var store: any ObjectStore
+    var password: Secret
+    var keyHint: Digest?
+  }
+
+  func access(toleratesNoConfig: Bool = false) async throws -> Access {
+    let store = try await store()
+    // Said before a password is asked for.
+    if !toleratesNoConfig, try await !store.contains(.config) { throw VaultError.notARepository(store.location) }
+    if let escrowKey {
+      if passwordFile != nil || passwordCommand != nil || passwordFrom != nil {
+        throw RepositoryOptionsFailure.contradiction("--escrow-key", "a password")
+      }
+      let path = absolute(escrowKey)
+      let key = try await host.pool.run { try EscrowKeyFile.read(path) }
+      let (password, keyID) = try await Repository.openEscrow(in: store, with: key, settings: try vaultSettings())
+      return Access(store: store, password: password, keyHint: keyID)
+    }
+    let hint = value(keyHint, "RESTIC_KEY_HINT").flatMap { Digest(hex: $0) }
+    return Access(store: store, password: try await password(), keyHint: hint)
+  }
+
   /// - Parameters:
   ///   - sources: Other ways to what is damaged or missing, before the mirrors.
   ///   - isAlone: Leaves mirrors aside: for what looks at the repository itself.
   func open(
-    loadingIndex: Bool = false, sources: [any RecoverySource] = [], isAlone: Bool = false
+    access: Access? = nil, loadingIndex: Bool = false, sources: [any RecoverySource] = [], isAlone: Bool = false
   ) async throws -> Repository {
     let mirrors = try isAlone ? [] : mirrorStores()
-    let store = Registry.mirrored(try await store(), mirrors)
     let sources = sources + mirrors.map { CopySource($0) }
-    // Said before a password is asked for.
-    if sources.isEmpty, try await !store.contains(.config) { throw VaultError.notARepository(store.location) }
-    let hint = value(keyHint, "RESTIC_KEY_HINT").flatMap { Digest(hex: $0) }
+    let access = if let access { access } else { try await self.access(toleratesNoConfig: !sources.isEmpty) }
     var settings = try vaultSettings()
     settings.sources = sources
     return try await Repository.open(
-      store: store, password: try await password(), keyHint: hint, settings: settings, loadingIndex: loadingIndex)
+      store: Registry.mirrored(access.store, mirrors), password: access.password, keyHint: access.keyHint,
+      settings: settings, loadingIndex: loadingIndex)
   }
 
   /// A store that another option names; a bare path is local.
   func store(at named: String) throws -> any ObjectStore {
+    // Every user of the machine can read the arguments of every process.
     if Self.holdsPassword(named) { throw RepositoryOptionsFailure.passwordInArgument }
     return try anyStore(at: named)
   }
@@ -209,8 +246,9 @@ struct RepositoryOptions: ParsableArguments {
   /// - Parameters:
   ///   - exclusive: As restic: for what removes anything, and for checks.
   ///   - needsLock: Whether `--no-lock` is refused, because `body` writes.
+  ///   - access: Asked for unless given.
   func locked<T: Sendable>(
-    exclusive: Bool = false, needsLock: Bool = false, loadingIndex: Bool = true,
+    exclusive: Bool = false, needsLock: Bool = false, loadingIndex: Bool = true, access: Access? = nil,
     sources: [any RecoverySource] = [], isAlone: Bool = false, catchesUp: Bool = false,
     _ body: @escaping @Sendable (Repository) async throws -> T
   ) async throws -> T {
@@ -222,7 +260,7 @@ struct RepositoryOptions: ParsableArguments {
       }
       wait = duration
     }
-    let repository = try await open(sources: sources, isAlone: isAlone)
+    let repository = try await open(access: access, sources: sources, isAlone: isAlone)
     defer { warnOfMended(repository) }
     if noLock {
       if loadingIndex { try await repository.refreshIndex() }
@@ -297,6 +335,7 @@ enum RepositoryOptionsFailure: Failure {
   case noSource
   case sameRepository
   case passwordInArgument
+  case noReference
 
   var report: Report {
     switch self {
@@ -321,6 +360,10 @@ enum RepositoryOptionsFailure: Failure {
     case .sameRepository:
       Report("USAGE-408", "both are the same repository").state("nothing was changed")
         .remedy("--repo is the one to copy to, --from-repo the one to copy from")
+    case .noReference:
+      // The text is not repeated: someone may have typed the password itself.
+      Report("USAGE-411", "that is no reference to a secret").state("nothing was read")
+        .remedy("write file:/path, env:NAME or command:program and its arguments, as in a catalog")
     case .passwordInArgument:
       Report(
         "USAGE-409", "the location on the command line holds a password, which every user of this machine can read"

@@ -45,7 +45,7 @@ extension VaultCommand {
     func run() async throws {
       let machine = options.host
       let request = BackupRequest(
-        targets: paths.map(cleanPath), excludes: try await patterns(), tags: tag.flatMap(Self.split),
+        targets: paths.map(cleanPath), excludes: try await ExcludeFiles.patterns(exclude, excludeFile, machine), tags: tag.flatMap(Self.split),
         hostname: host ?? machine.environment["RESTIC_HOST"] ?? machine.name, parent: parent, isForced: force,
         staysOnFileSystem: oneFileSystem, isDryRun: dryRun, settings: machine.vaultSettings)
       let line = options.progress
@@ -65,21 +65,6 @@ extension VaultCommand {
     }
 
     private static func split(_ list: String) -> [String] { list.split(separator: ",").map(String.init) }
-
-    private func patterns() async throws -> [String] {
-      var lines = exclude
-      for file in excludeFile {
-        let bytes = try await options.host.pool.run { () throws(SystemFailure) in
-          try Files.read(file, limitBytes: 16 << 20)
-        }
-        lines += String(decoding: bytes, as: UTF8.self).split(whereSeparator: \.isNewline)
-          .map { $0.trimmingCharacters(in: .whitespaces) }.filter { !$0.isEmpty && !$0.hasPrefix("#") }
-      }
-      if let negated = lines.first(where: { $0.hasPrefix("!") }) {
-        throw ValidationError("'\(negated)': a pattern that takes back another is not supported")
-      }
-      return lines
-    }
 
     private func show(_ outcome: BackupRequest.Outcome, _ elapsed: Duration) throws {
       let (totals, report) = (outcome.tree.totals, outcome.report)

@@ -1,6 +1,7 @@
 import ArgumentParser
 import Console
 import Core
+import Runtime
 import Vault
 
 extension VaultCommand {
@@ -8,15 +9,26 @@ extension VaultCommand {
     static let configuration = CommandConfiguration(
       commandName: "check", abstract: "Look whether everything every snapshot needs is there and whole.",
       discussion: """
-        Without --read-data: snapshots, indexes, trees and every pack's header. With it: every byte. Exit status 4, and \
-        every finding, if anything is damaged.
+        Without --read-data: snapshots, indexes, trees and every pack's header. With it: every byte. With \
+        --read-data-subset: the bytes of one of m parts (n/m), of a share drawn by lot (5%), or of about so much (10G). With \
+        --read-data-older-than: of what was not read whole for so long, those that waited longest first; both together \
+        bound each run. When each pack was read is kept in the state directory. Exit status 4, and every finding, if anything \
+        is damaged.
 
         EXAMPLES
           salvor vault check
           salvor vault check --read-data --json | jq '.findings'
+          salvor vault check --read-data-subset 2/7
+          salvor vault check --read-data-older-than 30d --read-data-subset 50G
         """)
 
     @Flag(help: "Read every byte.") var readData = false
+    @Option(help: ArgumentHelp("Read every byte of a part: n/m, x% or a size.", valueName: "part"))
+    var readDataSubset: String?
+    @Option(help: ArgumentHelp("Read every byte of packs not read whole for so long, such as 7d.", valueName: "duration"))
+    var readDataOlderThan: String?
+    @Option(name: .customLong("state"), help: ArgumentHelp("Where state is kept.", valueName: "directory"), completion: .directory)
+    var stateDirectory: String?
     @OptionGroup var options: RepositoryOptions
 
     struct Finding: Encodable {
@@ -44,7 +56,9 @@ extension VaultCommand {
       var blobs: Int
       var trees: Int
       var readData: Bool
+      var readPacks: Int
       var readBytes: Int
+      var verification: Verification
       var mirrors: [MirrorCheck]?
     }
 
@@ -60,23 +74,93 @@ extension VaultCommand {
       var failure: String?
     }
 
+    /// How much of the repository this machine has read whole, and when.
+    struct Verification: Encodable {
+      var packs: Int
+      var bytes: Int
+      var verifiedPacks: Int
+      var verifiedBytes: Int
+      /// Verified since the moment `--read-data-older-than` names.
+      var freshBytes: Int?
+      /// When the pack that waits longest was read, of those that ever were.
+      var oldest: String?
+
+      init(_ summary: VerificationSummary, since: Timestamp?) {
+        (packs, bytes) = (summary.packs, summary.bytes)
+        (verifiedPacks, verifiedBytes) = (summary.verifiedPacks, summary.verifiedBytes)
+        if since != nil { freshBytes = summary.freshBytes }
+        oldest = summary.oldest?.format(fractionDigits: 0)
+      }
+
+      var line: String {
+        var text = "\(Self.share(verifiedBytes, bytes)) was ever read whole by this machine"
+        if let freshBytes { text += ", \(Self.share(freshBytes, bytes)) as lately as asked for" }
+        if verifiedPacks < packs { text += "; \((packs - verifiedPacks).of("pack")) never were" }
+        return text + (oldest.map { "; the oldest reading is of \($0)" } ?? "")
+      }
+
+      private static func share(_ part: Int, _ whole: Int) -> String {
+        whole == 0 ? "100 %" : "\(Int(Double(part) / Double(whole) * 100)) %"
+      }
+    }
+
+    private func selection(now: Timestamp) throws -> ReadSelection {
+      var selection = ReadSelection(readData ? .all : .none)
+      if let readDataSubset {
+        guard let part = ReadSelection.part(readDataSubset) else {
+          throw ValidationError(
+            "'\(readDataSubset)' is not n/m with n up to m up to 256, a share above 0% up to 100%, or a size such as 10G")
+        }
+        selection.part = part
+      }
+      if let readDataOlderThan {
+        guard let age = Duration(text: readDataOlderThan), age >= .zero else {
+          throw ValidationError("'\(readDataOlderThan)' is not a duration, such as 7d")
+        }
+        selection.unverifiedSince = now - age
+        if readDataSubset == nil { selection.part = .all }
+      }
+      return selection
+    }
+
+    func validate() throws {
+      if readData, readDataSubset != nil || readDataOlderThan != nil {
+        throw ValidationError("--read-data reads everything: leave out --read-data-subset and --read-data-older-than")
+      }
+      _ = try selection(now: Timestamp(seconds: 0))
+    }
+
     private static func check(
-      _ repository: Repository, _ readData: Bool, _ line: ProgressLine
-    ) async throws -> CheckReport {
-      try await repository.check(readData: readData) { progress in
-        line.show(
-          "check \(progress.phase)", progress.total > 0 ? "\(progress.done) of \(progress.total)" : "\(progress.done)"
-        )
+      _ repository: Repository, _ selection: ReadSelection, _ host: Machine, _ line: ProgressLine
+    ) async throws -> (report: CheckReport, record: VerificationRecord) {
+      let record = await VerificationRecord(of: repository, host)
+      do {
+        let report = try await repository.check(reading: selection, log: await record.log) { progress in
+          line.show(
+            "check \(progress.phase)",
+            progress.total > 0 ? "\(progress.done) of \(progress.total)" : "\(progress.done)")
+        } verified: { pack, isSound in
+          await record.note(pack, isSound: isSound)
+        }
+        await record.finish(Set(report.wholePacks.map(\.id)))
+        return (report, record)
+      } catch {
+        // What was read before the interruption counts.
+        await record.save()
+        throw error
       }
     }
 
     private static func check(
-      _ mirror: any ObjectStore, of repository: Repository, _ readData: Bool, _ line: ProgressLine
+      _ mirror: any ObjectStore, of repository: Repository, _ selection: ReadSelection, _ host: Machine,
+      _ line: ProgressLine
     ) async -> MirrorCheck {
       do {
         let missing = try await MirrorSync(from: repository.store, to: mirror).compare().missing.count
         let copy = repository.copy(at: mirror)
-        let report = try await copy.withLock(loadingIndex: false) { try await check(copy, readData, line) }
+        let report = try await copy.withLock(loadingIndex: false) {
+          try await check(copy, selection, host, line).report
+        }
         return MirrorCheck(
           location: mirror.location, sound: report.isSound, findings: report.findings.map { Finding($0) },
           missing: missing)
@@ -87,26 +171,37 @@ extension VaultCommand {
     }
 
     func run() async throws {
-      let (readData, line) = (readData, options.progress)
+      var machine = options.host
+      if let stateDirectory { machine.stateDirectory = absolute(stateDirectory) }
+      let (host, line) = (machine, options.progress)
+      let selection = try selection(now: host.time.now())
       let mirrors = try options.mirrorStores()
-      let (report, copies) = try await options.locked(exclusive: true, loadingIndex: false, isAlone: true) {
+      let (report, record, copies) = try await options.locked(exclusive: true, loadingIndex: false, isAlone: true) {
         repository in
-        let report = try await Self.check(repository, readData, line)
+        let (report, record) = try await Self.check(repository, selection, host, line)
         var copies: [MirrorCheck] = []
-        for mirror in mirrors { copies.append(await Self.check(mirror, of: repository, readData, line)) }
-        return (report, copies)
+        for mirror in mirrors { copies.append(await Self.check(mirror, of: repository, selection, host, line)) }
+        return (report, record, copies)
       }
       line.clear()
+      if let trouble = await record.trouble { standardError("warning: \(trouble.description.harmless)\n") }
+      let verification = Verification(
+        VerificationSummary(packs: report.wholePacks, log: await record.log, since: selection.unverifiedSince),
+        since: selection.unverifiedSince)
       let result = Result(
         sound: report.isSound, findings: report.findings.map { Finding($0) }, snapshots: report.snapshots,
         indexes: report.indexes, packs: report.packs, blobs: report.blobs, trees: report.trees,
-        readData: report.readData, readBytes: report.readBytes, mirrors: copies.isEmpty ? nil : copies)
+        readData: report.readData, readPacks: report.readPacks, readBytes: report.readBytes,
+        verification: verification, mirrors: copies.isEmpty ? nil : copies)
       try options.show(result) { style in
         var lines = result.findings.flatMap { $0.lines(style) }
         lines.append(
           "\(result.snapshots) snapshots, \(result.indexes) indexes, \(result.packs) packs, \(result.blobs) blobs, "
             + "\(result.trees) trees; "
-            + (readData ? "\(formatBytes(Int64(result.readBytes))) read" : "content was not read"))
+            + (selection == .none
+              ? "content was not read"
+              : "\(result.readPacks.of("pack")) with \(formatBytes(Int64(result.readBytes))) read whole"))
+        lines.append(verification.line)
         lines.append(report.isSound ? style.paint("no errors were found", .good) : style.paint("damaged", .bad))
         for copy in copies { lines += copy.lines(style) }
         return lines

@@ -160,42 +160,6 @@ extension VaultCommand {
       }
     }
   }
-
-  struct Dump: AsyncParsableCommand {
-    static let configuration = CommandConfiguration(
-      commandName: "dump", abstract: "Write one file of a snapshot to standard output.",
-      discussion: """
-        Every piece is verified before it is written. A directory is not dumped: restore it.
-
-        EXAMPLES
-          salvor vault dump latest /etc/passwd
-          salvor vault dump 40dc1520 /var/backups/db.sql | psql
-        """)
-
-    @Argument(help: "The first digits of an id, or latest.") var snapshot: String
-    @Argument(help: "The file's path in the snapshot.") var file: String
-    @OptionGroup var filter: SnapshotFilter
-    @OptionGroup var options: RepositoryOptions
-
-    func run() async throws {
-      if isatty(1) == 1 {
-        standardError("the file is written to the terminal; bytes that are no text may confuse it\n")
-      }
-      let command = self
-      try await options.locked { repository in
-        let stored = try await command.filter.find(command.snapshot, in: repository)
-        let tree = SnapshotTree(reader: repository, root: stored.snapshot.tree)
-        let path = TreePath(command.file)
-        guard let node = try await tree.node(at: path) else { throw TreeError.notRegular(path) }
-        guard node.metadata.kind.isRegular else { throw TreeError.notRegular(path) }
-        for id in node.content {
-          let bytes = try await repository.load(.data, id)
-          // A reader that went away ends it: nobody wants the rest.
-          try FileHandle.standardOutput.write(contentsOf: Data(bytes))
-        }
-      }
-    }
-  }
 }
 
 extension TreeChange {

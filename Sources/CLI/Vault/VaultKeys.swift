@@ -15,8 +15,9 @@ extension VaultCommand {
           salvor vault key add --new-password-file /run/secrets/second
           salvor vault key passwd
           salvor vault key remove 7a31
+          salvor vault key rotate --new-password-file /run/secrets/new
         """,
-      subcommands: [ListKeys.self, Add.self, Remove.self, Change.self])
+      subcommands: [ListKeys.self, Add.self, Remove.self, Change.self, Rotate.self])
 
     struct ListKeys: AsyncParsableCommand {
       static let configuration = CommandConfiguration(
@@ -109,9 +110,23 @@ struct NewPassword: ParsableArguments {
     help: ArgumentHelp("File that holds the new password; asked for if there is none.", valueName: "file"),
     completion: .file())
   var newPasswordFile: String?
+  @Option(help: ArgumentHelp("Command that prints the new password.", valueName: "command"))
+  var newPasswordCommand: String?
+  @Option(
+    help: ArgumentHelp(
+      "Where the new password is, as a catalog says it: file:…, env:… or command:….", valueName: "reference"))
+  var newPasswordFrom: String?
+
+  func validate() throws {
+    if [newPasswordFile, newPasswordCommand, newPasswordFrom].compactMap(\.self).count > 1 {
+      throw ValidationError("give one of --new-password-file, --new-password-command and --new-password-from")
+    }
+  }
 
   func read(_ options: RepositoryOptions) async throws -> Secret {
     if let newPasswordFile { return try await PasswordSource.file(newPasswordFile, options.host) }
+    if let newPasswordCommand { return try await PasswordSource.command(newPasswordCommand, options.host) }
+    if let newPasswordFrom { return try await PasswordSource.reference(newPasswordFrom, options.host) }
     return try await PasswordSource.prompt("new password", confirming: true, options.host)
   }
 }

@@ -1,6 +1,7 @@
 import ArgumentParser
 import Console
 import Core
+import IO
 import Vault
 
 extension VaultCommand {
@@ -50,30 +51,42 @@ extension VaultCommand {
     static let configuration = CommandConfiguration(
       commandName: "cat", abstract: "Print one object of a repository, decrypted.",
       discussion: """
-        The master key is not printed.
+        A pack comes as it is stored, encrypted; a tree is named by a snapshot, and a directory in it. With the master key, \
+        all that is stored can be read, by anyone, without a password: it is printed only when asked for by name.
 
         EXAMPLES
           salvor vault cat config
+          salvor vault cat tree latest:/etc
           salvor vault cat snapshot latest
           salvor vault cat blob 5c1d… > piece
         """)
 
-    enum Kind: String, CaseIterable, ExpressibleByArgument { case config, snapshot, index, lock, key, blob }
+    enum Kind: String, CaseIterable, ExpressibleByArgument { case config, snapshot, index, lock, key, masterkey, blob, pack, tree }
 
-    @Argument(help: "config, snapshot, index, lock, key or blob.") var kind: Kind
-    @Argument(help: "The first digits of its id.") var id: String?
+    @Argument(help: "config, snapshot, index, lock, key, masterkey, blob, pack or tree.") var kind: Kind
+    @Argument(help: "The first digits of its id; of a tree, SNAPSHOT[:DIRECTORY].") var id: String?
     @OptionGroup var options: RepositoryOptions
 
     func validate() throws {
-      if (id == nil) != (kind == .config) {
-        throw ValidationError(kind == .config ? "a repository has one config, without an id" : "its id is missing")
+      let isOne = kind == .config || kind == .masterkey
+      if (id == nil) != isOne {
+        throw ValidationError(isOne ? "a repository has one \(kind.rawValue), without an id" : "its id is missing")
       }
     }
 
     func run() async throws {
       let (kind, id) = (kind, id ?? "")
-      let bytes: [UInt8] = try await options.locked(loadingIndex: kind == .blob) { repository in
+      let bytes: [UInt8] = try await options.locked(loadingIndex: kind == .blob || kind == .tree) { repository in
         switch kind {
+        case .masterkey: return repository.revealMasterKey()
+        case .pack:
+          return try await repository.store.get(ObjectName(.data, try await repository.find(.data, id)))
+        case .tree:
+          let parts = id.split(separator: ":", maxSplits: 1, omittingEmptySubsequences: false).map(String.init)
+          let stored = try await SnapshotFilter.all.find(parts[0], in: repository)
+          let tree = SnapshotTree(reader: repository, root: stored.snapshot.tree)
+          return try await repository.load(
+            .tree, try await tree.tree(at: TreePath(parts.count > 1 ? parts[1] : "")))
         case .config: return try await repository.contents(of: .config)
         case .snapshot:
           let found =
@@ -91,7 +104,8 @@ extension VaultCommand {
           return try await repository.load(kind, blob)
         }
       }
-      if kind == .blob { return rawOutput(bytes) }
+      if kind == .blob || kind == .pack || kind == .tree { return rawOutput(bytes) }
+      if kind == .masterkey { standardError("warning: whoever has this can read and forge all that is stored\n") }
       let value = try CanonicalJSON.decode(JSONValue.self, from: bytes)
       try options.show(value) { _ in [(try? CanonicalJSON.text(value, pretty: true)) ?? ""] }
     }

@@ -62,15 +62,7 @@ extension VaultCommand {
         for stored in chosen {
           let tags = command.tags(of: stored.snapshot)
           guard tags != stored.snapshot.tags else { continue }
-          if let point = stored.snapshot.point, !stored.snapshot.isPoint {
-            throw CommandFailure(
-              .refused,
-              Report(
-                "VAULT-163", "snapshot \(stored.shortID) belongs to recovery point \(point), which knows it by its id"
-              )
-              .state("\(changed.count.of("snapshot")) changed before")
-              .remedy("leave it out, such as with --path or --host; the point's own snapshot can be tagged"))
-          }
+          try stored.refuseChange(after: changed.count, exceptPoints: true)
           let new = try await repository.replace(stored) { $0.tags = tags }
           changed.append(["old_snapshot_id": .string(stored.id.hex), "new_snapshot_id": .string(new.hex)])
         }

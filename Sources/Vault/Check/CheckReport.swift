@@ -55,6 +55,10 @@ package struct CheckReport: Sendable {
   /// Whether every byte was read.
   package var readData = false
   package var readBytes = 0
+  /// How many packs were read whole.
+  package var readPacks = 0
+  /// Packs that are there and as long as the indexes imply, ascending by name.
+  package var wholePacks: [(id: Digest, sizeBytes: Int)] = []
 
   /// Everything every snapshot needs is there and, as far as it was read, right.
   package var isSound: Bool { !findings.contains(where: \.isDamage) }

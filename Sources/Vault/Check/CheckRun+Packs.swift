@@ -48,10 +48,17 @@ extension CheckRun {
           }
         }
         for finding in findings { add(CheckFinding(finding)) }
-        if whole { report.withLock { $0.readBytes += bytes.count } }
+        if whole {
+          report.withLock { report in
+            report.readBytes += bytes.count
+            report.readPacks += 1
+          }
+          await verified(pack.id, findings.isEmpty)
+        }
       } catch {
         guard error.isDamage else { throw error }
         add(CheckFinding(error))
+        await verified(pack.id, false)
       }
       progress(CheckProgress(phase: whole ? .data : .packs, done: done.next(), total: packs.count))
     }

@@ -16,10 +16,14 @@ final class CheckRun: Sendable {
 
   let repository: Repository
   let progress: @Sendable (CheckProgress) -> Void
+  let verified: @Sendable (Digest, Bool) async -> Void
   let report = Mutex(CheckReport())
 
-  init(_ repository: Repository, _ progress: @escaping @Sendable (CheckProgress) -> Void) {
-    (self.repository, self.progress) = (repository, progress)
+  init(
+    _ repository: Repository, _ progress: @escaping @Sendable (CheckProgress) -> Void,
+    _ verified: @escaping @Sendable (Digest, Bool) async -> Void
+  ) {
+    (self.repository, self.progress, self.verified) = (repository, progress, verified)
   }
 
   func add(_ finding: CheckFinding) { report.withLock { $0.findings.append(finding) } }
@@ -29,9 +33,10 @@ final class CheckRun: Sendable {
   }
 
   /// In the same order however many tasks found them.
-  func finish(readData: Bool) -> CheckReport {
+  func finish(readData: Bool, packs: [Pack]) -> CheckReport {
     report.withLock { report in
       report.readData = readData
+      report.wholePacks = packs.map { ($0.id, $0.sizeBytes) }
       report.findings.sort { ($0.report.code, $0.report.summary) < ($1.report.code, $1.report.summary) }
       return report
     }

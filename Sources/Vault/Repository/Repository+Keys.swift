@@ -29,6 +29,9 @@ extension Repository {
     return result
   }
 
+  /// What every key file wraps, as JSON: whoever has it can read and forge everything, whatever becomes of passwords.
+  package func revealMasterKey() -> [UInt8] { master.json() }
+
   /// Adds a password; the ones there are stay valid.
   package func addKey(_ password: Secret) async throws(VaultError) -> Digest {
     try await Self.writeKey(master, password: password, store: store, settings: settings)

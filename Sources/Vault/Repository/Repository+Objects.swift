@@ -10,7 +10,7 @@ extension Repository {
     case .index: return try await readFile(.index, id) { VaultError.indexDamaged($0, $1) }
     case .snapshot: return try await readFile(.snapshot, id) { VaultError.snapshotDamaged($0, $1) }
     case .lock: return try await readFile(.lock, id) { VaultError.lockDamaged($0, $1) }
-    case .key: return try await access { store throws(StoreError) in try await store.get(name) }
+    case .key, .escrow: return try await access { store throws(StoreError) in try await store.get(name) }
     case .config: return config.json()
     case .data: throw .setting("a pack is read blob by blob")
     }

@@ -18,6 +18,16 @@ extension Repository {
     }
   }
 
+  /// A snapshot by its id or, in a repository it was copied to, the copy that has `tag`: what a recovery point names.
+  package func loadSnapshot(_ id: Digest, orCopyTagged tag: String) async throws(VaultError) -> Snapshot {
+    do throws(VaultError) { return try await loadSnapshot(id) } catch {
+      guard case .snapshotNotFound = error else { throw error }
+      let copy = try await snapshots().last { $0.snapshot.original == id && $0.snapshot.tags.contains(tag) }
+      guard let copy else { throw error }
+      return copy.snapshot
+    }
+  }
+
   /// Every snapshot, ascending by time; one that can't be read makes this fail.
   package func snapshots() async throws(VaultError) -> [StoredSnapshot] {
     var result: [StoredSnapshot] = []

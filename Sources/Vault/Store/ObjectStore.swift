@@ -8,11 +8,16 @@ package enum ObjectKind: String, Sendable, CaseIterable {
   case index
   case lock = "locks"
   case data
+  /// Salvor's own, beside the repository: restic never looks there.
+  case escrow = "salvor/escrow"
+
+  /// Every kind a repository consists of, which every store keeps. Not escrow: a REST server knows restic's kinds alone.
+  package static let allCases: [ObjectKind] = [.config, .key, .snapshot, .index, .lock, .data]
 
   /// No object of this kind is larger; what claims to be is damaged or hostile.
   package var limitBytes: Int {
     switch self {
-    case .config, .key, .lock: BlobLimits.smallFileBytes
+    case .config, .key, .lock, .escrow: BlobLimits.smallFileBytes
     case .snapshot, .index: BlobLimits.metadataBytes
     case .data: BlobLimits.packBytes
     }
