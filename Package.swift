@@ -69,6 +69,7 @@ let libraries: [Target] = [
   system("CPQ", "libpq", apt: "libpq-dev"),
   system("CHiredis", "hiredis", apt: "libhiredis-dev"),
   system("CCrypt", "libcrypt", apt: "libcrypt-dev"),
+  system("CFUSE", "fuse3", apt: "libfuse3-dev"),
   // Hashes every byte twice: optimised in debug builds too.
   .target(
     name: "CShim", path: "Sources/C/CShim", cSettings: [.unsafeFlags(["-O2"])],
@@ -114,6 +115,7 @@ let adapters: [Target] = [
   module("ObjectStoreS3", at: "Adapters/ObjectStores/S3", ["Core", "IO", "Vault", "Web", .crypto]),
   module("JournalSQLite", at: "Adapters/Journals/SQLite", ["Core", "IO", "StateKit", .grdb]),
   module("JournalMemory", at: "Adapters/Journals/Memory", ["Core", "StateKit"]),
+  module("MountFUSE", at: "Adapters/Mounts/FUSE", ["Core", "IO", "Vault", "CFUSE"]),
   module(
     "ServiceExec", at: "Adapters/Services/Exec", ["Core", "IO", "StateKit", .asyncHTTPClient, .nioCore, .nioHTTP1]),
 ]

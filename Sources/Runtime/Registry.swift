@@ -7,6 +7,7 @@ import DriverSQLite
 import IO
 import JournalMemory
 import JournalSQLite
+import MountFUSE
 import ObjectStoreCache
 import ObjectStoreFaulty
 import ObjectStoreLimits
@@ -61,6 +62,16 @@ package enum Registry {
   /// What this session knows of a store's mirrors: each, and why it is behind.
   package static func standings(_ store: any ObjectStore) -> [(mirror: any ObjectStore, problem: MirrorProblem?)] {
     (store as? MirroredObjectStore)?.standings ?? []
+  }
+
+  /// Shows a file system at a directory, until it is unmounted or the task is cancelled.
+  package static func mount(
+    _ files: any ReadOnlyFileSystem, at directory: String, allowsOthers: Bool, checksPermissions: Bool, host: Machine,
+    mounted: @escaping @Sendable () async -> Void
+  ) async throws {
+    var options = FUSEMount.Options()
+    (options.allowsOthers, options.checksPermissions) = (allowsOthers, checksPermissions)
+    try await FUSEMount(files, options, pool: host.pool).serve(at: directory, mounted: mounted)
   }
 
   /// The journal of a state directory.

@@ -68,8 +68,10 @@ package actor VerificationRecord {
       }
       saved = log
     } catch {
-      trouble = Report("VAULT-212", "the record of what was verified can't be kept: \(AnyFailure(error).report.summary)")
-        .state("the check itself is not affected").remedy("make the state directory writable, or name another")
+      trouble = Report(
+        "VAULT-212", "the record of what was verified can't be kept: \(AnyFailure(error).report.summary)"
+      )
+      .state("the check itself is not affected").remedy("make the state directory writable, or name another")
     }
   }
 }

@@ -148,7 +148,8 @@ extension VaultError {
         .remedy("`salvor vault escrow list` shows whom there is one for; try another key")
     case .escrowNotKept(let reason):
       Report("VAULT-219", "the store keeps no escrow: \(reason)")
-        .remedy("a REST server keeps only what restic knows: add the escrow where the repository's directory or bucket is")
+        .remedy(
+          "a REST server keeps only what restic knows: add the escrow where the repository's directory or bucket is")
     default: worldReport
     }
   }

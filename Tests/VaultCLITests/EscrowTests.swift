@@ -31,7 +31,8 @@ import Vault
     let added = try json(
       try await fixture.salvor("escrow", "add", alice.public, "--label", "the notary", "--json").succeeded())
     let id = try #require(added.array?.first?["id"]?.string)
-    let listed = try json(try await fixture.salvor(["escrow", "list", "--json"], environment: Self.noPassword).succeeded())
+    let listed = try json(
+      try await fixture.salvor(["escrow", "list", "--json"], environment: Self.noPassword).succeeded())
     #expect(listed.array?.count == 1 && listed.array?[0]["label"] == "the notary" && listed.array?[0]["stale"] == false)
     #expect(Files.exists("\(fixture.repository)/salvor/escrow/\(id)"))
 
@@ -45,7 +46,8 @@ import Vault
     ).succeeded()
     #expect(try await VaultFixture.picture(target + fixture.source) == VaultFixture.picture(fixture.source))
     expectFailure(
-      try await fixture.salvor(["--escrow-key", bob.private, "snapshots"], environment: Self.noPassword), 1, "VAULT-217")
+      try await fixture.salvor(["--escrow-key", bob.private, "snapshots"], environment: Self.noPassword), 1, "VAULT-217"
+    )
     expectFailure(try await fixture.salvor("--escrow-key", alice.private, "-p", "x", "snapshots"), 2, "USAGE-402")
 
     let recovered = fixture.directory.file("recovered")
@@ -85,7 +87,8 @@ import Vault
     expectFailure(run, 1, "VAULT-216", says: "make it 600")
     try Files.replace(alice.private, with: Array(key.dropLast(30)))
     expectFailure(
-      try await fixture.salvor("--escrow-key", alice.private, "snapshots", environment: Self.noPassword), 1, "VAULT-216")
+      try await fixture.salvor("--escrow-key", alice.private, "snapshots", environment: Self.noPassword), 1, "VAULT-216"
+    )
     var flipped = key
     flipped[60] = flipped[60] == 65 ? 66 : 65
     try Files.replace(alice.private, with: flipped)
@@ -170,7 +173,8 @@ import Vault
     }
     expectFailure(
       try await fixture.salvor(
-        ["--escrow-key", alice.private, "snapshots"], environment: cold.merging(Self.noPassword) { $1 }), 1, "VAULT-101")
+        ["--escrow-key", alice.private, "snapshots"], environment: cold.merging(Self.noPassword) { $1 }), 1, "VAULT-101"
+    )
     #expect(try await fixture.salvor("escrow", "list").output.contains("stale"))
     try await fixture.restic("-p", third, "check", "--read-data")
     // What rewrapping can't do: the master key is the same, as the command says.
@@ -213,8 +217,10 @@ import Vault
     try await fixture.restic("-r", to, "-p", second, "check", "--read-data")
     expectFailure(try await fixture.salvor("-r", to, "snapshots"), 1, "VAULT-101")
     let old = try json(try await fixture.salvor("snapshots", "--json").succeeded()).array ?? []
-    let copies = try json(try await fixture.salvor("-r", to, "-p", second, "snapshots", "--json").succeeded()).array ?? []
-    #expect(copies.map { $0["original"] } == old.map { $0["id"] } && copies.map { $0["tree"] } == old.map { $0["tree"] })
+    let copies =
+      try json(try await fixture.salvor("-r", to, "-p", second, "snapshots", "--json").succeeded()).array ?? []
+    #expect(
+      copies.map { $0["original"] } == old.map { $0["id"] } && copies.map { $0["tree"] } == old.map { $0["tree"] })
     let target = fixture.directory.file("out")
     try await fixture.salvor("-r", to, "-p", second, "restore", "latest", "-t", target).succeeded()
     #expect(try await VaultFixture.picture(target + fixture.source) == VaultFixture.picture(fixture.source))

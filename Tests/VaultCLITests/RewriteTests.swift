@@ -27,7 +27,8 @@ import Vault
     #expect(dry.array?[0]["new_snapshot_id"] == nil)
     #expect(try await fixture.repositoryPicture() == before, "a dry run changes nothing")
 
-    let first = try json(try await fixture.salvor("rewrite", "--exclude", "large", "--tag", "one", "--json").succeeded())
+    let first = try json(
+      try await fixture.salvor("rewrite", "--exclude", "large", "--tag", "one", "--json").succeeded())
     let (old, new) = (
       try #require(first.array?.first?["old_snapshot_id"]?.string),
       try #require(first.array?.first?["new_snapshot_id"]?.string)
@@ -105,7 +106,8 @@ import Vault
     try Files.replace(pending, with: Array("half".utf8))
     #expect(try await fixture.salvor("migrate", "upgrade_repo_v2").succeeded().output.contains("version 2 now"))
     #expect(try await fixture.shell("find ../state -type f").isEmpty, "nothing is left behind")
-    #expect(try await fixture.salvor("migrate", "upgrade_repo_v2").succeeded().output.contains("version 2 now"), "again")
+    #expect(
+      try await fixture.salvor("migrate", "upgrade_repo_v2").succeeded().output.contains("version 2 now"), "again")
     #expect(try await fixture.restic("cat", "config").output.contains("\"version\": 2"))
     try fixture.write("text", Array(String(repeating: "compress me ", count: 20_000).utf8))
     try await fixture.salvor("backup", "source").succeeded()
@@ -151,8 +153,9 @@ import Vault
     func shell(_ script: String) async throws -> CommandRun {
       try await CommandRun(
         ["bash", "-euc", script], in: fixture.directory.path,
-        environment: ["RESTIC_REPOSITORY": fixture.repository, "RESTIC_PASSWORD_FILE": fixture.passwordFile])
-        .succeeded()
+        environment: ["RESTIC_REPOSITORY": fixture.repository, "RESTIC_PASSWORD_FILE": fixture.passwordFile]
+      )
+      .succeeded()
     }
     let salvor = try CommandRun.product("salvor")
     let run = try await shell("\(salvor) vault dump latest / > \(archive)")
@@ -188,8 +191,9 @@ import Vault
     let digest = try await CommandRun(
       ["bash", "-euc", "\(CommandRun.product("salvor")) vault cat pack \(pack.prefix(12)) | sha256sum"],
       in: fixture.directory.path,
-      environment: ["RESTIC_REPOSITORY": fixture.repository, "RESTIC_PASSWORD_FILE": fixture.passwordFile])
-      .succeeded().output
+      environment: ["RESTIC_REPOSITORY": fixture.repository, "RESTIC_PASSWORD_FILE": fixture.passwordFile]
+    )
+    .succeeded().output
     #expect(digest.hasPrefix(pack))
     let root = try await fixture.salvor("cat", "tree", "latest").succeeded().output
     #expect(root.hasPrefix("{\"nodes\":[{\"name\":\"") && root.hasSuffix("]}\n"))
@@ -217,8 +221,10 @@ import Vault
       ["--password-from", "env:THE_PASSWORD", "snapshots"],
       environment: none.merging(["THE_PASSWORD": VaultFixture.password]) { $1 }
     ).succeeded()
-    try await fixture.salvor(["snapshots"], environment: none.merging(["RESTIC_PASSWORD": VaultFixture.password]) { $1 })
-      .succeeded()
+    try await fixture.salvor(
+      ["snapshots"], environment: none.merging(["RESTIC_PASSWORD": VaultFixture.password]) { $1 }
+    )
+    .succeeded()
     expectFailure(
       try await fixture.salvor(["--password-from", "correct horse", "snapshots"], environment: none), 2, "USAGE-411")
     let run = try await fixture.salvor(["--password-from", "hunter2", "snapshots"], environment: none)

@@ -49,7 +49,8 @@ import Vault
     try fixture.write("late", SeededRandomness(seed: 7).bytes(40_000))
     try await fixture.salvor("backup", "source/late").succeeded()
     let bounded = try report(
-      try await fixture.salvor("check", "--read-data-older-than", "1h", "--read-data-subset", "1", "--json").succeeded())
+      try await fixture.salvor("check", "--read-data-older-than", "1h", "--read-data-subset", "1", "--json").succeeded()
+    )
     #expect(bounded["readPacks"] == 1)
     let rest = try report(try await fixture.salvor("check", "--read-data-older-than", "1h", "--json").succeeded())
     let now = Int64(try await fixture.salvor("list", "packs").succeeded().output.split(separator: "\n").count)
@@ -141,7 +142,9 @@ import Vault
     #expect(choose(ReadSelection(.bytes(.max))).count == 512)
     // Oldest first, never read before anything else.
     var verified: [Digest: Timestamp] = [:]
-    for (number, pack) in packs.enumerated().dropFirst(3) { verified[pack.id] = Timestamp(seconds: Int64(1000 - number)) }
+    for (number, pack) in packs.enumerated().dropFirst(3) {
+      verified[pack.id] = Timestamp(seconds: Int64(1000 - number))
+    }
     let old = choose(ReadSelection(.bytes(4500), unverifiedSince: Timestamp(seconds: 2000)), verified)
     #expect(old == Set(packs.prefix(3).map(\.id) + packs.suffix(old.count - 3).map(\.id)) && old.count >= 4)
     #expect(choose(ReadSelection(.all, unverifiedSince: Timestamp(seconds: 0)), verified).count == 3)

@@ -45,7 +45,8 @@ extension VaultCommand {
     func run() async throws {
       let machine = options.host
       let request = BackupRequest(
-        targets: paths.map(cleanPath), excludes: try await ExcludeFiles.patterns(exclude, excludeFile, machine), tags: tag.flatMap(Self.split),
+        targets: paths.map(cleanPath), excludes: try await ExcludeFiles.patterns(exclude, excludeFile, machine),
+        tags: tag.flatMap(Self.split),
         hostname: host ?? machine.environment["RESTIC_HOST"] ?? machine.name, parent: parent, isForced: force,
         staysOnFileSystem: oneFileSystem, isDryRun: dryRun, settings: machine.vaultSettings)
       let line = options.progress

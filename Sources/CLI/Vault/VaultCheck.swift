@@ -25,9 +25,12 @@ extension VaultCommand {
     @Flag(help: "Read every byte.") var readData = false
     @Option(help: ArgumentHelp("Read every byte of a part: n/m, x% or a size.", valueName: "part"))
     var readDataSubset: String?
-    @Option(help: ArgumentHelp("Read every byte of packs not read whole for so long, such as 7d.", valueName: "duration"))
+    @Option(
+      help: ArgumentHelp("Read every byte of packs not read whole for so long, such as 7d.", valueName: "duration"))
     var readDataOlderThan: String?
-    @Option(name: .customLong("state"), help: ArgumentHelp("Where state is kept.", valueName: "directory"), completion: .directory)
+    @Option(
+      name: .customLong("state"), help: ArgumentHelp("Where state is kept.", valueName: "directory"),
+      completion: .directory)
     var stateDirectory: String?
     @OptionGroup var options: RepositoryOptions
 
@@ -109,7 +112,8 @@ extension VaultCommand {
       if let readDataSubset {
         guard let part = ReadSelection.part(readDataSubset) else {
           throw ValidationError(
-            "'\(readDataSubset)' is not n/m with n up to m up to 256, a share above 0% up to 100%, or a size such as 10G")
+            "'\(readDataSubset)' is not n/m with n up to m up to 256, a share above 0% up to 100%, or a size such as 10G"
+          )
         }
         selection.part = part
       }

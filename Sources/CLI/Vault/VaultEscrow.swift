@@ -157,7 +157,8 @@ extension VaultCommand {
             salvor vault escrow open --escrow-key /media/safe/escrow.key --to /run/recovered
             salvor vault escrow open --escrow-key /media/safe/escrow.key --show
           """)
-      @Option(help: ArgumentHelp("Write it to this new file, for its owner alone.", valueName: "file"), completion: .file())
+      @Option(
+        help: ArgumentHelp("Write it to this new file, for its owner alone.", valueName: "file"), completion: .file())
       var to: String?
       @Flag(help: "Write it to standard output.") var show = false
       @OptionGroup var options: RepositoryOptions

@@ -61,7 +61,9 @@ extension VaultCommand {
           salvor vault cat blob 5c1d… > piece
         """)
 
-    enum Kind: String, CaseIterable, ExpressibleByArgument { case config, snapshot, index, lock, key, masterkey, blob, pack, tree }
+    enum Kind: String, CaseIterable, ExpressibleByArgument {
+      case config, snapshot, index, lock, key, masterkey, blob, pack, tree
+    }
 
     @Argument(help: "config, snapshot, index, lock, key, masterkey, blob, pack or tree.") var kind: Kind
     @Argument(help: "The first digits of its id; of a tree, SNAPSHOT[:DIRECTORY].") var id: String?

@@ -96,7 +96,9 @@ extension EscrowFile {
     created: Timestamp
   ) throws(VaultError) -> EscrowFile {
     guard password.count <= limitPasswordBytes else { throw .setting("a password this long can't be escrowed") }
-    guard label.utf8.count <= limitLabelBytes else { throw .setting("the label has more than \(limitLabelBytes) bytes") }
+    guard label.utf8.count <= limitLabelBytes else {
+      throw .setting("the label has more than \(limitLabelBytes) bytes")
+    }
     var plain = [UInt8(password.count >> 8), UInt8(password.count & 255)]
     password.withBytes { plain.append(contentsOf: $0) }
     plain += [UInt8](repeating: 0, count: (128 - plain.count % 128) % 128)

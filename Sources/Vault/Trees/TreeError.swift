@@ -55,7 +55,8 @@ package enum TreeError: Failure {
         .remedy("it is forged or damaged: choose another snapshot")
     case .noSuchEntry(let path):
       Report("TREE-201", "the snapshot has no '\(path)'").remedy("list it with `salvor vault ls`")
-    case .notRegular(let path): Report("TREE-202", "'\(path)' is not a regular file").remedy("list it with `salvor vault ls -l`")
+    case .notRegular(let path):
+      Report("TREE-202", "'\(path)' is not a regular file").remedy("list it with `salvor vault ls -l`")
     case .notDirectory(let path): Report("TREE-203", "'\(path)' is not a directory")
     case .tooLarge(let path, let bytes, let limit):
       Report("TREE-204", "'\(path)' has \(bytes) bytes, more than the \(limit) allowed here")
