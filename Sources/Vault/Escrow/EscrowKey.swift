@@ -88,7 +88,7 @@ package final class EscrowPrivateKey: Sendable {
 }
 
 extension EscrowFile {
-  fileprivate static let info = Data("salvor escrow 1".utf8)
+  fileprivate static let info = Data("salvor.dev/escrow/v1".utf8)
 
   /// Seals a password; its length is hidden up to a multiple of 128.
   static func seal(
