@@ -144,7 +144,7 @@ import Vault
       ln -s '\(String(repeating: "t", count: 150))' longlink
       setfattr -n user.comment -v 'kept' plain
       mknod dev c 1 3; mknod block b 259 300
-      touch -d '1969-12-31 23:59:58.25 UTC' old; touch -d '2040-05-06 07:08:09.123456789 UTC' new
+      touch -d '1969-12-31 23:59:58.25 UTC' old; touch -d '2040-05-06 07:08:09.123456789 UTC' new; touch -d '2020-01-01 00:00:00 UTC' whole
       chown 3000000:3000001 new; dd if=/dev/zero of=exact bs=512 count=3 2>/dev/null
       python3 -c 'import socket; socket.socket(socket.AF_UNIX).bind("socket")'
       """)
