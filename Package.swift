@@ -12,6 +12,7 @@ let packages: [Package.Dependency] = [
   .package(url: "https://github.com/apple/swift-crypto", from: "4.5.2"),
   .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
   .package(url: "https://github.com/apple/swift-nio", from: "2.101.2"),
+  .package(url: "https://github.com/apple/swift-nio-http2", from: "1.46.0"),
   .package(url: "https://github.com/apple/swift-nio-ssl", from: "2.37.6"),
   .package(url: "https://github.com/groue/GRDB.swift", from: "7.10.0"),
   .package(url: "https://github.com/hummingbird-project/hummingbird", from: "2.28.1"),
@@ -31,6 +32,7 @@ extension Target.Dependency {
   static let logging = product(name: "Logging", package: "swift-log")
   static let nioCore = product(name: "NIOCore", package: "swift-nio")
   static let nioHTTP1 = product(name: "NIOHTTP1", package: "swift-nio")
+  static let nioHTTP2 = product(name: "NIOHTTP2", package: "swift-nio-http2")
   static let nioPosix = product(name: "NIOPosix", package: "swift-nio")
   static let nioSSL = product(name: "NIOSSL", package: "swift-nio-ssl")
   static let sqlite = product(name: "GRDBSQLite", package: "GRDB.swift")
@@ -83,7 +85,7 @@ let ground: [Target] = [
   module("IO", at: "Sources/IO", ["Core", "CShim", .subprocess], settings: hot),
   module("Telemetry", at: "Sources/Telemetry", ["Core", .logging]),
   module("Console", at: "Sources/Console", ["Core"]),
-  module("Web", at: "Sources/Web", ["Core", .asyncHTTPClient, .nioCore, .nioHTTP1, .nioPosix, .nioSSL]),
+  module("Web", at: "Sources/Web", ["Core", .asyncHTTPClient, .nioCore, .nioHTTP1, .nioHTTP2, .nioPosix, .nioSSL]),
 ]
 
 // MARK: Engine: the values everything is about, and the ports adapters fill.
@@ -111,7 +113,7 @@ let adapters: [Target] = [
   module("ObjectStoreLimits", at: "Adapters/ObjectStores/Limits", ["Core", "Vault"]),
   module("ObjectStoreMirror", at: "Adapters/ObjectStores/Mirror", ["Core", "Vault"]),
   module("ObjectStoreCache", at: "Adapters/ObjectStores/Cache", ["Core", "IO", "Vault"]),
-  module("ObjectStoreREST", at: "Adapters/ObjectStores/REST", ["Core", "Vault", "Web"]),
+  module("ObjectStoreREST", at: "Adapters/ObjectStores/REST", ["Core", "IO", "Vault", "Web"]),
   module("ObjectStoreS3", at: "Adapters/ObjectStores/S3", ["Core", "IO", "Vault", "Web", .crypto]),
   module("JournalSQLite", at: "Adapters/Journals/SQLite", ["Core", "IO", "StateKit", .grdb]),
   module("JournalMemory", at: "Adapters/Journals/Memory", ["Core", "StateKit"]),

@@ -31,6 +31,7 @@ package enum Registry {
     [
       LocalObjectStoreFactory(pool: host.pool), RESTObjectStoreFactory(environment: host.environment),
       S3ObjectStoreFactory(environment: host.environment, time: host.time, pool: host.pool),
+      RcloneObjectStoreFactory(environment: host.environment, time: host.time, pool: host.pool, log: host.log),
     ]
   }
 

@@ -1,6 +1,7 @@
 import Core
 import ObjectStoreCache
 import ObjectStoreLimits
+import ObjectStoreREST
 import ObjectStoreRetry
 import Vault
 
@@ -17,6 +18,15 @@ package struct RemoteSettings: Sendable {
   package static let downloadVariable = "SALVOR_LIMIT_DOWNLOAD"
   package static let connectionsVariable = "SALVOR_CONNECTIONS"
   package static let noCacheVariable = "SALVOR_NO_CACHE"
+
+  /// restic's extended options, and the variables that say the same.
+  package static let extendedOptions = [
+    "rclone.program": RcloneObjectStoreFactory.programVariable,
+    "rclone.args": RcloneObjectStoreFactory.argumentsVariable,
+    "rclone.timeout": RcloneObjectStoreFactory.timeoutVariable, "rclone.connections": connectionsVariable,
+    "rest.connections": connectionsVariable, "s3.connections": connectionsVariable, "s3.region": "AWS_REGION",
+    "s3.storage-class": "SALVOR_S3_STORAGE_CLASS", "s3.bucket-lookup": "SALVOR_S3_LOOKUP",
+  ]
 
   init(_ host: Machine) throws(RegistryError) {
     func text(_ name: String) -> String? { host.environment[name].flatMap { $0.isEmpty ? nil : $0 } }

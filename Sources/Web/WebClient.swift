@@ -9,11 +9,14 @@ import NIOSSL
 ///
 /// Redirects are not followed: whoever asks signs or authenticates for one server. Connections are shared by all clients
 /// of the process and kept for a minute.
-package struct WebClient: Sendable {
+package struct WebClient: WebTransport {
   private let tls: TLSConfiguration?
+  private let time: any Timekeeper
 
   /// Blocks while the files of `trust` are read.
-  package init(_ trust: WebTrust = WebTrust()) throws(WebFailure) { tls = try trust.configuration() }
+  package init(_ trust: WebTrust = WebTrust(), time: any Timekeeper = SystemTime()) throws(WebFailure) {
+    (tls, self.time) = (try trust.configuration(), time)
+  }
 
   /// Never shut down: it lives as long as the process.
   private static let shared: HTTPClient = {
@@ -21,8 +24,6 @@ package struct WebClient: Sendable {
     configuration.redirectConfiguration = .disallow
     configuration.httpVersion = .http1Only
     configuration.timeout.connect = .seconds(20)
-    // Ends a body that stalls; a server that must think about what it got has this long, too.
-    configuration.timeout.read = .seconds(60)
     configuration.connectionPool.idleTimeout = .seconds(60)
     configuration.connectionPool.concurrentHTTP1ConnectionsPerHostSoftLimit = 16
     // Whoever calls decides whether and when to try again.
@@ -30,43 +31,42 @@ package struct WebClient: Sendable {
     return HTTPClient(eventLoopGroupProvider: .singleton, configuration: configuration)
   }()
 
-  /// - Returns: Any response, of whatever status, whose body came whole.
   package func send(_ request: WebRequest) async throws(WebFailure) -> WebResponse {
     var outgoing = HTTPClientRequest(url: request.url)
     outgoing.method = HTTPMethod(rawValue: request.method.rawValue.uppercased())
     for (name, value) in request.headers { outgoing.headers.add(name: name, value: value) }
-    if let body = request.body { outgoing.body = .bytes(ByteBuffer(bytes: body)) }
     outgoing.tlsConfiguration = tls
     let prepared = outgoing
     do {
       // The library's own limit ends with the response's head: a body may stall for ever.
-      return try await SystemTime().withTimeLimit(request.timeLimit) { try await exchange(prepared, request) }
+      return try await WebProgress.watching(request, time) { try await exchange(prepared, request, $0) }
     } catch {
       throw WebFailure(error, request)
     }
   }
 
-  private func exchange(_ outgoing: HTTPClientRequest, _ request: WebRequest) async throws -> WebResponse {
+  private func exchange(
+    _ outgoing: HTTPClientRequest, _ request: WebRequest, _ progress: WebProgress
+  ) async throws -> WebResponse {
+    var outgoing = outgoing
+    if let body = request.body, body.count > WebBodyPieces.pieceBytes {
+      outgoing.body = .stream(WebBodyPieces(bytes: body, progress: progress), length: .known(Int64(body.count)))
+    } else if let body = request.body {
+      outgoing.body = .bytes(ByteBuffer(bytes: body))
+    }
     let deadline = NIODeadline.now() + .nanoseconds(request.timeLimit.wholeNanoseconds)
     let response = try await Self.shared.execute(outgoing, deadline: deadline)
     var headers: [String: String] = [:]
     for (name, value) in response.headers { headers[name.lowercased()] = value }
-    // What a failed request gives back is for people, and short.
-    let isFailure = !(200..<300).contains(response.status.code)
-    let limit = isFailure ? max(65_536, request.responseLimitBytes) : request.responseLimitBytes
-    let announced = request.method == .head ? nil : headers["content-length"].flatMap { Int($0) }
-    if let announced, announced > limit { throw WebFailure.tooLarge(limitBytes: limit) }
-    var body: [UInt8] = []
-    // A server may announce much and send nothing.
-    body.reserveCapacity(min(announced ?? 0, 64 << 20))
+    var collected = try CollectedResponse(status: Int(response.status.code), headers: headers, to: request)
+    progress.moved()
     for try await buffer in response.body {
-      guard body.count + buffer.readableBytes <= limit else { throw WebFailure.tooLarge(limitBytes: limit) }
-      body.append(contentsOf: buffer.readableBytesView)
+      progress.moved()
+      try collected.append(buffer)
     }
     // A cancelled stream may end as a whole one does.
     try Task.checkCancellation()
-    if let announced, body.count != announced { throw WebFailure.connection("the answer ended before it was complete") }
-    return WebResponse(status: Int(response.status.code), headers: headers, body: body)
+    return try collected.whole()
   }
 }
 

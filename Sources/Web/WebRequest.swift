@@ -11,8 +11,16 @@ package struct WebRequest: Sendable {
   package var responseLimitBytes = 1 << 20
   /// For everything, from the connection to the last byte.
   package var timeLimit: Duration = .seconds(60)
+  /// How long nothing may move: no byte taken from us, none given. A server that must think has this long, too.
+  package var stallLimit: Duration = .seconds(60)
 
   package init(_ method: Method, _ url: String) { (self.method, self.url) = (method, url) }
+}
+
+/// Carries requests to one kind of place.
+package protocol WebTransport: Sendable {
+  /// - Returns: Any response, of whatever status, whose body came whole.
+  func send(_ request: WebRequest) async throws(WebFailure) -> WebResponse
 }
 
 package struct WebResponse: Sendable {
@@ -36,13 +44,15 @@ package struct WebResponse: Sendable {
 
 /// Why there is no response. Never holds a header or a credential.
 package enum WebFailure: Error, Equatable, Sendable, CustomStringConvertible {
-  /// The address can't be understood.
+  /// The address can't be understood, or leads nowhere: trying again won't help.
   case address(String)
   /// No connection, or one that broke; whether the request had an effect is not known.
   case connection(String)
   /// The server's certificate, or ours, was refused.
   case trust(String)
   case timeLimit(Duration)
+  /// Nothing moved for so long.
+  case stalled(Duration)
   case tooLarge(limitBytes: Int)
   case cancelled
 
@@ -52,6 +62,7 @@ package enum WebFailure: Error, Equatable, Sendable, CustomStringConvertible {
     case .connection(let text): text
     case .trust(let text): text
     case .timeLimit(let limit): "no complete answer within \(limit)"
+    case .stalled(let limit): "nothing came or went for \(limit)"
     case .tooLarge(let limit): "the answer has more than \(limit) bytes"
     case .cancelled: "cancelled"
     }

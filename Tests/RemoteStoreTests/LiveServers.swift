@@ -40,7 +40,7 @@ func rcloneServer(_ directory: String, _ more: [String] = [], environment: [Stri
 }
 
 /// A program the tests need, from where `scripts/setup test` puts it, or from the PATH.
-private func tool(_ name: String) -> String {
+func tool(_ name: String) -> String {
   var root = #filePath
   for _ in 0..<3 { root = Files.parent(of: root) }
   let own = "\(root)/.build/test-tools/bin/\(name)"

@@ -99,13 +99,13 @@ struct RESTFaultTests {
 
   /// What `call` throws when every request is answered with `steps`.
   private func failure(
-    _ steps: [ScriptedServer.Step], base: Duration = .milliseconds(700),
+    _ steps: [ScriptedServer.Step], base: Duration = .milliseconds(700), stall: Duration = .seconds(60),
     _ call: @escaping (RESTObjectStore) async throws(StoreError) -> Void
   ) async throws -> StoreError? {
     try await ScriptedServer.with { _, _ in
       steps
     } _: { server in
-      let store = try restStore(server.url, user: "u", password: "swordfish", pace: RESTPace(base: base))
+      let store = try restStore(server.url, user: "u", password: "swordfish", pace: RESTPace(base: base, stall: stall))
       do throws(StoreError) { try await call(store) } catch {
         #expect(!error.report.description.contains("swordfish"))
         return error
@@ -253,14 +253,27 @@ struct RESTFaultTests {
     }
   }
 
-  @Test(.timeLimit(.minutes(3))) func `a body that stalls is given up`() async throws {
-    let failure = try await failure([.send("HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\ncont"), .stall]) {
+  @Test(arguments: ["", "HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\ncont"])
+  func `an answer that stalls is given up, long before its time is over`(_ answer: String) async throws {
+    let start = SystemTime().monotonicNanoseconds()
+    let failure = try await failure([.send(answer), .stall], base: .seconds(600), stall: .milliseconds(300)) {
       store throws(StoreError) in _ = try await store.get(Self.name)
     }
-    guard case .unavailable? = failure else {
+    guard case .unavailable(let reason)? = failure, reason.contains("nothing came") else {
       Issue.record("\(String(describing: failure))")
       return
     }
+    #expect(SystemTime().monotonicNanoseconds() - start < 20_000_000_000)
+  }
+
+  @Test func `a slow body that goes on is not given up`() async throws {
+    let steps: [ScriptedServer.Step] = [.send("HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n")]
+    let slow = "content".flatMap { [ScriptedServer.Step.pause(milliseconds: 200), .send("\($0)")] }
+    let failure = try await failure(steps + slow, base: .seconds(600), stall: .milliseconds(900)) {
+      store throws(StoreError) in
+      guard try await store.get(Self.name) == Self.bytes else { throw .location("other bytes") }
+    }
+    #expect(failure == nil)
   }
 
   @Test func `nobody listens`() async throws {

@@ -34,6 +34,16 @@ struct S3Tests {
     }
   }
 
+  @Test(.timeLimit(.minutes(5))) func `Ceph keeps the contract, in parts and pages`() async throws {
+    let server = try await CephServer.shared()
+    for (number, promise) in ObjectStorePromise.allCases.enumerated() {
+      let store = try open("http://127.0.0.1:\(server.port)/contract-\(number)/some/prefix") { settings in
+        (settings.partThresholdBytes, settings.partBytes, settings.pageCount) = (8 << 20, 5 << 20, 7)
+      }
+      try await promise.check(RetryObjectStore(store, time: SystemTime(), randomness: SeededRandomness(seed: 1)))
+    }
+  }
+
   @Test func `rclone keeps the contract where conditions are ignored, and checks what is signed`() async throws {
     let directory = try TemporaryDirectory("s3")
     let server = try await BlockingPool.shared.run { try rcloneS3(directory.path) }

@@ -20,6 +20,8 @@ final class ScriptedServer: Sendable {
     case reset
     /// Nothing more is sent, and the connection stays open.
     case stall
+    /// The following ones come later.
+    case pause(milliseconds: Int)
   }
 
   private let requestsSeen = Mutex<[Request]>([])
@@ -102,7 +104,7 @@ final class ScriptedServer: Sendable {
     }
 
     private func perform(_ steps: [Step], _ context: ChannelHandlerContext) {
-      for step in steps {
+      for (number, step) in steps.enumerated() {
         switch step {
         case .send(let text): context.writeAndFlush(wrapOutboundOut(ByteBuffer(string: text)), promise: nil)
         case .sendBytes(let bytes): context.writeAndFlush(wrapOutboundOut(ByteBuffer(bytes: bytes)), promise: nil)
@@ -113,6 +115,13 @@ final class ScriptedServer: Sendable {
           }
           context.close(promise: nil)
         case .stall: break
+        case .pause(let milliseconds):
+          let bound = NIOLoopBound((self, context), eventLoop: context.eventLoop)
+          let rest = Array(steps.dropFirst(number + 1))
+          context.eventLoop.scheduleTask(in: .milliseconds(Int64(milliseconds))) {
+            bound.value.0.perform(rest, bound.value.1)
+          }
+          return
         }
       }
     }

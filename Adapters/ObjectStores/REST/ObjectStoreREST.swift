@@ -13,7 +13,7 @@ package struct RESTObjectStore: ObjectStore {
   /// Ends with a slash; holds no user and no password.
   private let base: String
   private let authorization: Secret?
-  private let client: WebClient
+  private let client: any WebTransport
   private let pace: RESTPace
   package let location: String
 
@@ -21,7 +21,7 @@ package struct RESTObjectStore: ObjectStore {
   ///   - base: Absolute `http`, `https` or `http+unix` address, percent-encoded, without user and password.
   ///   - location: For people, if not the address; without secrets.
   package init(
-    _ base: String, user: String? = nil, password: Secret? = nil, client: WebClient, pace: RESTPace = RESTPace(),
+    _ base: String, user: String? = nil, password: Secret? = nil, client: any WebTransport, pace: RESTPace = RESTPace(),
     location: String? = nil
   ) {
     let base = base.hasSuffix("/") ? base : base + "/"
@@ -66,26 +66,21 @@ package struct RESTObjectStore: ObjectStore {
     let response = try await send(
       .get, Self.path(name), headers: [("Range", "bytes=\(range.lowerBound)-\(range.upperBound - 1)")],
       limitBytes: range.count)
-    let isPart = response.status == 206 || response.headers["content-range"] != nil
-    switch response.status {
-    case 200 where isPart, 206:
-      guard let part = ContentRange(response.headers["content-range"]), let size = part.sizeBytes else {
-        // What lies past the end, some servers answer with nothing at all.
-        if let size = try await size(of: name), size < range.upperBound { throw .pastEnd(name, sizeBytes: size) }
-        throw .unavailable("\(location) gave a part of \(name) without saying which")
-      }
-      if size < range.upperBound { throw .pastEnd(name, sizeBytes: size) }
-      guard part.range == range, response.body.count == range.count else {
-        throw .unavailable("\(location) gave other bytes of \(name) than were asked for")
-      }
-      return response.body
-    case 200 where response.body.count == range.count && range.lowerBound == 0: return response.body
-    case 200: throw .unavailable("\(location) can't give parts of an object: its server, or a proxy, ignores Range")
-    case 404: throw .notFound(name)
-    case 416:
+    switch RangeAnswer(response, asked: range) {
+    case .bytes(let bytes): return bytes
+    case .pastEnd(let size): throw .pastEnd(name, sizeBytes: size)
+    case .unsatisfiable:
       guard let size = try await size(of: name) else { throw .notFound(name) }
       throw .pastEnd(name, sizeBytes: size)
-    default: throw refusal(response, "\(name) was not given")
+    case .unnamed:
+      // What lies past the end, some servers answer with nothing at all.
+      if let size = try await size(of: name), size < range.upperBound { throw .pastEnd(name, sizeBytes: size) }
+      throw .unavailable("\(location) gave a part of \(name) without saying which")
+    case .otherBytes: throw .unavailable("\(location) gave other bytes of \(name) than were asked for")
+    case .ignored:
+      throw .unavailable("\(location) can't give parts of an object: its server, or a proxy, ignores Range")
+    case .failed where response.status == 404: throw .notFound(name)
+    case .failed: throw refusal(response, "\(name) was not given")
     }
   }
 
@@ -184,11 +179,12 @@ package struct RESTObjectStore: ObjectStore {
     if let authorization { request.headers.append(("Authorization", authorization.revealed())) }
     request.body = body
     request.responseLimitBytes = limitBytes
+    request.stallLimit = pace.stall
     request.timeLimit = pace.limit(forBytes: max(body?.count ?? 0, method == .get ? min(limitBytes, 64 << 20) : 0))
     do throws(WebFailure) { return try await client.send(request) } catch {
       switch error {
       case .cancelled: throw .cancelled
-      case .address: throw .location("\(location) is not an address that can be used")
+      case .address(let reason): throw .location("\(location): \(reason)")
       case .trust(let reason): throw .permission("\(location): \(reason)")
       default: throw .unavailable("\(location): \(error)")
       }
@@ -213,9 +209,11 @@ package struct RESTObjectStore: ObjectStore {
 package struct RESTPace: Sendable {
   package var base: Duration
   package var bytesPerSecond: Int
+  /// How long nothing may move.
+  package var stall: Duration
 
-  package init(base: Duration = .seconds(60), bytesPerSecond: Int = 32 << 10) {
-    (self.base, self.bytesPerSecond) = (base, bytesPerSecond)
+  package init(base: Duration = .seconds(60), bytesPerSecond: Int = 32 << 10, stall: Duration = .seconds(60)) {
+    (self.base, self.bytesPerSecond, self.stall) = (base, bytesPerSecond, stall)
   }
 
   func limit(forBytes count: Int) -> Duration { base + .seconds(count / max(1, bytesPerSecond)) }

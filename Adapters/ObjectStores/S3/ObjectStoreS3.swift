@@ -85,25 +85,20 @@ package final class S3ObjectStore: ObjectStore {
     let response = try await send(
       .get, key: key(name), headers: [("range", "bytes=\(range.lowerBound)-\(range.upperBound - 1)")],
       limitBytes: range.count)
-    let isPart = response.status == 206 || response.headers["content-range"] != nil
-    switch response.status {
-    case 200 where isPart, 206:
-      guard let part = ContentRange(response.headers["content-range"]), let size = part.sizeBytes else {
-        // What lies past the end, some servers answer with nothing at all.
-        if let size = try await size(of: name), size < range.upperBound { throw .pastEnd(name, sizeBytes: size) }
-        throw .unavailable("\(location) gave a part of \(name) without saying which")
-      }
-      if size < range.upperBound { throw .pastEnd(name, sizeBytes: size) }
-      guard part.range == range, response.body.count == range.count else {
-        throw .unavailable("\(location) gave other bytes of \(name) than were asked for")
-      }
-      return response.body
-    case 200 where response.body.count == range.count && range.lowerBound == 0: return response.body
-    case 200: throw .unavailable("\(location) can't give parts of an object: its server, or a proxy, ignores Range")
-    case 416:
+    switch RangeAnswer(response, asked: range) {
+    case .bytes(let bytes): return bytes
+    case .pastEnd(let size): throw .pastEnd(name, sizeBytes: size)
+    case .unsatisfiable:
       guard let size = try await size(of: name) else { throw .notFound(name) }
       throw .pastEnd(name, sizeBytes: size)
-    default: throw refusal(response, "\(name) was not given", about: name)
+    case .unnamed:
+      // What lies past the end, some servers answer with nothing at all.
+      if let size = try await size(of: name), size < range.upperBound { throw .pastEnd(name, sizeBytes: size) }
+      throw .unavailable("\(location) gave a part of \(name) without saying which")
+    case .otherBytes: throw .unavailable("\(location) gave other bytes of \(name) than were asked for")
+    case .ignored:
+      throw .unavailable("\(location) can't give parts of an object: its server, or a proxy, ignores Range")
+    case .failed: throw refusal(response, "\(name) was not given", about: name)
     }
   }
 
@@ -287,11 +282,12 @@ package final class S3ObjectStore: ObjectStore {
       request.responseLimitBytes = limitBytes
       let expected = max(body?.count ?? 0, method == .get ? min(limitBytes, 64 << 20) : 0)
       request.timeLimit = settings.timeLimit + .seconds(expected >> 15)
+      request.stallLimit = settings.stallLimit
       let response: WebResponse
       do throws(WebFailure) { response = try await client.send(request) } catch {
         switch error {
         case .cancelled: throw .cancelled
-        case .address: throw .location("\(location) is not an address that can be used")
+        case .address(let reason): throw .location("\(location): \(reason)")
         case .trust(let reason): throw .permission("\(location): \(reason)")
         default: throw .unavailable("\(location): \(error)")
         }
@@ -346,6 +342,8 @@ package struct S3Settings: Sendable {
   package var pageCount = 1000
   /// For a request without its bytes.
   package var timeLimit = Duration.seconds(60)
+  /// How long nothing may move.
+  package var stallLimit = Duration.seconds(60)
 
   package init() {}
 

@@ -85,6 +85,11 @@ struct RepositoryOptions: ParsableArguments {
   @Flag(help: "Keep nothing of a remote repository on this machine.")
   var noCache = false
 
+  @Option(
+    help: ArgumentHelp(
+      "One of restic's extended options, such as rclone.program=/opt/rclone; may be repeated.", valueName: "key=value"))
+  var option: [String] = []
+
   @Flag(help: "The same as -o json, on as few lines as restic prints.")
   var json = false
 
@@ -100,8 +105,26 @@ struct RepositoryOptions: ParsableArguments {
     if let limitUpload { result[RemoteSettings.uploadVariable] = "\(limitUpload)" }
     if let limitDownload { result[RemoteSettings.downloadVariable] = "\(limitDownload)" }
     if let cacheDir { result["RESTIC_CACHE_DIR"] = absolute(cacheDir) }
+    for (name, value) in option.compactMap(Self.extended) { result[name] = value }
     if noCache { result[RemoteSettings.noCacheVariable] = "1" }
     return result
+  }
+
+  func validate() throws {
+    for text in option where Self.extended(text) == nil {
+      throw ValidationError(
+        "--option takes key=value, with one of these keys: "
+          + RemoteSettings.extendedOptions.keys.sorted().joined(separator: ", "))
+    }
+  }
+
+  /// - Returns: The variable that says the same, and its value.
+  private static func extended(_ text: String) -> (name: String, value: String)? {
+    guard let equals = text.firstIndex(of: "="), let name = RemoteSettings.extendedOptions[String(text[..<equals])]
+    else { return nil }
+    let value = String(text[text.index(after: equals)...])
+    // What Salvor calls the host, restic calls DNS.
+    return (name, text.hasPrefix("s3.bucket-lookup=dns") ? "host" : value)
   }
 
   /// The machine as restic sees it: locks and snapshots carry the name gethostname(2) gives.

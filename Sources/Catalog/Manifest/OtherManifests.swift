@@ -9,7 +9,7 @@ struct RepositoryManifest: Sendable {
     fields: [
       Field(
         "location", \.location, Codec<Repository.Location>.location.located.optional, required: true,
-        "`local:/path` or the path alone, `rest:https://host:8000/path/`, `s3:bucket/prefix`."),
+        "`local:/path` or the path alone, `rest:https://host:8000/path/`, `s3:bucket/prefix`, `rclone:remote:path`."),
       Field(
         "password", \.password, Codec<SecretReference>.secret.optional, required: true,
         "Where the password is read from."),
@@ -17,7 +17,7 @@ struct RepositoryManifest: Sendable {
 }
 
 extension Codec where Value == Repository.Location {
-  static let location = Codec(.formatted("location", pattern: "^((local:)?/|(rest|s3):)")) { node, decoding in
+  static let location = Codec(.formatted("location", pattern: "^((local:)?/|(rclone|rest|s3):)")) { node, decoding in
     guard let text = Codec<String>.phrase.read(node, &decoding) else { return nil }
     guard let value = Repository.Location(text) else {
       // Only the scheme is repeated: addresses of other kinds may hold a credential.
@@ -32,7 +32,7 @@ extension Codec where Value == Repository.Location {
       decoding.report(
         .badValue, at: node.mark,
         isOther ? "there is no kind of repository '\(excerpt(scheme))'" : "this is not a place for a repository",
-        "write local:/path, with an absolute path, or an address that begins with rest: or s3:")
+        "write local:/path, with an absolute path, or an address that begins with rclone:, rest: or s3:")
       return nil
     }
     return value

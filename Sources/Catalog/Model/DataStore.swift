@@ -30,7 +30,7 @@ package struct Repository: Sendable, Equatable, Codable {
     /// On a network; the address as its kind writes it, without a password.
     case remote(scheme: String, address: String)
 
-    package static let remoteSchemes = ["rest", "s3"]
+    package static let remoteSchemes = ["rclone", "rest", "s3"]
 
     package var description: String {
       switch self {
@@ -56,7 +56,8 @@ extension Repository.Location: Codable {
     try container.encode(description)
   }
 
-  /// Parses `local:/srv/backup`, `/srv/backup`, `rest:https://host:8000/path/` or `s3:bucket/prefix`.
+  /// Parses `local:/srv/backup`, `/srv/backup`, `rest:https://host:8000/path/`, `s3:bucket/prefix` or
+  /// `rclone:remote:path`.
   ///
   /// - Returns: `nil` also for an address that holds a password: a catalog is no place for one.
   package init?(_ text: some StringProtocol) {
@@ -66,6 +67,8 @@ extension Repository.Location: Codable {
         address.unicodeScalars.allSatisfy({ $0.value > 32 && $0.value != 127 })
       else { return nil }
       if scheme == "rest", !address.hasPrefix("http://"), !address.hasPrefix("https://") { return nil }
+      // `:kind,option=value:path` may hold anything; what has a name is written in rclone's own configuration.
+      if scheme == "rclone", address.hasPrefix("-") || address.contains(",") { return nil }
       self = .remote(scheme: scheme, address: address)
       return
     }
