@@ -18,18 +18,31 @@ final class ChildConnection: Sendable {
   private let said: ChildWords
   private let name: String
   private let answered = Atomic(false)
+  /// Whether it called its end a success; comes after its end.
+  private let ending: EventLoopPromise<Bool>
 
   /// Bytes that may be under way in each stream.
   private static let windowBytes = 1 << 20
 
-  /// - Parameter log: Takes each line of the child's standard error.
-  init(_ child: ChildServer, log: @escaping @Sendable (String) -> Void) async throws(WebFailure) {
+  /// Starts a program.
+  ///
+  /// The connection stands before it starts: a server waits for its client's first words for some seconds only.
+  ///
+  /// - Parameters:
+  ///   - log: Takes each line of the child's standard error.
+  ///   - start: Runs what it is given where that may block.
+  init(
+    _ program: ChildProgram, log: @escaping @Sendable (String) -> Void,
+    start: (@escaping @Sendable () throws(WebFailure) -> pid_t) async throws(WebFailure) -> pid_t
+  ) async throws(WebFailure) {
     let loop = MultiThreadedEventLoopGroup.singleton.next()
-    name = child.name
+    let ends = try ChildEnds()
+    name = program.name
     said = ChildWords(log: log, closed: loop.makePromise())
-    let said = said
+    ending = loop.makePromise()
+    let (said, ending) = (said, ending)
     do {
-      let errors = try await NIOPipeBootstrap(group: loop).takingOwnershipOfDescriptor(input: child.errors) { channel in
+      let errors = try await NIOPipeBootstrap(group: loop).takingOwnershipOfDescriptor(input: ends.errors) { channel in
         channel.eventLoop.makeCompletedFuture {
           try channel.pipeline.syncOperations.addHandler(ChildWords.Reader(said))
           return channel
@@ -37,7 +50,7 @@ final class ChildConnection: Sendable {
       }
       errors.closeFuture.cascade(to: said.closed)
       (channel, streams) = try await NIOPipeBootstrap(group: loop).takingOwnershipOfDescriptors(
-        input: child.output, output: child.input
+        input: ends.output, output: ends.input
       ) { channel in
         var configuration = NIOHTTP2Handler.Configuration()
         configuration.connection.initialSettings = [
@@ -51,26 +64,35 @@ final class ChildConnection: Sendable {
         }.map { (channel, $0) }
       }
     } catch {
-      // What descriptors are whose now can't be told; the child is ended in any case.
-      kill(child.pid, SIGKILL)
-      NIOThreadPool.singleton.submit { _ in child.reap {} }
+      ends.closeTheirs()
       said.closed.succeed()
-      throw .connection("the child can't be spoken to: \(error)")
+      ending.succeed(false)
+      throw .connection("\(program.name) can't be spoken to: \(error)")
     }
-    Self.see(child, off: channel)
+    let pid: pid_t
+    do throws(WebFailure) {
+      pid = try await start { () throws(WebFailure) in try program.start(ends) }
+    } catch {
+      ending.succeed(false)
+      channel.close(promise: nil)
+      throw error
+    }
+    Self.see(pid, off: channel, ending)
   }
 
   /// Once its pipes are closed the child has some time to end, and is then killed.
-  private static func see(_ child: ChildServer, off channel: any Channel) {
-    let isThere = ChildPresence()
+  private static func see(_ pid: pid_t, off channel: any Channel, _ ending: EventLoopPromise<Bool>) {
+    let isThere = Presence()
     let loop = channel.eventLoop
     channel.closeFuture.whenComplete { _ in
-      loop.scheduleTask(in: .seconds(5)) { isThere.state.withLock { if $0 { kill(child.pid, SIGKILL) } } }
-      NIOThreadPool.singleton.submit { _ in child.reap { isThere.state.withLock { $0 = false } } }
+      loop.scheduleTask(in: .seconds(5)) { isThere.state.withLock { if $0 { kill(pid, SIGKILL) } } }
+      NIOThreadPool.singleton.submit { _ in
+        ending.succeed(ChildProgram.reap(pid) { isThere.state.withLock { $0 = false } })
+      }
     }
   }
 
-  private final class ChildPresence: Sendable { let state = Mutex(true) }
+  private final class Presence: Sendable { let state = Mutex(true) }
 
   deinit { channel.close(promise: nil) }
 
@@ -159,9 +181,10 @@ final class ChildConnection: Sendable {
     }
     // What it had to say may come after its end.
     try? await said.closed.futureResult.get()
+    let isSuccess = (try? await ending.futureResult.get()) ?? false
     let reason = "\(name) ended\(said.last.map { ": \($0)" } ?? "")"
-    // One that ended before it ever answered will do so again.
-    return answered.load(ordering: .relaxed) ? .connection(reason) : .address(reason)
+    // One that failed before it ever answered will do so again.
+    return answered.load(ordering: .relaxed) || isSuccess ? .connection(reason) : .address(reason)
   }
 }
 

@@ -5,21 +5,24 @@ import Core
 /// The program starts with the first request, and again with the first one after it has ended. It ends when this client
 /// is let go, or when this process ends, in whatever way: its standard input ends then.
 package actor ChildWebClient: WebTransport {
+  package typealias Starting = @Sendable () throws(WebFailure) -> Int32
+
+  private let program: ChildProgram
   private let time: any Timekeeper
   private let log: @Sendable (String) -> Void
-  private let start: @Sendable () async throws(WebFailure) -> ChildServer
+  private let start: @Sendable (@escaping Starting) async throws(WebFailure) -> Int32
   private var connection: ChildConnection?
   private var isStarting = false
   private var waiting: [CheckedContinuation<Void, Never>] = []
 
   /// - Parameters:
   ///   - log: Takes each line the program says.
-  ///   - start: Starts the program, with ``ChildServer/start(_:environment:)``, where that may block.
+  ///   - start: Runs what it is given where that may block.
   package init(
-    time: any Timekeeper, log: @escaping @Sendable (String) -> Void,
-    start: @escaping @Sendable () async throws(WebFailure) -> ChildServer
+    _ program: ChildProgram, time: any Timekeeper, log: @escaping @Sendable (String) -> Void,
+    start: @escaping @Sendable (@escaping Starting) async throws(WebFailure) -> Int32
   ) {
-    (self.time, self.log, self.start) = (time, log, start)
+    (self.program, self.time, self.log, self.start) = (program, time, log, start)
   }
 
   package func send(_ request: WebRequest) async throws(WebFailure) -> WebResponse {
@@ -40,7 +43,7 @@ package actor ChildWebClient: WebTransport {
       for one in waiting { one.resume() }
       waiting = []
     }
-    let made = try await ChildConnection(try await start(), log: log)
+    let made = try await ChildConnection(program, log: log, start: start)
     connection = made
     return made
   }

@@ -40,11 +40,11 @@ package struct RcloneObjectStoreFactory: ObjectStoreFactory {
     }
     let program = try words(Self.programVariable, "rclone")
     let arguments = try words(Self.argumentsVariable, Self.usualArguments)
-    let (command, variables) = (program + arguments + [location], childEnvironment)
     let (pool, log) = (pool, log)
-    let client = ChildWebClient(time: time, log: { log("rclone: \($0)") }) { () async throws(WebFailure) in
-      try await pool.run { () throws(WebFailure) in try ChildServer.start(command, environment: variables) }
-    }
+    let client = ChildWebClient(
+      ChildProgram(program + arguments + [location], environment: childEnvironment), time: time,
+      log: { log("rclone: \($0)") }
+    ) { (start) async throws(WebFailure) in try await pool.run(start) }
     var pace = RESTPace()
     if let text = text(Self.timeoutVariable) {
       guard let limit = Duration(text: text), limit > .zero else {

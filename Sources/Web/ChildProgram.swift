@@ -7,44 +7,63 @@ import Core
 /// `POSIX_SPAWN_SETSID`, which glibc shows to GNU programs only.
 private let spawnInSession: Int16 = 0x80
 
-/// A program that serves on its standard input and output; gone when nobody writes to it any more.
-package struct ChildServer: Sendable {
-  /// The program's, without its directory.
-  let name: String
-  let pid: pid_t
+/// Both ends of what a child and we say to each other.
+struct ChildEnds: Sendable {
   /// Ours to write its input to.
   let input: CInt
   /// Ours to read its output from.
   let output: CInt
   let errors: CInt
+  /// Its standard input, output and error.
+  let theirs: [CInt]
 
-  /// Blocks, briefly.
-  ///
-  /// - Parameters:
-  ///   - words: The program, as a path or a name to look for in this process's PATH, and its arguments.
-  ///   - environment: All of it.
-  /// - Throws: `.address` if there is no such program, `.connection` if the machine can't start one now.
-  package static func start(_ words: [String], environment: [String: String]) throws(WebFailure) -> ChildServer {
-    guard let program = words.first else { throw .address("no program is named") }
-    // Closed in every other child from the beginning: one that held an end would keep this one alive.
-    let cloexec = Int32(SOCK_CLOEXEC.rawValue)
+  init() throws(WebFailure) {
     var pairs: [[CInt]] = []
-    func closeAll() { for end in pairs.joined() { close(end) } }
+    // Closed in every other child from the beginning: one that held an end would keep this one alive.
+    let kind = Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue)
     for _ in 0..<3 {
       var ends: [CInt] = [-1, -1]
-      guard socketpair(AF_UNIX, Int32(SOCK_STREAM.rawValue) | cloexec, 0, &ends) == 0 else {
+      guard socketpair(AF_UNIX, kind, 0, &ends) == 0 else {
         let reason = String(cString: strerror(errno))
-        closeAll()
-        throw .connection("no connection for \(program): \(reason)")
+        for end in pairs.joined() { close(end) }
+        throw .connection("no connection to a child can be made: \(reason)")
       }
       pairs.append(ends)
     }
+    (input, output, errors) = (pairs[0][0], pairs[1][0], pairs[2][0])
+    theirs = pairs.map { $0[1] }
+  }
+
+  func closeTheirs() { for end in theirs { close(end) } }
+  func closeOurs() { for end in [input, output, errors] { close(end) } }
+}
+
+/// A program that serves on its standard input and output, and ends when its input does.
+package struct ChildProgram: Sendable {
+  private let words: [String]
+  private let environment: [String: String]
+
+  /// - Parameters:
+  ///   - words: The program, as a path or a name to look for in this process's PATH, and its arguments: every user of the
+  ///     machine can read them.
+  ///   - environment: All of it.
+  package init(_ words: [String], environment: [String: String]) {
+    (self.words, self.environment) = (words, environment)
+  }
+
+  /// Without its directory.
+  var name: String { words.first?.split(separator: "/").last.map(String.init) ?? "the program" }
+
+  /// Blocks, briefly. The child's ends are its own afterwards, or closed.
+  ///
+  /// - Throws: `.address` if there is no such program, `.connection` if the machine can't start one now.
+  func start(_ ends: ChildEnds) throws(WebFailure) -> pid_t {
+    defer { ends.closeTheirs() }
+    guard let program = words.first else { throw .address("no program is named") }
     var actions = posix_spawn_file_actions_t()
     posix_spawn_file_actions_init(&actions)
     defer { posix_spawn_file_actions_destroy(&actions) }
-    posix_spawn_file_actions_adddup2(&actions, pairs[0][0], 0)
-    posix_spawn_file_actions_adddup2(&actions, pairs[1][1], 1)
-    posix_spawn_file_actions_adddup2(&actions, pairs[2][1], 2)
+    for (number, end) in ends.theirs.enumerated() { posix_spawn_file_actions_adddup2(&actions, end, CInt(number)) }
     var attributes = posix_spawnattr_t()
     posix_spawnattr_init(&attributes)
     defer { posix_spawnattr_destroy(&attributes) }
@@ -67,24 +86,23 @@ package struct ChildServer: Sendable {
     var pid: pid_t = 0
     let failure = posix_spawnp(&pid, program, &actions, &attributes, &arguments, &variables)
     guard failure == 0 else {
-      closeAll()
       let reason = String(cString: strerror(failure)).lowercased()
       if failure == EAGAIN || failure == ENOMEM { throw .connection("\(program) can't be started: \(reason)") }
       throw .address("\(program) can't be started: \(reason)")
     }
-    for end in [pairs[0][0], pairs[1][1], pairs[2][1]] { close(end) }
-    let name = program.split(separator: "/").last.map(String.init) ?? program
-    return ChildServer(name: name, pid: pid, input: pairs[0][1], output: pairs[1][0], errors: pairs[2][0])
+    return pid
   }
 
-  /// Waits until it has ended, and leaves nothing of it behind. Blocks.
+  /// Waits until a child has ended, and leaves nothing of it behind. Blocks.
   ///
   /// - Parameter ended: Called while its number is still its own, for the last time.
-  func reap(ended: () -> Void) {
+  /// - Returns: Whether it ended by itself, and called that a success.
+  static func reap(_ pid: pid_t, ended: () -> Void) -> Bool {
     var information = siginfo_t()
     while waitid(P_PID, id_t(pid), &information, WEXITED | WNOWAIT) != 0, errno == EINTR {}
     ended()
     var status: Int32 = 0
     while waitpid(pid, &status, 0) == -1, errno == EINTR {}
+    return status == 0
   }
 }
