@@ -136,7 +136,7 @@ private func isDamage(_ error: any Error) -> Bool {
   case VaultError.store(let store):
     switch store {
     case .notFound, .pastEnd, .corrupt: true
-    case .exists, .full, .readOnly, .permission, .unavailable, .location, .cancelled: false
+    case .exists, .full, .readOnly, .locked, .permission, .unavailable, .location, .cancelled: false
     }
   case VaultError.cancelled, TreeError.cancelled, TreeError.system: false
   default: true

@@ -82,7 +82,7 @@ struct RepositoryResponder: HTTPResponder {
       case .full: self.init(Self.noSpace, "no space is left on the server")
       case .location: self.init(.notFound, "there is no such repository")
       // What a file system says may name paths, which are no client's business.
-      case .readOnly, .permission: self.init(.internalServerError, "the server can't write there")
+      case .readOnly, .permission, .locked: self.init(.internalServerError, "the server can't write there")
       case .unavailable, .cancelled: self.init(.serviceUnavailable, "the server can't do that now")
       }
     }

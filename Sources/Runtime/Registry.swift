@@ -44,6 +44,14 @@ package enum Registry {
 
   /// - Parameter location: Such as `local:/srv/backup` or `rest:https://host:8000/path/`; a bare path is local.
   package static func store(at location: String, host: Machine) throws -> any ObjectStore {
+    let (store, isRemote) = try bareStore(at: location, host: host)
+    return isRemote ? try RemoteSettings(host).around(store, host) : store
+  }
+
+  /// The store itself, with nothing around it that would try again or remember.
+  package static func bareStore(
+    at location: String, host: Machine
+  ) throws -> (store: any ObjectStore, isRemote: Bool) {
     let factories = objectStores(host)
     let isPath = location.hasPrefix("/") || location.hasPrefix(".")
     let colon = isPath ? nil : location.firstIndex(of: ":")
@@ -52,7 +60,7 @@ package enum Registry {
       throw RegistryError.unknownScheme(scheme, known: factories.map { type(of: $0).scheme })
     }
     let store = try factory.open(colon.map { String(location[location.index(after: $0)...]) } ?? location)
-    return type(of: factory).isRemote ? try RemoteSettings(host).around(store, host) : store
+    return (store, type(of: factory).isRemote)
   }
 
   /// A store whose every object is written to mirrors too.

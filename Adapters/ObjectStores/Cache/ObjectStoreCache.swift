@@ -76,6 +76,16 @@ package struct CachedObjectStore: ObjectStore {
     try await base.delete(name)
   }
 
+  package var locksObjects: Bool { base.locksObjects }
+
+  package func lock(on name: ObjectName) async throws(StoreError) -> ObjectLock? {
+    try await base.lock(on: name)
+  }
+
+  package func setLock(_ change: ObjectLockChange, on name: ObjectName) async throws(StoreError) {
+    try await base.setLock(change, on: name)
+  }
+
   // MARK: Files
 
   /// Packs have 16 MiB; larger ones were made by someone who has reasons.

@@ -112,6 +112,16 @@ package final class FaultyObjectStore: ObjectStore {
     try await call(.delete, name) { () throws(StoreError) in try await base.delete(name) }
   }
 
+  package var locksObjects: Bool { base.locksObjects }
+
+  package func lock(on name: ObjectName) async throws(StoreError) -> ObjectLock? {
+    try await base.lock(on: name)
+  }
+
+  package func setLock(_ change: ObjectLockChange, on name: ObjectName) async throws(StoreError) {
+    try await base.setLock(change, on: name)
+  }
+
   private static func flip(_ bytes: [UInt8]) -> [UInt8] {
     var bytes = bytes
     if !bytes.isEmpty { bytes[bytes.count / 2] ^= 1 }

@@ -76,6 +76,16 @@ package struct LimitedObjectStore: ObjectStore {
     try await limited { () throws(StoreError) in try await base.delete(name) }
   }
 
+  package var locksObjects: Bool { base.locksObjects }
+
+  package func lock(on name: ObjectName) async throws(StoreError) -> ObjectLock? {
+    try await limited { () throws(StoreError) in try await base.lock(on: name) }
+  }
+
+  package func setLock(_ change: ObjectLockChange, on name: ObjectName) async throws(StoreError) {
+    try await limited { () throws(StoreError) in try await base.setLock(change, on: name) }
+  }
+
   private func limited<T>(_ body: () async throws(StoreError) -> T) async throws(StoreError) -> T {
     guard let connections else { return try await body() }
     guard await connections.enter() else { throw .cancelled }

@@ -83,6 +83,16 @@ package struct RetryObjectStore: ObjectStore {
     }
   }
 
+  package var locksObjects: Bool { base.locksObjects }
+
+  package func lock(on name: ObjectName) async throws(StoreError) -> ObjectLock? {
+    try await trying { (_) throws(StoreError) in try await base.lock(on: name) }
+  }
+
+  package func setLock(_ change: ObjectLockChange, on name: ObjectName) async throws(StoreError) {
+    try await trying { (_) throws(StoreError) in try await base.setLock(change, on: name) }
+  }
+
   private func trying<T>(_ body: (Int) async throws(StoreError) -> T) async throws(StoreError) -> T {
     var attempt = 1
     while true {

@@ -14,13 +14,15 @@ import Web
 ///
 /// Source: Amazon, "S3 API Reference".
 package final class S3ObjectStore: ObjectStore {
-  private let address: S3Address
-  private let settings: S3Settings
+  let address: S3Address
+  let settings: S3Settings
   private let client: WebClient
   private let credentials: S3Credentials
-  private let time: any Timekeeper
+  let time: any Timekeeper
   /// Cleared when the server says that it doesn't know conditions.
   private let asksConditionally = Mutex(true)
+  /// The first version of each object that is read, as far as it is known.
+  let known = Mutex<[ObjectName: S3Version]>([:])
 
   package var location: String { address.description }
 
@@ -35,7 +37,7 @@ package final class S3ObjectStore: ObjectStore {
     let there = try await send(.head, key: "")
     switch there.status {
     // Whoever may only write to a bucket may not ask about it.
-    case 200, 403: return
+    case 200, 403: return try await expectLocks()
     case 404: break
     default: throw refusal(there, "the bucket was not found")
     }
@@ -45,21 +47,40 @@ package final class S3ObjectStore: ObjectStore {
         "<CreateBucketConfiguration xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><LocationConstraint>\(address.region)</LocationConstraint></CreateBucketConfiguration>"
           .utf8)
     }
-    let made = try await send(.put, key: "", body: body)
+    // Versions come with it.
+    let headers = locksObjects ? [(name: "x-amz-bucket-object-lock-enabled", value: "true")] : []
+    let made = try await send(.put, key: "", headers: headers, body: body)
     guard made.isSuccess || Self.code(made) == "BucketAlreadyOwnedByYou" else {
       throw refusal(made, "the bucket could not be made")
     }
+    try await expectLocks()
   }
 
   package func put(_ name: ObjectName, _ bytes: [UInt8]) async throws(StoreError) {
-    // A server that ignores the condition would replace it.
-    if name == .config, try await isThere(name, bytes) { return }
+    // A server that ignores the condition would replace it, and one with versions add to it.
+    if name == .config || settings.trustsFirstVersions, try await isThere(name, bytes) { return }
     var headers: [(name: String, value: String)] = [("content-type", "application/octet-stream")]
     if let storageClass = settings.storageClasses[name.kind] { headers.append(("x-amz-storage-class", storageClass)) }
-    if bytes.count > settings.partThresholdBytes { return try await putInParts(name, bytes, headers) }
+    headers += lockHeaders(name)
+    if bytes.count > settings.partThresholdBytes {
+      try await putInParts(name, bytes, headers)
+    } else {
+      try await putWhole(name, bytes, headers)
+    }
+    // Of two who were the first at the same moment, one was.
+    if name == .config, settings.trustsFirstVersions, try await !isThere(name, bytes) { throw .notFound(name) }
+  }
+
+  private func putWhole(
+    _ name: ObjectName, _ bytes: [UInt8], _ headers: [(name: String, value: String)]
+  ) async throws(StoreError) {
     let isConditional = asksConditionally.withLock { $0 }
+    var headers = headers
+    if isConditional { headers.append(("if-none-match", "*")) }
+    // Wanted by Amazon where an object is locked.
+    if isLocked(name) { headers.append(("content-md5", Self.md5(bytes))) }
     let response = try await send(
-      .put, key: key(name), headers: headers + (isConditional ? [("if-none-match", "*")] : []), body: bytes,
+      .put, key: key(name), headers: headers, body: bytes,
       // Taken from the name, not from the bytes: the server finds what memory damaged in between.
       payloadHash: name.id?.hex)
     switch response.status {
@@ -69,21 +90,25 @@ package final class S3ObjectStore: ObjectStore {
       throw refusal(response, "\(name) was there and is no longer")
     case 501 where isConditional, 400 where isConditional && Self.code(response) == "NotImplemented":
       asksConditionally.withLock { $0 = false }
-      try await put(name, bytes)
+      try await putWhole(name, bytes, headers.filter { $0.name != "if-none-match" && $0.name != "content-md5" })
+    case 400 where isLocked(name) && ["InvalidArgument", "InvalidRequest"].contains(Self.code(response)):
+      throw Self.noLocks(location)
     default: throw refusal(response, "\(name) was not stored", about: name)
     }
   }
 
   package func get(_ name: ObjectName) async throws(StoreError) -> [UInt8] {
-    let response = try await send(.get, key: key(name), limitBytes: name.kind.limitBytes)
+    let version = try await trusted(name)
+    let response = try await send(.get, key: key(name), query: version, limitBytes: name.kind.limitBytes)
     guard response.status == 200 else { throw refusal(response, "\(name) was not given", about: name) }
     return response.body
   }
 
   package func get(_ name: ObjectName, range: Range<Int>) async throws(StoreError) -> [UInt8] {
     guard !range.isEmpty else { return [] }
+    let version = try await trusted(name)
     let response = try await send(
-      .get, key: key(name), headers: [("range", "bytes=\(range.lowerBound)-\(range.upperBound - 1)")],
+      .get, key: key(name), query: version, headers: [("range", "bytes=\(range.lowerBound)-\(range.upperBound - 1)")],
       limitBytes: range.count)
     switch RangeAnswer(response, asked: range) {
     case .bytes(let bytes): return bytes
@@ -105,6 +130,10 @@ package final class S3ObjectStore: ObjectStore {
   package func list(_ kind: ObjectKind) async throws(StoreError) -> [ObjectInfo] {
     if kind == .config { return try await size(of: .config).map { [ObjectInfo(.config, sizeBytes: $0)] } ?? [] }
     let prefix = "\(address.prefix)\(kind.rawValue)/"
+    if settings.trustsFirstVersions {
+      return try ObjectListing.checked(
+        try await firstVersions(kind).map { ObjectInfo($0.key, sizeBytes: $0.value.sizeBytes) })
+    }
     var (result, token, pages): ([ObjectInfo], String?, Int) = ([], nil, 0)
     repeat {
       pages += 1
@@ -127,6 +156,7 @@ package final class S3ObjectStore: ObjectStore {
   }
 
   package func size(of name: ObjectName) async throws(StoreError) -> Int? {
+    if settings.trustsFirstVersions { return try await versions(of: name).last { !$0.isMarker }?.sizeBytes }
     let response = try await send(.head, key: key(name))
     switch response.status {
     case 200:
@@ -140,6 +170,7 @@ package final class S3ObjectStore: ObjectStore {
   }
 
   package func delete(_ name: ObjectName) async throws(StoreError) {
+    if settings.trustsFirstVersions { return try await deleteVersions(of: name) }
     // To delete what isn't there is a success in S3.
     guard try await contains(name) else { throw .notFound(name) }
     let response = try await send(.delete, key: key(name))
@@ -152,7 +183,7 @@ package final class S3ObjectStore: ObjectStore {
     _ name: ObjectName, _ bytes: [UInt8], _ headers: [(name: String, value: String)]
   ) async throws(StoreError) {
     // Not every server takes a condition at the end of an upload.
-    if name != .config, try await isThere(name, bytes) { return }
+    if name != .config, !settings.trustsFirstVersions, try await isThere(name, bytes) { return }
     let begun = try await send(.post, key: key(name), query: [("uploads", "")], headers: headers, body: [])
     guard begun.isSuccess, let id = (try? S3XML.parse(begun.body))?["UploadId"]?.text, !id.isEmpty else {
       throw refusal(begun, "the upload of \(name) was not begun", about: name)
@@ -169,6 +200,8 @@ package final class S3ObjectStore: ObjectStore {
       guard done.isSuccess, (try? S3XML.parse(done.body))?.name == "CompleteMultipartUploadResult" else {
         throw refusal(done, "the upload of \(name) was not completed", about: name)
       }
+      // Some servers forget by now what was asked for at the beginning.
+      if isLocked(name), let until = lockUntil() { try await setLock(.extend(until: until), on: name) }
     } catch {
       _ = try? await send(.delete, key: key(name), query: [("uploadId", id)])
       throw error
@@ -252,16 +285,16 @@ package final class S3ObjectStore: ObjectStore {
 
   // MARK: Requests
 
-  private func key(_ name: ObjectName) -> String { address.prefix + name.path }
+  func key(_ name: ObjectName) -> String { address.prefix + name.path }
 
   /// - Throws: `.exists` if the name has other content.
-  private func isThere(_ name: ObjectName, _ bytes: [UInt8]) async throws(StoreError) -> Bool {
+  func isThere(_ name: ObjectName, _ bytes: [UInt8]) async throws(StoreError) -> Bool {
     guard let size = try await size(of: name) else { return false }
     guard size == bytes.count, try await get(name) == bytes else { throw .exists(name) }
     return true
   }
 
-  private func send(
+  func send(
     _ method: WebRequest.Method, key: String, query: [(name: String, value: String)] = [],
     headers: [(name: String, value: String)] = [], body: [UInt8]? = nil, payloadHash: String? = nil,
     limitBytes: Int = 1 << 20
@@ -301,14 +334,14 @@ package final class S3ObjectStore: ObjectStore {
     }
   }
 
-  private static func code(_ response: WebResponse) -> String? {
+  static func code(_ response: WebResponse) -> String? {
     guard !response.body.isEmpty, response.body.count <= 65_536, let xml = try? S3XML.parse(response.body),
       xml.name == "Error", let code = xml["Code"]?.text
     else { return nil }
     return code.utf8.allSatisfy { $0 > 32 && $0 < 127 } ? String(code.prefix(80)) : nil
   }
 
-  private func refusal(_ response: WebResponse, _ what: String, about name: ObjectName? = nil) -> StoreError {
+  func refusal(_ response: WebResponse, _ what: String, about name: ObjectName? = nil) -> StoreError {
     let code = Self.code(response)
     let text = "\(location): \(what): \(code ?? "status \(response.status)")"
     switch (response.status, code) {
@@ -327,38 +360,6 @@ package final class S3ObjectStore: ObjectStore {
     case (401, _), (403, _): return .permission(text)
     default: return .unavailable(text)
     }
-  }
-}
-
-/// How a bucket is used.
-package struct S3Settings: Sendable {
-  /// Kinds that aren't named get what the bucket gives.
-  package var storageClasses: [ObjectKind: String] = [:]
-  /// Objects above this go in parts.
-  package var partThresholdBytes = 96 << 20
-  /// At least 5 MiB, says S3, but for the last.
-  package var partBytes = 16 << 20
-  /// Entries of one page of a list.
-  package var pageCount = 1000
-  /// For a request without its bytes.
-  package var timeLimit = Duration.seconds(60)
-  /// How long nothing may move.
-  package var stallLimit = Duration.seconds(60)
-
-  package init() {}
-
-  /// - Parameter text: `STANDARD_IA` for packs alone, or `data=STANDARD_IA,index=STANDARD`.
-  static func storageClasses(_ text: String) throws(StoreError) -> [ObjectKind: String] {
-    var result: [ObjectKind: String] = [:]
-    for part in text.split(separator: ",") {
-      let words = part.split(separator: "=", maxSplits: 1).map { $0.trimmingCharacters(in: .whitespaces) }
-      guard let value = words.last,
-        value.utf8.allSatisfy({ (65...90).contains($0) || (48...57).contains($0) || $0 == 95 }),
-        !value.isEmpty, let kind = words.count == 1 ? .data : ObjectKind(rawValue: words[0])
-      else { throw .location("SALVOR_S3_STORAGE_CLASS is written STANDARD_IA, or data=STANDARD_IA,index=STANDARD") }
-      result[kind] = value
-    }
-    return result
   }
 }
 
@@ -382,6 +383,7 @@ package struct S3ObjectStoreFactory: ObjectStoreFactory {
     if let classes = environment["SALVOR_S3_STORAGE_CLASS"], !classes.isEmpty {
       settings.storageClasses = try S3Settings.storageClasses(classes)
     }
+    try settings.readLocks(environment)
     do throws(WebFailure) {
       let client = try WebClient(WebTrust(environment))
       // The services that give credentials are others than the bucket's.

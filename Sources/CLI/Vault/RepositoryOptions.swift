@@ -173,7 +173,10 @@ struct RepositoryOptions: ParsableArguments {
     return try Registry.store(at: hasScheme ? named : absolute(named), host: host)
   }
 
-  func store() async throws -> any ObjectStore {
+  func store() async throws -> any ObjectStore { try Registry.store(at: try await place(), host: host) }
+
+  /// Where the repository is, as options and variables say; with a scheme, or absolute.
+  func place() async throws -> String {
     let host = host
     var named = value(location, "RESTIC_REPOSITORY")
     if let file = value(repositoryFile, "RESTIC_REPOSITORY_FILE") {
@@ -187,7 +190,10 @@ struct RepositoryOptions: ParsableArguments {
       }
     }
     guard let named, !named.isEmpty else { throw RepositoryOptionsFailure.noRepository }
-    return try location == nil ? anyStore(at: named) : store(at: named)
+    // Every user of the machine can read the arguments of every process.
+    if let location, Self.holdsPassword(location) { throw RepositoryOptionsFailure.passwordInArgument }
+    let hasScheme = named.prefix { $0 != "/" }.contains(":")
+    return hasScheme ? named : absolute(named)
   }
 
   /// Whether an address has a password between `//` and `@`.

@@ -144,9 +144,14 @@ extension VaultCommand {
       let now = options.host.time.now()
       let (decision, pruned) = try await options.locked(exclusive: true, needsLock: !dryRun, loadingIndex: prune) {
         repository in
-        let decision = try await command.decide(repository, criteria, now)
+        var decision = try await command.decide(repository, criteria, now)
         if !command.dryRun {
-          for stored in decision.removed { try await repository.forget(stored.id) }
+          for stored in decision.removed {
+            do throws(VaultError) { try await repository.forget(stored.id) } catch {
+              guard case .store(.locked(_, let lock)) = error, command.ids.isEmpty else { throw error }
+              decision.keep(stored, because: "locked \(lock.reason)")
+            }
+          }
         }
         guard command.prune, !decision.removed.isEmpty, !command.dryRun else {
           return (decision, PruneReport?.none)
@@ -218,6 +223,16 @@ struct RetentionDecision: Sendable {
 
   var groups: [Group]
   var removed: [StoredSnapshot]
+
+  /// It should go, and can't yet.
+  mutating func keep(_ stored: StoredSnapshot, because reason: String) {
+    removed.removeAll { $0.id == stored.id }
+    for group in groups.indices {
+      for verdict in groups[group].verdicts.indices where groups[group].verdicts[verdict].stored.id == stored.id {
+        groups[group].verdicts[verdict].reasons = [reason]
+      }
+    }
+  }
 
   /// A policy's verdicts, and what they mean for recovery points: a point that stays, stays whole.
   init(_ decided: [(SnapshotGroup, [RetentionPolicy.Verdict])], of all: [StoredSnapshot]) {

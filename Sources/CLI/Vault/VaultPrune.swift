@@ -103,6 +103,11 @@ extension PruneReport {
     if packsUnindexed > 0 {
       lines.append("left behind by interrupted runs: \(packsUnindexed.of("pack")) \(would)removed")
     }
+    if packsLocked > 0 {
+      lines.append(
+        "locked in the store: \(packsLocked.of("pack")) \(isDryRun ? "would stay" : "stay"), \(formatBytes(Int64(lockedBytes)))"
+      )
+    }
     lines.append(
       "\(formatBytes(Int64(freedBytes))) \(would)freed; \(formatBytes(Int64(unusedLeftBytes))) in no snapshot "
         + (isDryRun ? "would stay" : "stay"))

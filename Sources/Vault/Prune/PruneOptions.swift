@@ -59,13 +59,16 @@ package struct PruneReport: Hashable, Sendable, Codable {
   package var freedBytes = 0
   /// What nobody uses and stays.
   package var unusedLeftBytes = 0
+  /// Would go, but are locked in the store, or named by an index that is.
+  package var packsLocked = 0
+  package var lockedBytes = 0
   package var indexesWritten = 0
   package var indexesRemoved = 0
 }
 
 /// How far a prune is.
 package struct PruneProgress: Hashable, Sendable {
-  package enum Phase: String, Hashable, Sendable { case trees, packs, repack, index, delete }
+  package enum Phase: String, Hashable, Sendable { case trees, packs, repack, index, delete, lock }
   package var phase: Phase
   package var done: Int
   /// 0 while it isn't known.

@@ -19,11 +19,13 @@ struct PrunePlan: Sendable {
   private(set) var removed: Set<Digest> = []
   private(set) var unusedLeftBytes = 0
 
-  init(_ packs: [Pack], _ options: PruneOptions, version: Int, targetBytes: Int) {
+  /// - Parameter pinned: Packs that can't go, whatever they hold.
+  init(_ packs: [Pack], _ options: PruneOptions, version: Int, targetBytes: Int, pinned: Set<Digest> = []) {
     var candidates: [(pack: Pack, isWanted: Bool)] = []
     var used = 0
     for pack in packs {
       used += pack.usedBytes
+      if pinned.contains(pack.id) { continue }
       if pack.usedBlobs == 0 {
         removed.insert(pack.id)
         continue

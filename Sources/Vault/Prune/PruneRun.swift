@@ -16,7 +16,9 @@ struct PruneRun {
     var report = PruneReport()
     let blobs = repository.index.withLock { $0.blobs }
     let used = BlobSet(blobs)
-    report.snapshots = try await markUsed(used, blobs)
+    report.snapshots = try await repository.markUsed(used) { done in
+      progress(PruneProgress(phase: .trees, done: done, total: blobs.count(.tree)))
+    }
     let indexes = try await list(.index).compactMap(\.name.id)
     var survey = PruneSurvey(used)
     for (number, id) in indexes.enumerated() {
@@ -26,10 +28,13 @@ struct PruneRun {
     var sizes: [Digest: Int] = [:]
     for info in try await list(.data) { if let id = info.name.id { sizes[id] = info.sizeBytes } }
     try survey.settle(blobs, sizes)
-    let plan = PrunePlan(
-      survey.packs, options, version: repository.config.version, targetBytes: repository.settings.packTargetBytes)
-    let unindexed = sizes.keys.filter { !survey.isKnown($0) }.sorted()
+    let (plan, locked) = try await planned(survey, indexes)
+    var unindexed = sizes.keys.filter { !survey.isKnown($0) }.sorted()
+    let lockedUnindexed = try await repository.locked(unindexed.map { ObjectName(.data, $0) })
+    unindexed.removeAll { lockedUnindexed.contains(ObjectName(.data, $0)) }
     survey.describe(plan, sizes, &report)
+    report.packsLocked = locked.count + lockedUnindexed.count
+    report.lockedBytes = (locked + lockedUnindexed.compactMap(\.id)).reduce(0) { $0 + (sizes[$1] ?? 0) }
     report.packs = sizes.count
     report.packsUnindexed = unindexed.count
     report.freedBytes += unindexed.reduce(0) { $0 + (sizes[$1] ?? 0) }
@@ -44,37 +49,38 @@ struct PruneRun {
     return report
   }
 
-  // MARK: What is in use
+  // MARK: Deciding
 
-  /// - Returns: How many snapshots there are.
-  private func markUsed(_ used: BlobSet, _ blobs: BlobIndex) async throws(VaultError) -> Int {
-    // One that can't be read makes this fail: what it needs isn't known, and must not go.
-    let snapshots = try await repository.snapshots()
-    let walk = TreeMarks()
-    for snapshot in snapshots {
-      var level = [snapshot.snapshot.tree]
-      while !level.isEmpty {
-        var fresh: [BlobID] = []
-        for id in level {
-          guard let isNew = used.insert(.tree, id) else { throw .blobMissing(.tree, id) }
-          if isNew { fresh.append(id) }
-        }
-        try await repository.loadMany(.tree, fresh, parallel: repository.settings.downloads) {
-          (id, json) throws(VaultError) in
-          let references: TreeReferences
-          do throws(JSONFault) { references = try TreeReferences(json: json) } catch {
-            throw .treeDamaged(id, error.reason)
-          }
-          for blob in references.content where used.insert(.data, blob) == nil { throw .blobMissing(.data, blob) }
-          walk.add(references.subtrees, done: 1)
-        }
-        let (below, done) = walk.take()
-        level = below
-        progress(PruneProgress(phase: .trees, done: done, total: blobs.count(.tree)))
-      }
+  /// What is locked stays, and so does every pack that a locked index names: that index would name what isn't there.
+  ///
+  /// - Returns: The plan, and the packs that would go but for a lock.
+  private func planned(
+    _ survey: PruneSurvey, _ indexes: [Digest]
+  ) async throws(VaultError) -> (PrunePlan, locked: [Digest]) {
+    var (pinned, asked): (Set<Digest>, Set<Digest>) = ([], [])
+    func plan() -> PrunePlan {
+      PrunePlan(
+        survey.packs, options, version: repository.config.version,
+        targetBytes: repository.settings.packTargetBytes, pinned: pinned)
     }
-    return snapshots.count
+    guard repository.store.locksObjects else { return (plan(), []) }
+    let wanted = plan()
+    while true {
+      let plan = plan()
+      let fresh = plan.removed.union(plan.repacked).filter { asked.insert($0).inserted }
+      var found = Set(try await repository.locked(fresh.map { ObjectName(.data, $0) }).compactMap(\.id))
+      for id in indexes where !asked.contains(id) {
+        let packs = try await read(index: id)
+        guard packs.contains(where: { plan.isGoing($0.id) }) else { continue }
+        asked.insert(id)
+        if try await !repository.locked([ObjectName(.index, id)]).isEmpty { found.formUnion(packs.map(\.id)) }
+      }
+      guard !found.isSubset(of: pinned) else { return (plan, pinned.filter(wanted.isGoing).sorted()) }
+      pinned.formUnion(found)
+    }
   }
+
+  // MARK: Indexes
 
   private func read(index id: Digest) async throws(VaultError) -> [IndexedPack] {
     let json = try await repository.readFile(.index, id) { VaultError.indexDamaged($0, $1) }
@@ -153,24 +159,5 @@ struct PruneRun {
 
   private func list(_ kind: ObjectKind) async throws(VaultError) -> [ObjectInfo] {
     try await repository.access { store throws(StoreError) in try await store.list(kind) }
-  }
-}
-
-/// Trees that a level of the walk leads to.
-private final class TreeMarks: Sendable {
-  private let state = Mutex((below: [BlobID](), done: 0))
-
-  func add(_ ids: [BlobID], done: Int) {
-    state.withLock { state in
-      state.below += ids
-      state.done += done
-    }
-  }
-
-  func take() -> (below: [BlobID], done: Int) {
-    state.withLock { state in
-      defer { state.below = [] }
-      return state
-    }
   }
 }

@@ -98,8 +98,21 @@ package protocol ObjectStore: Sendable {
 
   /// Removes an object; durable when it returns.
   ///
-  /// - Throws: `.notFound` if it isn't there.
+  /// - Throws: `.notFound` if it isn't there; `.locked` if something keeps it.
   func delete(_ name: ObjectName) async throws(StoreError)
+
+  /// Whether what is put is locked, so that a delete may be refused for a time.
+  var locksObjects: Bool { get }
+
+  /// What keeps an object from being deleted now.
+  ///
+  /// - Returns: `nil` if nothing does.
+  func lock(on name: ObjectName) async throws(StoreError) -> ObjectLock?
+
+  /// Changes what keeps an object; it is so when this returns.
+  ///
+  /// - Throws: `.location` where objects can't be locked.
+  func setLock(_ change: ObjectLockChange, on name: ObjectName) async throws(StoreError)
 }
 
 extension ObjectStore {
@@ -112,6 +125,14 @@ extension ObjectStore {
       guard case .notFound = error else { throw error }
     }
     try await put(name, bytes)
+  }
+
+  package var locksObjects: Bool { false }
+
+  package func lock(on name: ObjectName) async throws(StoreError) -> ObjectLock? { nil }
+
+  package func setLock(_ change: ObjectLockChange, on name: ObjectName) async throws(StoreError) {
+    throw .location("\(location) can't lock objects")
   }
 
   package func contains(_ name: ObjectName) async throws(StoreError) -> Bool { try await size(of: name) != nil }

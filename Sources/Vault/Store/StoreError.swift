@@ -16,6 +16,8 @@ package enum StoreError: Failure, Equatable {
   case unavailable(String)
   /// The location can't be understood or isn't there.
   case location(String)
+  /// It can't be deleted yet.
+  case locked(ObjectName, ObjectLock)
   case cancelled
 
   package var report: Report {
@@ -47,6 +49,10 @@ package enum StoreError: Failure, Equatable {
         .remedy("check the device or the network; the same command may be repeated")
     case .location(let what):
       Report("STORE-109", what, retry: .afterChange).remedy("check the repository's location in the catalog")
+    case .locked(let name, let lock):
+      Report("STORE-111", "\(name) is locked in the store, \(lock.reason)", retry: .afterChange)
+        .state("it was not touched")
+        .remedy("wait until then; a legal hold is taken off with `salvor vault lock release`")
     case .cancelled:
       Report("STORE-110", "cancelled", retry: .afterBackoff)
     }
