@@ -6,23 +6,52 @@ import Vault
 /// The repositories of a catalog, opened when first needed and kept: unlocking one costs half a second.
 package actor Vaults {
   private let host: Machine
-  private var open: [DeclaredRepository.Location: Vault.Repository] = [:]
+  private var open: [Place: Vault.Repository] = [:]
+
+  /// The same place may be reached as one user or another.
+  private struct Place: Hashable {
+    var location: DeclaredRepository.Location
+    var credentials: [String: SecretReference]?
+
+    init(_ repository: DeclaredRepository) {
+      (location, credentials) = (repository.location, repository.credentials)
+    }
+  }
 
   package init(host: Machine) { self.host = host }
 
   /// - Throws: ``VaultError`` or a secret's failure, wrapped.
   package func open(_ repository: DeclaredRepository) async throws(AnyFailure) -> Vault.Repository {
-    if let known = open[repository.location] { return known }
+    if let known = open[Place(repository)] { return known }
     do {
       let password = try await host.secrets.resolve(repository.password)
       let vault = try await Vault.Repository.open(
-        store: try Registry.store(at: repository.location.description, host: host), password: password,
-        settings: host.vaultSettings)
-      open[repository.location] = vault
+        store: try await store(of: repository), password: password, settings: host.vaultSettings)
+      open[Place(repository)] = vault
       return vault
     } catch {
       throw AnyFailure(error)
     }
+  }
+
+  private func store(of repository: DeclaredRepository) async throws -> any ObjectStore {
+    var host = host
+    if let credentials = repository.credentials {
+      // One set of credentials is never made up of two.
+      for family in ["AWS_", "RESTIC_REST_"] where credentials.keys.contains(where: { $0.hasPrefix(family) }) {
+        for name in host.environment.keys where Self.isCredential(name, of: family) { host.environment[name] = nil }
+      }
+      for (name, reference) in credentials.sorted(by: { $0.key < $1.key }) {
+        host.environment[name] = try await self.host.secrets.resolve(reference).revealed()
+      }
+    }
+    return try Registry.store(at: repository.location.description, host: host)
+  }
+
+  private static func isCredential(_ name: String, of family: String) -> Bool {
+    name.hasPrefix(family)
+      && (DeclaredRepository.credentialNames.contains(name)
+        || ["AWS_PROFILE", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_ROLE_ARN"].contains(name))
   }
 
   /// Makes the repository if nothing is there yet.
@@ -30,10 +59,10 @@ package actor Vaults {
   /// - Returns: Whether it was made.
   package func create(_ repository: DeclaredRepository) async throws(AnyFailure) -> Bool {
     do {
-      let store = try Registry.store(at: repository.location.description, host: host)
+      let store = try await store(of: repository)
       let password = try await host.secrets.resolve(repository.password)
       do {
-        open[repository.location] = try await Vault.Repository.create(
+        open[Place(repository)] = try await Vault.Repository.create(
           store: store, password: password, settings: host.vaultSettings)
         return true
       } catch VaultError.repositoryExists {

@@ -3,6 +3,7 @@ import Core
 struct RepositoryManifest: Sendable {
   var location: Located<Repository.Location>?
   var password: SecretReference?
+  var credentials: [String: SecretReference] = [:]
 
   static let table = Table(
     "Repository", "A place backups go; a restic repository.", initial: { RepositoryManifest() },
@@ -13,7 +14,25 @@ struct RepositoryManifest: Sendable {
       Field(
         "password", \.password, Codec<SecretReference>.secret.optional, required: true,
         "Where the password is read from."),
+      Field(
+        "credentials", \.credentials, .credentials,
+        "What the place asks for, if not what the environment says: "
+          + Repository.credentialNames.map { "`\($0)`" }.joined(separator: ", ") + "."),
     ])
+}
+
+extension Codec where Value == [String: SecretReference] {
+  static let credentials = Codec(.map(Codec<SecretReference>.secret.shape)) { node, decoding in
+    guard let found = Codec<SecretReference>.secret.dictionary.read(node, &decoding) else { return nil }
+    let unknown = found.keys.filter { !Repository.credentialNames.contains($0) }.sorted()
+    guard unknown.isEmpty else {
+      decoding.report(
+        .badValue, at: node.mark, "'\(excerpt(unknown[0]))' is no credential of a repository",
+        "use \(Repository.credentialNames.joined(separator: ", "))")
+      return nil
+    }
+    return found
+  }
 }
 
 extension Codec where Value == Repository.Location {

@@ -23,6 +23,14 @@ package struct Repository: Sendable, Equatable, Codable {
   package var name: RepositoryName
   package var location: Location
   package var password: SecretReference
+  /// What the place itself asks for, by the variables that would hold it; `nil` where the process's own count.
+  package var credentials: [String: SecretReference]?
+
+  /// Variables that may be said for one repository alone.
+  package static let credentialNames = [
+    "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "RCLONE_CONFIG_PASS", "RESTIC_REST_PASSWORD",
+    "RESTIC_REST_USERNAME",
+  ]
 
   package enum Location: Sendable, Hashable, CustomStringConvertible {
     /// A directory of this machine; absolute, without `.` and `..`.

@@ -237,7 +237,8 @@ struct Resolver {
   private func repository(_ declared: Declared<RepositoryManifest>) -> Repository? {
     guard let location = declared.spec.location, let password = declared.spec.password else { return nil }
     return Repository(
-      name: RepositoryName(unchecked: declared.name.value), location: location.value, password: password)
+      name: RepositoryName(unchecked: declared.name.value), location: location.value, password: password,
+      credentials: declared.spec.credentials.isEmpty ? nil : declared.spec.credentials)
   }
 
   /// The stores of a selector, and whether all of it leads somewhere.
