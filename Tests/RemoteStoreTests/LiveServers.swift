@@ -28,15 +28,26 @@ func withServer<T: Sendable>(
   }
 }
 
+/// A server on a port that is free; another one is tried if somebody took it first.
+private func started(_ start: (UInt16) throws -> ServerProcess) throws -> ServerProcess {
+  for _ in 0..<4 {
+    do { return try start(try freePort()) } catch let failure as CommandRun.Failed {
+      guard failure.description.lowercased().contains("address already in use") else { throw failure }
+    }
+  }
+  return try start(try freePort())
+}
+
 /// `rclone serve restic` on a directory.
 func rcloneServer(_ directory: String, _ more: [String] = [], environment: [String: String] = [:]) throws
   -> ServerProcess
 {
-  let port = try freePort()
-  return try ServerProcess(
-    port: port,
-    ["rclone", "serve", "restic", "--config", "/dev/null", "--addr", "127.0.0.1:\(port)"] + more + [directory],
-    environment: environment)
+  try started { port in
+    try ServerProcess(
+      port: port,
+      ["rclone", "serve", "restic", "--config", "/dev/null", "--addr", "127.0.0.1:\(port)"] + more + [directory],
+      environment: environment)
+  }
 }
 
 /// A program the tests need, from where `scripts/setup test` puts it, or from the PATH.
@@ -49,20 +60,21 @@ func tool(_ name: String) -> String {
 
 /// Moto: conditional writes, parts, roles; believes every signature.
 func motoServer() throws -> ServerProcess {
-  let port = try freePort()
-  return try ServerProcess(port: port, [tool("moto_server"), "-H", "127.0.0.1", "-p", "\(port)"])
+  try started { port in
+    try ServerProcess(port: port, [tool("moto_server"), "-H", "127.0.0.1", "-p", "\(port)"])
+  }
 }
 
 /// rclone on a directory: checks signatures, and overwrites without asking.
 func rcloneS3(_ directory: String) throws -> ServerProcess {
-  let port = try freePort()
-  return try ServerProcess(
-    port: port,
-    [
-      tool("rclone"), "serve", "s3", "--config", "/dev/null", "--addr", "127.0.0.1:\(port)", "--auth-key",
-      "test-access,test-secret",
-      directory,
-    ])
+  try started { port in
+    try ServerProcess(
+      port: port,
+      [
+        tool("rclone"), "serve", "s3", "--config", "/dev/null", "--addr", "127.0.0.1:\(port)", "--auth-key",
+        "test-access,test-secret", directory,
+      ])
+  }
 }
 
 /// A certificate authority, a server's certificate for 127.0.0.1 and a client's, as files in PEM.

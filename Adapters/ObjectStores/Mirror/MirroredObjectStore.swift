@@ -91,6 +91,16 @@ package final class MirroredObjectStore: ObjectStore {
     }
   }
 
+  // What a bucket locks is that bucket's alone.
+
+  package var locksObjects: Bool { base.locksObjects }
+
+  package func lock(on name: ObjectName) async throws(StoreError) -> ObjectLock? { try await base.lock(on: name) }
+
+  package func setLock(_ change: ObjectLockChange, on name: ObjectName) async throws(StoreError) {
+    try await base.setLock(change, on: name)
+  }
+
   /// Does the same to every mirror that is still in step, side by side; one that fails is out of step from then on.
   private func mirroring(_ body: @escaping @Sendable (any ObjectStore) async throws(StoreError) -> Void) async {
     await withTaskGroup(of: Void.self) { group in
