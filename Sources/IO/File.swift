@@ -43,6 +43,41 @@ package final class File: Sendable {
     return done
   }
 
+  /// Up to `count` bytes at `offset`, fewer only at the end of the file.
+  package func read(at offset: Int64, count: Int) throws(SystemFailure) -> [UInt8] {
+    var failure: SystemFailure?
+    let result = [UInt8](unsafeUninitializedCapacity: count) { buffer, initialized in
+      do throws(SystemFailure) {
+        initialized = try read(at: offset, into: UnsafeMutableRawBufferPointer(start: buffer.baseAddress, count: count))
+      } catch { failure = error }
+    }
+    if let failure { throw failure }
+    return result
+  }
+
+  /// Writes the first `count` bytes of whole pages into an empty file, past the page cache where the file system can:
+  /// what nobody reads again soon should not push out what is read.
+  ///
+  /// - Parameter pages: At a multiple of 4096, and as long as whole pages.
+  package func writeUncached(_ pages: UnsafeMutableRawBufferPointer, count: Int) throws(SystemFailure) {
+    let flags = fcntl(descriptor, F_GETFL)
+    var done = 0
+    // A file of a few pages isn't worth the calls.
+    if count >= 1 << 16, flags >= 0, fcntl(descriptor, F_SETFL, flags | salvor_o_direct) == 0 {
+      let whole = count & ~4095
+      while done < whole {
+        let written = retryingInterrupts { pwrite(descriptor, pages.baseAddress! + done, whole - done, off_t(done)) }
+        // Some take the flag and then refuse the write.
+        if written < 0, errno == EINVAL { break }
+        guard written >= 0 else { throw SystemFailure("write", path: path) }
+        done += written
+        if written & 4095 != 0 { break }
+      }
+      guard fcntl(descriptor, F_SETFL, flags) == 0 else { throw SystemFailure("fcntl", path: path) }
+    }
+    try write(UnsafeRawBufferPointer(rebasing: pages[done..<count]), at: Int64(done))
+  }
+
   package func write(_ buffer: UnsafeRawBufferPointer) throws(SystemFailure) {
     var done = 0
     while done < buffer.count {

@@ -163,7 +163,7 @@ struct CrashTests {
     _ = try await repository.save(.data, SeededRandomness(seed: 5).bytes(9000))
     _ = repository.writer.closeAll()
     let pack = try #require(repository.writer.next())
-    pack.bytes[4000] ^= 1
+    pack.pages.memory[4000] ^= 1
     repository.writer.failed(pack)
     for _ in 0..<2 {
       do throws(VaultError) {

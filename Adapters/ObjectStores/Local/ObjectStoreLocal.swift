@@ -38,7 +38,35 @@ package struct LocalObjectStore: ObjectStore {
   }
 
   package func put(_ name: ObjectName, _ bytes: [UInt8]) async throws(StoreError) {
-    try await pool.run { [self] () throws(StoreError) in try write(name, bytes) }
+    try await pool.run { [self] () throws(StoreError) in
+      try bytes.withRawBytes { (raw) throws(StoreError) -> Void in
+        try write(name, raw) { (file) throws(SystemFailure) in try file.write(raw) }
+      }
+    }
+  }
+
+  package func put(_ name: ObjectName, _ pages: PageBuffer) async throws(StoreError) {
+    try await pool.run { [self] () throws(StoreError) in
+      try write(name, pages.bytes) { (file) throws(SystemFailure) in
+        try file.writeUncached(pages.memory, count: pages.count)
+      }
+    }
+  }
+
+  package func get(_ name: ObjectName, range: Range<Int>, into pages: PageBuffer) async throws(StoreError) {
+    try await pool.run { [self] () throws(StoreError) in
+      pages.clear()
+      var size = 0
+      do throws(SystemFailure) {
+        let file = try File(path(name), O_RDONLY)
+        size = Int(try file.status().st_size)
+        if range.lowerBound >= 0, range.upperBound <= size, range.count <= pages.capacity {
+          let space = UnsafeMutableRawBufferPointer(rebasing: pages.memory[..<range.count])
+          pages.extend(by: try file.read(at: Int64(range.lowerBound), into: space))
+        }
+      } catch { throw StoreError(error, name) }
+      guard pages.count == range.count else { throw .pastEnd(name, sizeBytes: size) }
+    }
   }
 
   package func get(_ name: ObjectName) async throws(StoreError) -> [UInt8] {
@@ -54,11 +82,7 @@ package struct LocalObjectStore: ObjectStore {
         let file = try File(path(name), O_RDONLY)
         size = Int(try file.status().st_size)
         if range.lowerBound >= 0, range.upperBound <= size {
-          bytes = [UInt8](repeating: 0, count: range.count)
-          let count = try bytes.withMutableRawBytes { (raw) throws(SystemFailure) in
-            try file.read(at: Int64(range.lowerBound), into: raw)
-          }
-          bytes.removeLast(bytes.count - count)
+          bytes = try file.read(at: Int64(range.lowerBound), count: range.count)
         }
       } catch { throw StoreError(error, name) }
       guard bytes.count == range.count else { throw .pastEnd(name, sizeBytes: size) }
@@ -98,14 +122,14 @@ package struct LocalObjectStore: ObjectStore {
 
   func path(_ name: ObjectName) -> String { "\(root)/\(name.path)" }
 
-  private func write(_ name: ObjectName, _ bytes: [UInt8]) throws(StoreError) {
+  private func write(
+    _ name: ObjectName, _ bytes: UnsafeRawBufferPointer, _ fill: (File) throws(SystemFailure) -> Void
+  ) throws(StoreError) {
     if try isThere(name, bytes) { return }
     let file = try beginFile(name)
     // Never one that somebody else made.
     defer { unlink(file.path) }
-    do throws(SystemFailure) {
-      try bytes.withRawBytes { (raw) throws(SystemFailure) in try file.write(raw) }
-    } catch { throw StoreError(error) }
+    do throws(SystemFailure) { try fill(file) } catch { throw StoreError(error) }
     if try publish(file, as: name) { return }
     guard try isThere(name, bytes) else { throw .exists(name) }
   }
@@ -160,11 +184,13 @@ package struct LocalObjectStore: ObjectStore {
   }
 
   /// - Throws: `.exists` if the name has other content.
-  private func isThere(_ name: ObjectName, _ bytes: [UInt8]) throws(StoreError) -> Bool {
+  private func isThere(_ name: ObjectName, _ bytes: UnsafeRawBufferPointer) throws(StoreError) -> Bool {
     guard let size = try status(name) else { return false }
     guard size == bytes.count else { throw .exists(name) }
     do throws(SystemFailure) {
-      guard try Files.read(path(name)) == bytes else { throw SystemFailure("link", path: nil, number: EEXIST) }
+      guard try Files.read(path(name)).withUnsafeBytes({ $0.elementsEqual(bytes) }) else {
+        throw SystemFailure("link", path: nil, number: EEXIST)
+      }
       // Its first writer may have crashed before it was durable.
       try File(path(name), O_RDONLY).synchronize()
       try Files.synchronizeDirectory(Files.parent(of: path(name)))

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <malloc.h>
 #include <stdio.h>
+#include <sys/mman.h>
 
 int salvor_rename_exchange(const char *a, const char *b) {
   return renameat2(AT_FDCWD, a, AT_FDCWD, b, RENAME_EXCHANGE);
@@ -21,6 +22,7 @@ int salvor_rename_exclusive(const char *from, const char *to) {
 
 const int salvor_o_noatime = O_NOATIME;
 const int salvor_o_path = O_PATH;
+const int salvor_o_direct = O_DIRECT;
 
 int salvor_open_beneath(int root, const char *path, int flags, mode_t mode) {
   struct open_how how;
@@ -55,3 +57,12 @@ void salvor_return_large_memory(void) {
   mallopt(M_MMAP_THRESHOLD, 1 << 20);
   mallopt(M_ARENA_MAX, 2);
 }
+
+void *salvor_allocate_pages(size_t bytes) {
+  void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) return NULL;
+  madvise(memory, bytes, MADV_HUGEPAGE);
+  return memory;
+}
+
+void salvor_free_pages(void *memory, size_t bytes) { munmap(memory, bytes); }

@@ -104,6 +104,16 @@ final class Cipher {
     _ sealed: UnsafeRawBufferPointer, into target: UnsafeMutableRawBufferPointer
   ) throws(VaultError) -> Bool {
     precondition(sealed.count == target.count + Self.overheadBytes, "a sealed blob has 32 bytes more")
+    guard try isGenuine(sealed) else { return false }
+    let iv = UnsafeRawBufferPointer(rebasing: sealed[..<16])
+    let body = UnsafeRawBufferPointer(rebasing: sealed[16..<sealed.count - 16])
+    guard crypt(body, into: target, iv: iv) else { throw .cryptography("EVP_EncryptUpdate") }
+    return true
+  }
+
+  /// Whether the tag is right; nothing is decrypted.
+  func isGenuine(_ sealed: UnsafeRawBufferPointer) throws(VaultError) -> Bool {
+    guard sealed.count >= Self.overheadBytes else { return false }
     let iv = UnsafeRawBufferPointer(rebasing: sealed[..<16])
     let body = UnsafeRawBufferPointer(rebasing: sealed[16..<sealed.count - 16])
     let genuine = withUnsafeTemporaryAllocation(byteCount: 16, alignment: 8) { tag -> Bool? in
@@ -111,9 +121,7 @@ final class Cipher {
       return CRYPTO_memcmp(tag.baseAddress, sealed.baseAddress! + sealed.count - 16, 16) == 0
     }
     guard let genuine else { throw .cryptography("EVP_MAC") }
-    guard genuine else { return false }
-    guard crypt(body, into: target, iv: iv) else { throw .cryptography("EVP_EncryptUpdate") }
-    return true
+    return genuine
   }
 
   /// CTR mode is its own inverse.

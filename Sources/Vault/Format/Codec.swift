@@ -1,19 +1,20 @@
 import Core
 import Synchronization
 
-/// A blob as a pack will hold it; in its codec's memory, so good until that codec's next call.
-struct SealedBlob {
-  var kind: BlobKind
-  var id: BlobID
-  /// IV, ciphertext, tag.
-  var sealed: UnsafeRawBufferPointer
+#if canImport(Glibc)
+  import Glibc
+#endif
+
+/// How long a blob has become: IV, ciphertext, tag.
+struct SealedSize {
+  var bytes: Int
   /// Length of the plaintext in bytes if it was compressed; 0 if not.
   var uncompressedBytes: Int
 }
 
 /// Why stored bytes are not what they should be.
 enum CodecFault: Error, Equatable {
-  case authentication, compression, hash, encoding
+  case authentication, compression, hash, encoding, content
   case library(VaultError)
 
   var reason: String {
@@ -22,6 +23,7 @@ enum CodecFault: Error, Equatable {
     case .compression: "it can't be decompressed"
     case .hash: "its content has another hash"
     case .encoding: "its encoding is unknown"
+    case .content: "it is not what went in"
     case .library(let error): error.report.summary
     }
   }
@@ -36,7 +38,6 @@ final class Codec {
   private let zstd: Zstd
   private let randomness: any Randomness
   private let version: Int
-  private let sealed = Scratch()
   /// Decrypted, and decompressed: two of each, since hashes are computed in pairs.
   private let opened = [Scratch(), Scratch()]
   private let unpacked = [Scratch(), Scratch()]
@@ -48,17 +49,21 @@ final class Codec {
   }
 
   /// Memory beyond what usual blobs need goes back.
-  func trim() { for scratch in [sealed] + opened + unpacked { scratch.trim(to: 10 << 20) } }
+  func trim() { for scratch in opened + unpacked { scratch.trim(to: 10 << 20) } }
 
   // MARK: Blobs
 
   /// Compresses where that helps and the version allows it, and seals.
-  func encode(_ kind: BlobKind, _ id: BlobID, _ plaintext: UnsafeRawBufferPointer) throws(VaultError) -> SealedBlob {
+  ///
+  /// - Parameter space: 32 bytes more than the plaintext at least; filled from its front.
+  func encode(
+    _ plaintext: UnsafeRawBufferPointer, into space: UnsafeMutableRawBufferPointer
+  ) throws(VaultError) -> SealedSize {
+    precondition(space.count >= plaintext.count + Cipher.overheadBytes, "a sealed blob has 32 bytes more")
     // What shrinks by less than a 32nd costs more to read than it saves.
     let worthwhile = plaintext.count - plaintext.count / 32 - 1
     let body: UnsafeRawBufferPointer
     var uncompressedBytes = 0
-    let space = sealed.bytes(plaintext.count + Cipher.overheadBytes)
     if version > 1, worthwhile > 0, zstd.isPromising(plaintext),
       let size = zstd.compress(plaintext, into: UnsafeMutableRawBufferPointer(rebasing: space[16..<16 + worthwhile]))
     {
@@ -69,9 +74,23 @@ final class Codec {
     }
     let target = UnsafeMutableRawBufferPointer(rebasing: space[..<(body.count + Cipher.overheadBytes)])
     guard cipher.seal(body, iv: randomness.bytes(16), into: target) else { throw .cryptography("seal") }
-    return SealedBlob(
-      kind: kind, id: id, sealed: UnsafeRawBufferPointer(target), uncompressedBytes: uncompressedBytes)
+    return SealedSize(bytes: target.count, uncompressedBytes: uncompressedBytes)
   }
+
+  /// Opens what was just sealed, and compares it with what went in.
+  ///
+  /// restic learned in 0.16.4 that memory and processors fail often enough to look.
+  func verify(
+    _ sealed: UnsafeRawBufferPointer, uncompressedBytes: Int, is plaintext: UnsafeRawBufferPointer
+  ) throws(CodecFault) {
+    let found = try unseal(sealed, uncompressedBytes: uncompressedBytes)
+    guard found.count == plaintext.count,
+      found.count == 0 || memcmp(found.baseAddress!, plaintext.baseAddress!, found.count) == 0
+    else { throw .content }
+  }
+
+  /// Whether stored bytes have the tag that was made for them; far cheaper than opening them.
+  func isGenuine(_ sealed: UnsafeRawBufferPointer) throws(VaultError) -> Bool { try cipher.isGenuine(sealed) }
 
   /// Opens and decompresses; the name is not compared yet.
   ///

@@ -25,7 +25,7 @@ package struct PipelineLimit: Sendable {
     let codec = try Codec(key: MasterKey(from: randomness), version: 2, level: level, randomness: randomness)
     let chunker = RabinChunker(IrreduciblePolynomial.random(randomness))
     var result = PipelineLimit()
-    let pack = PackBuffer(.data, capacity: 20 << 20)
+    var pack = PackBuffer(.data, room: 32 << 20)
     func timed<T>(_ sum: WritableKeyPath<PipelineLimit, Duration>, _ body: () throws -> T) rethrows -> T {
       let start = time.monotonicNanoseconds()
       defer { result[keyPath: sum] += .nanoseconds(time.monotonicNanoseconds() - start) }
@@ -53,23 +53,23 @@ package struct PipelineLimit: Sendable {
           }
         }
         for (id, chunk) in zip(ids, chunks) {
-          try timed(\.encoding) { _ = pack.append(try codec.encode(.data, id, chunk)) }
-          guard pack.bytes.count >= 16 << 20 else { continue }
-          try inspect()
+          let sealed = try timed(\.encoding) { try codec.encode(chunk, into: pack.space) }
+          let start = pack.pages.count
+          _ = pack.take(id, sealed)
+          try timed(\.inspecting) {
+            try codec.verify(
+              pack.pages[start..<pack.pages.count], uncompressedBytes: sealed.uncompressedBytes, is: chunk)
+          }
+          if pack.isFull(16 << 20) { finish() }
         }
       }
     }
-    try inspect()
+    finish()
     return result
 
-    func inspect() throws {
-      var isRight = true
-      timed(\.inspecting) {
-        _ = pack.bytes.withUnsafeBytes { raw in codec.inspect(raw, pack.blobs) { _, _ in isRight = false } }
-      }
-      guard isRight else { throw VaultError.writeVerification("a pack") }
-      pack.bytes.removeAll(keepingCapacity: true)
-      pack.blobs.removeAll(keepingCapacity: true)
+    func finish() {
+      timed(\.inspecting) { _ = pack.finishHash() }
+      pack = PackBuffer(.data, reusing: pack.pages, room: 32 << 20)
     }
   }
 }

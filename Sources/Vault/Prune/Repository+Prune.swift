@@ -44,7 +44,6 @@ extension Repository {
   private func move(
     _ blob: PackedBlob, of pack: Digest, _ bytes: [UInt8], from start: Int, _ compressing: Bool
   ) throws(VaultError) -> Bool {
-    let slot = Int(settings.randomness.next() & 1)
     return try codecs.with { (codec) throws(VaultError) in
       try bytes.withRawBytes { (raw) throws(VaultError) -> Bool in
         let sealed = UnsafeRawBufferPointer(rebasing: raw[(blob.offset - start)..<(blob.offset - start + blob.length)])
@@ -52,15 +51,24 @@ extension Repository {
         do throws(CodecFault) {
           plaintext = try codec.decode(sealed, uncompressedBytes: blob.uncompressedBytes, id: blob.id)
         } catch { throw .packCorrupt(pack, bytes: blob.range, "\(blob.kind) blob \(blob.id.short): \(error.reason)") }
-        guard compressing, blob.uncompressedBytes == 0 else {
-          let same = SealedBlob(
-            kind: blob.kind, id: blob.id, sealed: sealed, uncompressedBytes: blob.uncompressedBytes)
-          return writer.add(same, targetBytes: settings.packTargetBytes, slot: slot)
+        let room = max(sealed.count, plaintext.count + Cipher.overheadBytes)
+        let target = lendPack(blob.kind, room: room)
+        do throws(VaultError) {
+          let size: SealedSize
+          if compressing, blob.uncompressedBytes == 0 {
+            size = try plaintext.withRawBytes { (plain) throws(VaultError) in
+              try encode(blob.kind, blob.id, plain, into: target, codec)
+            }
+          } else {
+            target.space.copyMemory(from: sealed)
+            size = SealedSize(bytes: sealed.count, uncompressedBytes: blob.uncompressedBytes)
+          }
+          writer.add(target.take(blob.id, size), to: target)
+        } catch {
+          _ = writer.giveBack(target, targetBytes: settings.packTargetBytes)
+          throw error
         }
-        return try plaintext.withRawBytes { (raw) throws(VaultError) -> Bool in
-          writer.add(
-            try codec.encode(blob.kind, blob.id, raw), targetBytes: settings.packTargetBytes, slot: slot)
-        }
+        return writer.giveBack(target, targetBytes: settings.packTargetBytes)
       }
     }
   }

@@ -7,33 +7,78 @@ struct BlobKey: Hashable, Sendable {
   var id: BlobID
 }
 
-/// A pack under construction. Guarded by its writer's lock while open; never changed by two tasks once closed.
+/// A pack under construction: one thread fills it at a time, and others may read what is listed in it already.
 final class PackBuffer: @unchecked Sendable {
+  // Handed from one thread to the next; what its writer's lock guards is said there.
   let kind: BlobKind
-  var bytes: [UInt8] = []
-  var blobs: [PackedBlob] = []
-  /// Counts up as packs are closed.
+  let pages: PageBuffer
+  private(set) var blobs: [PackedBlob] = []
+  /// Counts up as packs are closed. Guarded by the writer's lock.
   var sequence: UInt64 = 0
   /// The pack's name, once the header is in.
   var id: Digest?
+  /// The hash of the pack's first bytes, and of how many.
+  private var digest = PairedDigest()
+  private(set) var hashedBytes = 0
 
   /// - Parameters:
-  ///   - spare: Memory to use again.
-  ///   - capacity: How many bytes it will hold; reserved at once, so that nothing is copied as it grows.
-  init(_ kind: BlobKind, reusing spare: consuming [UInt8] = [], capacity: Int) {
+  ///   - spare: Memory to use again, if it is large enough.
+  ///   - room: For the blobs, in bytes.
+  init(_ kind: BlobKind, reusing spare: PageBuffer? = nil, room: Int) {
     self.kind = kind
-    bytes = spare
-    // Pages that are never written cost nothing.
-    bytes.reserveCapacity(capacity + capacity / 8)
+    let capacity = room + Self.headerBytes
+    if let spare, spare.capacity >= capacity {
+      spare.clear()
+      pages = spare
+    } else {
+      pages = PageBuffer(capacity: capacity)
+    }
   }
 
-  func append(_ blob: SealedBlob) -> PackedBlob {
+  /// The longest header, sealed, with its trailer.
+  private static let headerBytes =
+    PackHeader.entryLimit * PackHeader.compressedEntryBytes + Cipher.overheadBytes + PackHeader.trailerBytes
+
+  /// Room for the target and one more blob of a file.
+  static func room(targetBytes: Int) -> Int { targetBytes + RabinChunker.maximum + Cipher.overheadBytes }
+
+  /// Where the next blob is to be sealed.
+  var space: UnsafeMutableRawBufferPointer {
+    UnsafeMutableRawBufferPointer(rebasing: pages.free[..<max(0, pages.free.count - Self.headerBytes)])
+  }
+
+  /// Lists a blob that was sealed into the front of ``space``.
+  func take(_ id: BlobID, _ sealed: SealedSize) -> PackedBlob {
     let packed = PackedBlob(
-      kind: kind, id: blob.id, offset: bytes.count, length: blob.sealed.count, uncompressedBytes: blob.uncompressedBytes
-    )
-    bytes.append(contentsOf: blob.sealed)
+      kind: kind, id: id, offset: pages.count, length: sealed.bytes, uncompressedBytes: sealed.uncompressedBytes)
+    pages.extend(by: sealed.bytes)
     blobs.append(packed)
     return packed
+  }
+
+  func isFull(_ targetBytes: Int) -> Bool {
+    pages.count >= targetBytes || blobs.count >= PackHeader.entryLimit
+  }
+
+  // MARK: Hashing
+
+  /// What has not been hashed yet.
+  var unhashedBytes: Int { pages.count - hashedBytes }
+
+  /// Hashes `other`, and beside it as much of the pack, for little more than the price of one.
+  func hash(beside other: UnsafeRawBufferPointer) -> Digest {
+    var own = PairedDigest()
+    let count = min(unhashedBytes, other.count)
+    PairedDigest.add(other, to: &own, pages[hashedBytes..<hashedBytes + count], to: &digest)
+    hashedBytes += count
+    return own.finish()
+  }
+
+  /// The hash of all of it, which is used up.
+  func finishHash() -> Digest {
+    digest.add(pages[hashedBytes..<pages.count])
+    hashedBytes = pages.count
+    return digest.finish()
   }
 }
 
@@ -43,7 +88,7 @@ final class PackWriter: Sendable {
   enum Reservation {
     /// Stored, or on its way.
     case known
-    /// The caller is to seal it, and then to call ``add(_:targetBytes:slot:)`` or ``abandon(_:)``.
+    /// The caller is to seal it, and then to call ``add(_:to:)`` or ``abandon(_:)``.
     case mine
     /// Someone else is sealing it right now; wait with ``settled(_:)`` and ask again.
     case busy
@@ -53,8 +98,13 @@ final class PackWriter: Sendable {
     var sealing: [BlobKey: [CheckedContinuation<Void, Never>]] = [:]
     /// In a pack that isn't durable yet.
     var unstored: [BlobKey: (pack: PackBuffer, blob: PackedBlob)] = [:]
-    /// Two per kind, blobs going to either at random, so that a pack's size tells nothing of what is in it.
-    var open: [[PackBuffer?]] = [[nil, nil], [nil, nil]]
+    /// Neither full nor in anybody's hands, by kind. Two at least come to be, and batches go to any at random, so that
+    /// a pack's size tells nothing of what is in it.
+    var open: [[PackBuffer]] = [[], []]
+    /// Being filled.
+    var lent: [ObjectIdentifier: PackBuffer] = [:]
+    /// Being filled, and to be closed when they come back.
+    var closing: Set<ObjectIdentifier> = []
     /// Closed, and not on their way: new, or after a failure.
     var waiting: [PackBuffer] = []
     var travelling: Set<UInt64> = []
@@ -65,7 +115,7 @@ final class PackWriter: Sendable {
     /// Monotonic nanoseconds.
     var unindexedSince: Int64 = 0
     /// Memory of packs that have left, for the next ones.
-    var spare: [[UInt8]] = []
+    var spare: [PageBuffer] = []
   }
 
   private let state = Mutex(State())
@@ -96,28 +146,64 @@ final class PackWriter: Sendable {
 
   func abandon(_ key: BlobKey) { state.withLock { $0.sealing.removeValue(forKey: key) }?.forEach { $0.resume() } }
 
-  /// Puts a sealed blob into an open pack.
+  /// Lends a pack out for one thread to fill, until ``giveBack(_:targetBytes:)``.
   ///
-  /// - Parameter slot: 0 or 1, at random.
-  /// - Returns: Whether a pack was closed by it.
-  func add(_ blob: SealedBlob, targetBytes: Int, slot: Int) -> Bool {
-    let key = BlobKey(kind: blob.kind, id: blob.id)
-    let (waiters, closed) = state.withLock { state in
-      let kind = Int(blob.kind.rawValue)
-      // What fills a pack by itself gets one.
-      let alone = blob.sealed.count >= targetBytes
+  /// - Parameters:
+  ///   - room: What must fit at least, in bytes.
+  ///   - isAlone: Whether an empty one is wanted.
+  ///   - chance: At random.
+  func lend(
+    _ kind: BlobKind, targetBytes: Int, room: Int, isAlone: Bool, chance: UInt64
+  ) -> PackBuffer {
+    state.withLock { state in
+      let slot = Int(kind.rawValue)
+      let inUse = state.lent.values.count { $0.kind == kind }
+      let choice = Int(chance % UInt64(max(2 - inUse, state.open[slot].count, 1)))
       let pack =
-        (alone ? nil : state.open[kind][slot])
-        ?? PackBuffer(
-          blob.kind, reusing: alone ? [] : state.spare.popLast() ?? [], capacity: alone ? 0 : targetBytes)
-      state.unstored[key] = (pack, pack.append(blob))
-      let full = pack.bytes.count >= targetBytes || pack.blobs.count >= PackHeader.entryLimit
-      if !alone { state.open[kind][slot] = full ? nil : pack }
-      if full { Self.close(pack, &state) }
-      return (state.sealing.removeValue(forKey: key) ?? [], full)
+        !isAlone && choice < state.open[slot].count && state.open[slot][choice].space.count >= room
+        ? state.open[slot].remove(at: choice)
+        : PackBuffer(
+          kind, reusing: state.spare.popLast(), room: max(room, PackBuffer.room(targetBytes: targetBytes)))
+      state.lent[ObjectIdentifier(pack)] = pack
+      return pack
+    }
+  }
+
+  /// - Returns: Whether the pack is closed now.
+  func giveBack(_ pack: PackBuffer, targetBytes: Int) -> Bool {
+    let (waiters, closed) = state.withLock { state -> ([CheckedContinuation<Void, Never>], Bool) in
+      let name = ObjectIdentifier(pack)
+      state.lent.removeValue(forKey: name)
+      if state.closing.remove(name) != nil {
+        // It has its number, and somebody waits for it.
+        state.travelling.remove(pack.sequence)
+        state.waiting.append(pack)
+        defer { state.onArrival = [] }
+        return (state.onArrival, true)
+      }
+      if pack.blobs.isEmpty {
+        keep(pack.pages, &state)
+        return ([], false)
+      }
+      guard pack.isFull(targetBytes) else {
+        state.open[Int(pack.kind.rawValue)].append(pack)
+        return ([], false)
+      }
+      Self.close(pack, &state)
+      return ([], true)
     }
     waiters.forEach { $0.resume() }
     return closed
+  }
+
+  /// A blob has been sealed into a pack that is lent out.
+  func add(_ blob: PackedBlob, to pack: PackBuffer) {
+    let key = BlobKey(kind: blob.kind, id: blob.id)
+    let waiters = state.withLock { state in
+      state.unstored[key] = (pack, blob)
+      return state.sealing.removeValue(forKey: key) ?? []
+    }
+    waiters.forEach { $0.resume() }
   }
 
   private static func close(_ pack: PackBuffer, _ state: inout State) {
@@ -129,7 +215,7 @@ final class PackWriter: Sendable {
   /// The blob's sealed bytes, if its pack isn't durable yet.
   func unstored(_ key: BlobKey) -> (sealed: [UInt8], blob: PackedBlob)? {
     state.withLock { state in
-      state.unstored[key].map { (Array($0.pack.bytes[$0.blob.range]), $0.blob) }
+      state.unstored[key].map { (Array($0.pack.pages[$0.blob.range]), $0.blob) }
     }
   }
 
@@ -143,11 +229,14 @@ final class PackWriter: Sendable {
   func closeAll() -> UInt64 {
     state.withLock { state in
       for kind in state.open.indices {
-        for slot in state.open[kind].indices {
-          guard let pack = state.open[kind][slot] else { continue }
-          state.open[kind][slot] = nil
-          Self.close(pack, &state)
-        }
+        for pack in state.open[kind] { Self.close(pack, &state) }
+        state.open[kind] = []
+      }
+      // What somebody saved may lie in a pack that somebody else is filling.
+      for (name, pack) in state.lent where state.closing.insert(name).inserted {
+        state.sequence += 1
+        pack.sequence = state.sequence
+        state.travelling.insert(pack.sequence)
       }
       return state.sequence
     }
@@ -171,16 +260,16 @@ final class PackWriter: Sendable {
       state.unindexed.append(IndexedPack(id: id, blobs: pack.blobs))
       state.unindexedBlobs += pack.blobs.count
       // Nobody reads it any more: from now on the index says where its blobs are.
-      var memory: [UInt8] = []
-      swap(&memory, &pack.bytes)
-      if state.spare.count < Self.spareLimit {
-        memory.removeAll(keepingCapacity: true)
-        state.spare.append(memory)
-      }
+      keep(pack.pages, &state)
     }
   }
 
-  private static let spareLimit = 2
+  /// Memory that is larger than usual isn't worth keeping.
+  private func keep(_ pages: PageBuffer, _ state: inout State) {
+    if state.spare.count < Self.spareLimit, pages.capacity <= 64 << 20 { state.spare.append(pages) }
+  }
+
+  private static let spareLimit = 4
 
   /// The pack stays, and whoever comes next tries again: a blob once taken in isn't lost.
   func failed(_ pack: PackBuffer) { leave(pack) { $0.waiting.insert(pack, at: 0) } }

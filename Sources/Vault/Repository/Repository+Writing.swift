@@ -42,10 +42,13 @@ extension Repository: BlobWriter {
     var packClosed = false
   }
 
-  /// Hashes; compresses, seals and packs what is unknown. The processor's part of a backup.
+  /// Hashes; compresses, seals into a pack and opens again what is unknown. The processor's part of a backup.
   private func take(_ kind: BlobKind, _ batch: BlobBatch, _ taken: Taken) throws(VaultError) -> Outcome {
-    if taken.saved.isEmpty { taken.saved = Self.names(batch) }
-    return try codecs.with { (codec) throws(VaultError) in
+    var pack = lendPack(kind, room: 0)
+    var isLent = true
+    defer { if isLent { _ = writer.giveBack(pack, targetBytes: settings.packTargetBytes) } }
+    if taken.saved.isEmpty { taken.saved = Self.names(batch, beside: pack) }
+    let outcome = try codecs.with { (codec) throws(VaultError) in
       var outcome = Outcome()
       var busy: [Int] = []
       for index in taken.left {
@@ -60,29 +63,63 @@ extension Repository: BlobWriter {
         case .mine: break
         }
         do throws(VaultError) {
-          let blob = try codec.encode(kind, id, batch[index])
-          let slot = Int(settings.randomness.next() & 1)
-          taken.saved[index].added = blob.sealed.count
-          if writer.add(blob, targetBytes: settings.packTargetBytes, slot: slot) { outcome.packClosed = true }
+          let room = batch.bytes(index) + Cipher.overheadBytes
+          // What may fill a pack by itself gets one.
+          let isAlone = room >= settings.packTargetBytes && !pack.blobs.isEmpty
+          if isAlone || pack.space.count < room {
+            if writer.giveBack(pack, targetBytes: settings.packTargetBytes) { outcome.packClosed = true }
+            pack = lendPack(kind, room: room, isAlone: isAlone)
+          }
+          let sealed = try encode(kind, id, batch[index], into: pack, codec)
+          taken.saved[index].added = sealed.bytes
+          writer.add(pack.take(id, sealed), to: pack)
         } catch {
           writer.abandon(key)
           throw error
+        }
+        if pack.isFull(settings.packTargetBytes) {
+          if writer.giveBack(pack, targetBytes: settings.packTargetBytes) { outcome.packClosed = true }
+          pack = lendPack(kind, room: 0)
         }
       }
       taken.left = busy
       return outcome
     }
+    isLent = false
+    let closed = writer.giveBack(pack, targetBytes: settings.packTargetBytes)
+    return Outcome(busy: outcome.busy, packClosed: outcome.packClosed || closed)
   }
 
-  private static func names(_ batch: BlobBatch) -> [SavedBlob] {
+  /// Seals into the front of a pack's space, and opens it again from there.
+  func encode(
+    _ kind: BlobKind, _ id: BlobID, _ plaintext: UnsafeRawBufferPointer, into pack: PackBuffer, _ codec: Codec
+  ) throws(VaultError) -> SealedSize {
+    let sealed = try codec.encode(plaintext, into: pack.space)
+    let space = UnsafeRawBufferPointer(rebasing: UnsafeRawBufferPointer(pack.space)[..<sealed.bytes])
+    do throws(CodecFault) {
+      try codec.verify(space, uncompressedBytes: sealed.uncompressedBytes, is: plaintext)
+    } catch { throw .writeVerification("\(kind) blob \(id.short): \(error.reason)") }
+    return sealed
+  }
+
+  func lendPack(_ kind: BlobKind, room: Int, isAlone: Bool = false) -> PackBuffer {
+    writer.lend(
+      kind, targetBytes: settings.packTargetBytes, room: room, isAlone: isAlone, chance: settings.randomness.next())
+  }
+
+  /// Hashes every blob of a batch: beside what has come into `pack` since it was hashed last, then beside each other.
+  private static func names(_ batch: BlobBatch, beside pack: PackBuffer) -> [SavedBlob] {
     var result: [SavedBlob] = []
     result.reserveCapacity(batch.count)
-    for index in stride(from: 0, to: batch.count - 1, by: 2) {
-      let (a, b) = PairedDigest.of(batch[index], batch[index + 1])
+    while result.count < batch.count, pack.unhashedBytes > 0 {
+      result.append((pack.hash(beside: batch[result.count]), 0))
+    }
+    while result.count + 1 < batch.count {
+      let (a, b) = PairedDigest.of(batch[result.count], batch[result.count + 1])
       result.append((a, 0))
       result.append((b, 0))
     }
-    if batch.count % 2 == 1 { result.append((PairedDigest.of(batch[batch.count - 1]), 0)) }
+    if result.count < batch.count { result.append((PairedDigest.of(batch[result.count]), 0)) }
     return result
   }
 
@@ -125,7 +162,7 @@ extension Repository: BlobWriter {
     do throws(VaultError) {
       try await uploads.through { () throws(VaultError) in
         let id = try await computing { [self] () throws(VaultError) in try finish(pack) }
-        try await access { store throws(StoreError) in try await store.put(ObjectName(.data, id), pack.bytes) }
+        try await access { store throws(StoreError) in try await store.put(ObjectName(.data, id), pack.pages) }
         index.withLock { $0.blobs.add(pack: id, pack.blobs[...]) }
         writer.arrived(pack, id, at: settings.time.monotonicNanoseconds())
       }
@@ -139,32 +176,28 @@ extension Repository: BlobWriter {
     }
   }
 
-  /// Adds the header, after reading every blob back from the very bytes that will be sent.
+  /// Adds the header and computes the name.
   ///
-  /// restic learned in 0.16.4 that memory and processors fail often enough to look. It looks before packing, this
-  /// after.
+  /// Every blob was opened again when it came, from these very bytes; now it is seen that they have not changed since.
   private func finish(_ pack: PackBuffer) throws(VaultError) -> Digest {
     if let id = pack.id { return id }
-    let id = try codecs.with { (codec) throws(VaultError) -> Digest in
-      var fault: VaultError?
-      var hash = pack.bytes.withUnsafeBytes { raw in
-        codec.inspect(raw, pack.blobs) { blob, reason in
-          fault = fault ?? .writeVerification("\(blob.kind) blob \(blob.id.short): \(reason.reason)")
-        }
-      }
-      if let fault { throw fault }
-      let header = PackHeader.encode(pack.blobs)
-      guard case .success(let listed) = PackHeader.decode(header), listed == pack.blobs else {
-        throw .writeVerification("a pack's header")
-      }
+    let header = PackHeader.encode(pack.blobs)
+    guard case .success(let listed) = PackHeader.decode(header), listed == pack.blobs else {
+      throw .writeVerification("a pack's header")
+    }
+    let sealed = try codecs.with { (codec) throws(VaultError) in
       let sealed = try codec.sealPlain(header)
       guard (try? codec.open(sealed)) == header else { throw .writeVerification("a pack's header") }
-      let end = pack.bytes.count
-      pack.bytes.append(contentsOf: sealed)
-      for shift in [0, 8, 16, 24] { pack.bytes.append(UInt8(truncatingIfNeeded: sealed.count >> shift)) }
-      pack.bytes.withUnsafeBytes { hash.add(UnsafeRawBufferPointer(rebasing: $0[end...])) }
-      return hash.finish()
+      return sealed
     }
+    pack.pages.append(sealed)
+    pack.pages.append([0, 8, 16, 24].map { UInt8(truncatingIfNeeded: sealed.count >> $0) })
+    let id = pack.finishHash()
+    let damaged = try codecs.with { (codec) throws(VaultError) -> PackedBlob? in
+      for blob in pack.blobs where try !codec.isGenuine(pack.pages[blob.range]) { return blob }
+      return nil
+    }
+    if let damaged { throw .writeVerification("\(damaged.kind) blob \(damaged.id.short) has changed in memory") }
     pack.id = id
     return id
   }

@@ -74,8 +74,16 @@ package protocol ObjectStore: Sendable {
   /// - Throws: `.exists` if the name is taken by other content.
   func put(_ name: ObjectName, _ bytes: [UInt8]) async throws(StoreError)
 
+  /// The same, from memory that the caller keeps; nothing of it is used once this returns.
+  func put(_ name: ObjectName, _ pages: PageBuffer) async throws(StoreError)
+
   /// The whole object.
   func get(_ name: ObjectName) async throws(StoreError) -> [UInt8]
+
+  /// Puts a range of an object into `pages`, which is emptied first and has room for it.
+  ///
+  /// - Throws: `.pastEnd` if the object is shorter than the range's end.
+  func get(_ name: ObjectName, range: Range<Int>, into pages: PageBuffer) async throws(StoreError)
 
   /// Bytes of an object; an empty range gives none.
   ///
@@ -116,6 +124,17 @@ package protocol ObjectStore: Sendable {
 }
 
 extension ObjectStore {
+  package func put(_ name: ObjectName, _ pages: PageBuffer) async throws(StoreError) {
+    try await put(name, Array(pages.bytes))
+  }
+
+  package func get(_ name: ObjectName, range: Range<Int>, into pages: PageBuffer) async throws(StoreError) {
+    pages.clear()
+    let bytes = try await get(name, range: range)
+    guard bytes.count <= pages.capacity else { throw .corrupt(name, "more came than was asked for") }
+    pages.append(bytes)
+  }
+
   package func getMetadata(_ name: ObjectName, range: Range<Int>) async throws(StoreError) -> [UInt8] {
     try await get(name, range: range)
   }

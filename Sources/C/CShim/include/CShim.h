@@ -24,6 +24,8 @@ int salvor_chown_descriptor(int descriptor, uid_t user, gid_t group);
 /// O_NOATIME and O_PATH, which need _GNU_SOURCE.
 extern const int salvor_o_noatime;
 extern const int salvor_o_path;
+/// O_DIRECT.
+extern const int salvor_o_direct;
 #include <sys/types.h>
 
 /// What salvor_spawn starts. All pointers belong to the caller.
@@ -89,3 +91,12 @@ int salvor_measure(const char *path, char *const *arguments, char *const *enviro
 /// From now on, free(3) gives everything of 1 MiB and more back to the system at once, and threads share two arenas.
 /// glibc's own way keeps what was as large as the largest block ever freed, for each thread anew.
 void salvor_return_large_memory(void);
+
+/// Whether this processor has the instructions that salvor_scrypt_mix_two needs.
+int salvor_scrypt_pairs(void);
+/// scrypt's ROMix (RFC 7914) of two lanes of 128 * r bytes each, in place, in little more than the time of one.
+/// `memory`: 256 * r * n + 512 * r bytes at a multiple of 64. `n`: a power of two, at most 2^31.
+void salvor_scrypt_mix_two(uint8_t *a, uint8_t *b, size_t n, size_t r, void *memory);
+/// Memory fresh from the system in pages as large as there are, or NULL; goes back with salvor_free_pages.
+void *salvor_allocate_pages(size_t bytes);
+void salvor_free_pages(void *memory, size_t bytes);
