@@ -98,6 +98,39 @@ package final class File: Sendable {
     }
   }
 
+  /// Writes past the page cache what is whole pages of the file, where the file system can, and the rest as usual.
+  ///
+  /// - Parameter space: At a multiple of 4096, and as long as whole pages; what is written goes through it.
+  package func writeUncached(
+    _ bytes: UnsafeRawBufferPointer, at offset: Int64, through space: UnsafeMutableRawBufferPointer
+  ) throws(SystemFailure) {
+    let head = min(bytes.count, Int(-offset & 4095))
+    let whole = (bytes.count - head) & ~4095
+    func part(_ range: Range<Int>) -> UnsafeRawBufferPointer { UnsafeRawBufferPointer(rebasing: bytes[range]) }
+    try write(part(0..<head), at: offset)
+    var done = head
+    let flags = fcntl(descriptor, F_GETFL)
+    if whole > 0, flags >= 0, fcntl(descriptor, F_SETFL, flags | salvor_o_direct) == 0 {
+      while done < head + whole {
+        let count = min(space.count, head + whole - done)
+        space.copyMemory(from: part(done..<done + count))
+        let written = retryingInterrupts { pwrite(descriptor, space.baseAddress, count, off_t(offset) + done) }
+        // Some take the flag and then refuse the write.
+        if written < 0, errno == EINVAL { break }
+        guard written >= 0 else { throw SystemFailure("write", path: path) }
+        done += written
+        if written & 4095 != 0 { break }
+      }
+      guard fcntl(descriptor, F_SETFL, flags) == 0 else { throw SystemFailure("fcntl", path: path) }
+    }
+    try write(part(done..<bytes.count), at: offset + Int64(done))
+  }
+
+  /// Lets the system begin to write a range to storage, so that less is left for the end; only a hint.
+  package func beginWriting(_ range: Range<Int64>) {
+    _ = salvor_begin_writing(descriptor, range.lowerBound, Int64(range.count))
+  }
+
   /// Returns once the content is on stable storage.
   package func synchronize() throws(SystemFailure) {
     guard retryingInterrupts({ fsync(descriptor) }) == 0 else { throw SystemFailure("fsync", path: path) }

@@ -77,7 +77,8 @@ package final class DirectoryReader: Sendable {
     let code = name.withCString { fstatat(file.descriptor, $0, &status, AT_SYMLINK_NOFOLLOW) }
     guard code == 0 else { throw SystemFailure("stat", path: shown(name)) }
     let target = status.st_mode & S_IFMT == S_IFLNK ? try linkTarget(name) : []
-    let attributes = try attributes("/proc/self/fd/\(file.descriptor)/", name)
+    let hasNone = name.withCString { salvor_listxattrat(file.descriptor, $0, nil, 0) } == 0
+    let attributes = hasNone ? [] : try attributes("/proc/self/fd/\(file.descriptor)/", name)
     return try FileMetadata(status, target: target, attributes: attributes, accounts)
   }
 

@@ -51,6 +51,19 @@ package final class TreeTarget: Sendable {
     guard retryingInterrupts({ salvor_syncfs(root.descriptor) }) == 0 else { throw SystemFailure("syncfs", path: path) }
   }
 
+  /// What new files below this directory get by themselves; `nil` if that can't be told beforehand.
+  package func defaults() -> NewFileDefaults? {
+    guard let status = try? root.status(), status.st_mode & S_ISGID == 0, status.st_gid == getegid(),
+      let text = try? Files.read("/proc/self/status", limitBytes: 1 << 20),
+      let line = String(decoding: text, as: UTF8.self).split(separator: "\n").first(where: { $0.hasPrefix("Umask:") }),
+      let umask = UInt16(line.dropFirst(6).trimmingPrefix(while: \.isWhitespace), radix: 8)
+    else { return nil }
+    // A default ACL decides otherwise, and is inherited.
+    let acl = salvor_lgetxattr("/proc/self/fd/\(root.descriptor)/.", "system.posix_acl_default", nil, 0)
+    guard acl < 0, errno == ENODATA || errno == ENOTSUP else { return nil }
+    return NewFileDefaults(userID: geteuid(), groupID: getegid(), umask: umask)
+  }
+
   private func shown(_ relative: TreePath) -> String { relative.components.isEmpty ? path : "\(path)/\(relative)" }
 
   private static func open(
@@ -75,11 +88,11 @@ package final class TargetDirectory: Sendable {
     try check(name.withCString { mkdirat(file.descriptor, $0, 0o700) }, "mkdir", name)
   }
 
-  /// Makes an empty file, mode 0600; fails if the name is taken.
-  package func createFile(_ name: FileName) throws(SystemFailure) -> File {
+  /// Makes an empty file; fails if the name is taken.
+  package func createFile(_ name: FileName, mode: UInt16 = 0o600) throws(SystemFailure) -> File {
     let descriptor = name.withCString { pointer in
       retryingInterrupts {
-        openat(file.descriptor, pointer, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0o600)
+        openat(file.descriptor, pointer, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode_t(mode))
       }
     }
     try check(descriptor, "create", name)
@@ -161,6 +174,20 @@ package final class TargetDirectory: Sendable {
   }
 }
 
+/// Owner and mode of files that are just made.
+package struct NewFileDefaults: Sendable {
+  package var userID: UInt32
+  package var groupID: UInt32
+  package var umask: UInt16
+
+  /// The mode to make a file with so that it needs neither chown(2) nor chmod(2); `nil` if it does.
+  package func mode(for metadata: FileMetadata, _ rights: RestoreRights) -> UInt16? {
+    let permissions = rights.permissions(metadata)
+    guard permissions & (0o7000 | umask) == 0 else { return nil }
+    return !rights.setsOwner || metadata.userID == userID && metadata.groupID == groupID ? permissions : nil
+  }
+}
+
 /// What this process may set, so that a restore by an ordinary user does what it can.
 package struct RestoreRights: Sendable {
   /// Only root can give files away.
@@ -185,8 +212,12 @@ package struct RestoreRights: Sendable {
 
 extension File {
   /// Owner, attributes, mode and times of this regular file or directory, in the order in which none undoes another.
-  package func apply(_ metadata: FileMetadata, _ rights: RestoreRights) throws(SystemFailure) {
-    if rights.setsOwner, fchown(descriptor, metadata.userID, metadata.groupID) != 0 {
+  ///
+  /// - Parameter isOwned: Whether owner and mode are right already.
+  package func apply(
+    _ metadata: FileMetadata, _ rights: RestoreRights, isOwned: Bool = false
+  ) throws(SystemFailure) {
+    if !isOwned, rights.setsOwner, fchown(descriptor, metadata.userID, metadata.groupID) != 0 {
       throw SystemFailure("chown", path: path)
     }
     for attribute in metadata.extendedAttributes {
@@ -197,7 +228,7 @@ extension File {
         throw SystemFailure("setxattr \(attribute.name)", path: path)
       }
     }
-    guard fchmod(descriptor, mode_t(rights.permissions(metadata))) == 0 else {
+    guard isOwned || fchmod(descriptor, mode_t(rights.permissions(metadata))) == 0 else {
       throw SystemFailure("chmod", path: path)
     }
     let times = [metadata.accessed.timespec, metadata.modified.timespec]

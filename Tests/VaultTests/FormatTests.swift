@@ -109,6 +109,19 @@ struct FormatTests {
     }
   }
 
+  @Test func `lanes side by side derive what one after another does`() throws {
+    let random = SeededRandomness(seed: 31)
+    for (n, r, p) in [(2, 1, 1), (2, 3, 4), (16, 8, 2), (64, 5, 3), (1024, 8, 7), (4096, 1, 5), (128, 32, 6)] {
+      let (password, salt) = (Secret(Hex.encode(random.bytes(random.below(40)))), random.bytes(random.below(70)))
+      let parameters = ScryptParameters(n: n, r: r, p: p)
+      let expected = try scrypt(password, salt: salt, parameters, inPairs: false)
+      for threads in 1...3 {
+        let found = try scrypt(password, salt: salt, parameters, threads: threads, inPairs: true)
+        #expect(found.json() == expected.json(), "N=\(n) r=\(r) p=\(p), \(threads) threads")
+      }
+    }
+  }
+
   @Test func `what was sealed opens, and one changed bit anywhere is noticed`() throws {
     let cipher = try Cipher(MasterKey(from: SeededRandomness(seed: 1)))
     for size in [0, 1, 15, 16, 17, 1000] {

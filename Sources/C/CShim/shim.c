@@ -35,6 +35,13 @@ int salvor_open_beneath(int root, const char *path, int flags, mode_t mode) {
 
 ssize_t salvor_llistxattr(const char *path, char *list, size_t size) { return llistxattr(path, list, size); }
 
+ssize_t salvor_listxattrat(int directory, const char *name, char *list, size_t size) {
+#ifndef SYS_listxattrat
+#define SYS_listxattrat 465
+#endif
+  return syscall(SYS_listxattrat, directory, name, AT_SYMLINK_NOFOLLOW, list, size);
+}
+
 ssize_t salvor_lgetxattr(const char *path, const char *name, void *value, size_t size) {
   return lgetxattr(path, name, value, size);
 }
@@ -45,6 +52,10 @@ int salvor_lsetxattr(const char *path, const char *name, const void *value, size
 
 int salvor_fsetxattr(int descriptor, const char *name, const void *value, size_t size) {
   return fsetxattr(descriptor, name, value, size, 0);
+}
+
+int salvor_begin_writing(int descriptor, int64_t offset, int64_t bytes) {
+  return sync_file_range(descriptor, offset, bytes, SYNC_FILE_RANGE_WRITE);
 }
 
 int salvor_syncfs(int descriptor) { return syncfs(descriptor); }

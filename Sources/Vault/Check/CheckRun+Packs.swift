@@ -41,19 +41,21 @@ extension CheckRun {
       let headerBytes = PackHeader.sizeBytes(pack.blobs)
       let range = (whole ? 0 : pack.sizeBytes - headerBytes)..<pack.sizeBytes
       do throws(VaultError) {
-        let bytes = try await get(pack, range)
-        let findings = try await repository.computing { [repository] () throws(VaultError) in
-          try repository.codecs.with { (codec) throws(VaultError) in
-            whole ? pack.verify(bytes, codec) : pack.verifyHeader(bytes, codec).map { [$0] } ?? []
+        try await repository.pages.with(range.count) { (pages) throws(VaultError) in
+          try await get(pack, range, into: pages)
+          let findings = try await repository.computing { [repository] () throws(VaultError) in
+            try repository.codecs.with { (codec) throws(VaultError) in
+              whole ? pack.verify(pages.bytes, codec) : pack.verifyHeader(Array(pages.bytes), codec).map { [$0] } ?? []
+            }
           }
-        }
-        for finding in findings { add(CheckFinding(finding)) }
-        if whole {
-          report.withLock { report in
-            report.readBytes += bytes.count
-            report.readPacks += 1
+          for finding in findings { add(CheckFinding(finding)) }
+          if whole {
+            report.withLock { report in
+              report.readBytes += range.count
+              report.readPacks += 1
+            }
+            await verified(pack.id, findings.isEmpty)
           }
-          await verified(pack.id, findings.isEmpty)
         }
       } catch {
         guard error.isDamage else { throw error }
@@ -64,8 +66,10 @@ extension CheckRun {
     }
   }
 
-  private func get(_ pack: Pack, _ range: Range<Int>) async throws(VaultError) -> [UInt8] {
-    do throws(StoreError) { return try await repository.store.get(ObjectName(.data, pack.id), range: range) } catch {
+  private func get(_ pack: Pack, _ range: Range<Int>, into pages: PageBuffer) async throws(VaultError) {
+    do throws(StoreError) {
+      try await repository.store.get(ObjectName(.data, pack.id), range: range, into: pages)
+    } catch {
       throw VaultError(error, pack: pack.id, range: range)
     }
   }
@@ -79,12 +83,10 @@ final class Tally: Sendable {
 
 extension CheckRun.Pack {
   /// Every way in which a whole pack isn't what its name and the indexes say.
-  func verify(_ bytes: [UInt8], _ codec: Codec) -> [VaultError] {
+  func verify(_ bytes: UnsafeRawBufferPointer, _ codec: Codec) -> [VaultError] {
     var findings: [VaultError] = []
-    var hash = bytes.withUnsafeBytes { raw in
-      codec.inspect(raw, blobs) { blob, fault in
-        findings.append(.packCorrupt(id, bytes: blob.range, "\(blob.kind) blob \(blob.id.short): \(fault.reason)"))
-      }
+    var hash = codec.inspect(bytes, blobs) { blob, fault in
+      findings.append(.packCorrupt(id, bytes: blob.range, "\(blob.kind) blob \(blob.id.short): \(fault.reason)"))
     }
     let tail = Array(bytes.suffix(PackHeader.sizeBytes(blobs)))
     if let finding = verifyHeader(tail, codec) { findings.append(finding) }

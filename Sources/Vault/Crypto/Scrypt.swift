@@ -25,7 +25,7 @@ package struct ScryptParameters: Hashable, Sendable {
 /// Derives the key that wraps the master key. Blocks for as long as ``ScryptParameters`` make it.
 ///
 /// Where the processor can, lanes are computed two at a time on as many threads as there are pairs or `threads`, each with
-/// 256 · *N* · *r* bytes; otherwise libcrypto does one after another.
+/// 128 · *N* · *r* bytes; otherwise libcrypto does one after another.
 ///
 /// Source: RFC 7914.
 func scrypt(
@@ -37,7 +37,7 @@ func scrypt(
   }
   var derived = [UInt8](repeating: 0, count: 64)
   defer { wipe(&derived) }
-  if inPairs, 256 * parameters.n * parameters.r <= ScryptLanes.limitBytes {
+  if inPairs, 128 * parameters.n * parameters.r <= ScryptLanes.limitBytes {
     try ScryptLanes(parameters).derive(password, salt, threads: threads, into: &derived)
   } else {
     let memory = UInt64(128 * parameters.r * (parameters.n + parameters.p + 2)) + (1 << 20)
@@ -62,7 +62,7 @@ private struct ScryptLanes {
 
   let parameters: ScryptParameters
   private var laneBytes: Int { 128 * parameters.r }
-  private var memoryBytes: Int { 256 * parameters.r * parameters.n + 512 * parameters.r }
+  private var memoryBytes: Int { 128 * parameters.r * parameters.n + 768 * parameters.r }
 
   init(_ parameters: ScryptParameters) { self.parameters = parameters }
 
@@ -85,7 +85,7 @@ private struct ScryptLanes {
           let first = bytes + 2 * pair * laneBytes
           salvor_scrypt_mix_two(first, first + laneBytes, parameters.n, parameters.r, memory)
         }
-        OPENSSL_cleanse(memory + (memoryBytes - 512 * parameters.r), 512 * parameters.r)
+        OPENSSL_cleanse(memory + (memoryBytes - 768 * parameters.r), 768 * parameters.r)
         salvor_free_pages(memory, memoryBytes)
       }
     }

@@ -165,27 +165,38 @@ final class Codec {
   ) -> PairedDigest {
     var whole = PairedDigest()
     var hashed = 0
-    func bytes(_ range: Range<Int>) -> UnsafeRawBufferPointer { UnsafeRawBufferPointer(rebasing: pack[range]) }
-    for blob in blobs where blob.range.upperBound <= pack.count {
-      let plaintext: UnsafeRawBufferPointer
+    func opened(_ blob: PackedBlob, _ side: Int) -> UnsafeRawBufferPointer? {
       do throws(CodecFault) {
-        plaintext = try unseal(bytes(blob.range), uncompressedBytes: blob.uncompressedBytes)
+        return try unseal(
+          UnsafeRawBufferPointer(rebasing: pack[blob.range]), uncompressedBytes: blob.uncompressedBytes, side: side)
       } catch {
         found(blob, error)
-        continue
+        return nil
       }
+    }
+    // First blobs beside the pack itself; once that is through, two blobs beside each other.
+    let inside = blobs.filter { $0.range.upperBound <= pack.count }
+    var next = 0
+    while next < inside.count, hashed < pack.count {
+      let blob = inside[next]
+      next += 1
+      guard let plaintext = opened(blob, 0) else { continue }
       var own = PairedDigest()
-      if blob.offset >= hashed {
-        // What lies between is a damaged blob, or a gap that should not be there.
-        whole.add(bytes(hashed..<blob.offset))
-        PairedDigest.add(plaintext, to: &own, bytes(blob.range), to: &whole)
-        hashed = blob.range.upperBound
-      } else {
-        own.add(plaintext)
-      }
+      let stretch = hashed..<min(pack.count, hashed + max(plaintext.count, 1))
+      PairedDigest.add(plaintext, to: &own, UnsafeRawBufferPointer(rebasing: pack[stretch]), to: &whole)
+      hashed = stretch.upperBound
       if own.finish() != blob.id { found(blob, .hash) }
     }
-    whole.add(bytes(hashed..<pack.count))
+    while next < inside.count {
+      let (a, b) = (inside[next], next + 1 < inside.count ? inside[next + 1] : nil)
+      next += 2
+      let (first, second) = (opened(a, 0), b.flatMap { opened($0, 1) })
+      let nothing = UnsafeRawBufferPointer(start: nil, count: 0)
+      let (x, y) = PairedDigest.of(first ?? nothing, second ?? nothing)
+      if first != nil, x != a.id { found(a, .hash) }
+      if let b, second != nil, y != b.id { found(b, .hash) }
+    }
+    whole.add(UnsafeRawBufferPointer(rebasing: pack[hashed..<pack.count]))
     return whole
   }
 

@@ -52,23 +52,15 @@ extension Repository {
           plaintext = try codec.decode(sealed, uncompressedBytes: blob.uncompressedBytes, id: blob.id)
         } catch { throw .packCorrupt(pack, bytes: blob.range, "\(blob.kind) blob \(blob.id.short): \(error.reason)") }
         let room = max(sealed.count, plaintext.count + Cipher.overheadBytes)
-        let target = lendPack(blob.kind, room: room)
-        do throws(VaultError) {
-          let size: SealedSize
+        return try self.pack(blob.kind, blob.id, room: room) { (target) throws(VaultError) in
           if compressing, blob.uncompressedBytes == 0 {
-            size = try plaintext.withRawBytes { (plain) throws(VaultError) in
+            return try plaintext.withRawBytes { (plain) throws(VaultError) in
               try encode(blob.kind, blob.id, plain, into: target, codec)
             }
-          } else {
-            target.space.copyMemory(from: sealed)
-            size = SealedSize(bytes: sealed.count, uncompressedBytes: blob.uncompressedBytes)
           }
-          writer.add(target.take(blob.id, size), to: target)
-        } catch {
-          _ = writer.giveBack(target, targetBytes: settings.packTargetBytes)
-          throw error
+          target.space.copyMemory(from: sealed)
+          return SealedSize(bytes: sealed.count, uncompressedBytes: blob.uncompressedBytes)
         }
-        return writer.giveBack(target, targetBytes: settings.packTargetBytes)
       }
     }
   }

@@ -159,12 +159,12 @@ struct PackRepairRun {
   /// Into a new pack, though the index still knows of the old place.
   private func write(_ blob: PackedBlob, _ plaintext: [UInt8]) async throws(VaultError) {
     if options.isDryRun { return }
-    let slot = Int(repository.settings.randomness.next() & 1)
     let isFull = try await repository.computing { () throws(VaultError) in
       try repository.codecs.with { (codec) throws(VaultError) in
         try plaintext.withRawBytes { (raw) throws(VaultError) in
-          repository.writer.add(
-            try codec.encode(blob.kind, blob.id, raw), targetBytes: repository.settings.packTargetBytes, slot: slot)
+          try repository.pack(blob.kind, blob.id, room: raw.count + Cipher.overheadBytes) { (pack) throws(VaultError) in
+            try repository.encode(blob.kind, blob.id, raw, into: pack, codec)
+          }
         }
       }
     }

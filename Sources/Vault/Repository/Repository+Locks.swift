@@ -24,8 +24,9 @@ extension Repository {
     exclusive: Bool = false, wait: Duration = .zero, loadingIndex: Bool = true,
     _ body: @escaping @Sendable () async throws -> T
   ) async throws -> T {
-    let held = HeldLock(try await acquire(exclusive: exclusive, wait: wait))
+    let held = HeldLock(try await acquire(exclusive: exclusive, wait: wait, loadingIndex: loadingIndex))
     do {
+      // Somebody may have changed them before they saw this lock; if not, this only lists them.
       if loadingIndex { try await refreshIndex() }
       let result = try await keeping(held, exclusive: exclusive, body)
       try await release(held)
@@ -67,10 +68,10 @@ extension Repository {
 
   // MARK: Acquiring
 
-  private func acquire(exclusive: Bool, wait: Duration) async throws(VaultError) -> Digest {
+  private func acquire(exclusive: Bool, wait: Duration, loadingIndex: Bool) async throws(VaultError) -> Digest {
     let start = settings.time.monotonicNanoseconds()
     while true {
-      do throws(VaultError) { return try await tryAcquire(exclusive: exclusive) } catch {
+      do throws(VaultError) { return try await tryAcquire(exclusive: exclusive, loadingIndex: loadingIndex) } catch {
         guard case .lockHeld = error else { throw error }
         let waited = Duration.nanoseconds(settings.time.monotonicNanoseconds() - start)
         guard waited < wait else { throw error }
@@ -80,12 +81,17 @@ extension Repository {
   }
 
   /// Looks, writes, waits, and looks again: of two that write at the same moment, both see the other and retreat.
-  private func tryAcquire(exclusive: Bool) async throws(VaultError) -> Digest {
+  ///
+  /// - Parameter loadingIndex: Whether to load the indexes while it waits.
+  private func tryAcquire(exclusive: Bool, loadingIndex: Bool) async throws(VaultError) -> Digest {
     try await removeDeadLocks()
     try await refuseConflicts(exclusive: exclusive, own: nil)
     let id = try await writeLock(exclusive: exclusive)
     do throws(VaultError) {
-      try await pause(LockTiming.settle)
+      let start = settings.time.monotonicNanoseconds()
+      if loadingIndex { try await refreshIndex() }
+      let waited = Duration.nanoseconds(settings.time.monotonicNanoseconds() - start)
+      if waited < LockTiming.settle { try await pause(LockTiming.settle - waited) }
       try await refuseConflicts(exclusive: exclusive, own: id)
     } catch {
       _ = try? await removeLock(id)

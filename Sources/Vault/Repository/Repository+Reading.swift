@@ -160,18 +160,34 @@ extension Repository: BlobReader {
     try await computing { [self] () throws(VaultError) in
       var result: [[UInt8]] = []
       result.reserveCapacity(blobs.count)
-      try open(blobs, of: pack, in: bytes, from: start) { (_, plaintext) throws(VaultError) -> Void in
-        result.append(Array(plaintext))
+      try bytes.withRawBytes { (raw) throws(VaultError) -> Void in
+        try open(blobs, of: pack, in: raw, from: start) { (_, plaintext) throws(VaultError) -> Void in
+          result.append(Array(plaintext))
+        }
       }
       return result
     }
+  }
+
+  /// The same range, in memory that is used over and over.
+  private func fetch(
+    _ blobs: [PackedBlob], of pack: Digest, into pages: PageBuffer
+  ) async throws(VaultError) {
+    let range = Self.range(of: blobs)
+    do throws(StoreError) { try await store.get(ObjectName(.data, pack), range: range, into: pages) } catch {
+      throw VaultError(error, pack: pack, range: range)
+    }
+  }
+
+  private static func range(of blobs: [PackedBlob]) -> Range<Int> {
+    blobs[0].offset..<blobs.reduce(0) { max($0, $1.range.upperBound) }
   }
 
   /// The single range that holds all of `blobs`, and where it starts.
   private func fetch(
     _ blobs: [PackedBlob], of pack: Digest
   ) async throws(VaultError) -> (bytes: [UInt8], start: Int) {
-    let range = blobs[0].offset..<blobs.reduce(0) { max($0, $1.range.upperBound) }
+    let range = Self.range(of: blobs)
     do throws(StoreError) {
       let name = ObjectName(.data, pack)
       let isMetadata = blobs.allSatisfy { $0.kind == .tree }
@@ -182,22 +198,20 @@ extension Repository: BlobReader {
 
   /// Verifies blobs, in pairs, and lends each of them out. Keeps a processor busy.
   private func open(
-    _ blobs: [PackedBlob], of pack: Digest, in bytes: [UInt8], from start: Int,
+    _ blobs: [PackedBlob], of pack: Digest, in raw: UnsafeRawBufferPointer, from start: Int,
     _ each: (PackedBlob, UnsafeRawBufferPointer) throws(VaultError) -> Void
   ) throws(VaultError) {
     try codecs.with { (codec) throws(VaultError) -> Void in
-      try bytes.withRawBytes { (raw) throws(VaultError) -> Void in
-        try codec.decode(
-          blobs,
-          { UnsafeRawBufferPointer(rebasing: raw[$0.offset - start..<$0.offset - start + $0.length]) },
-          { (blob, result) throws(VaultError) -> Void in
-            switch result {
-            case .success(let plaintext): try each(blob, plaintext)
-            case .failure(let fault):
-              throw .packCorrupt(pack, bytes: blob.range, "\(blob.kind) blob \(blob.id.short): \(fault.reason)")
-            }
-          })
-      }
+      try codec.decode(
+        blobs,
+        { UnsafeRawBufferPointer(rebasing: raw[$0.offset - start..<$0.offset - start + $0.length]) },
+        { (blob, result) throws(VaultError) -> Void in
+          switch result {
+          case .success(let plaintext): try each(blob, plaintext)
+          case .failure(let fault):
+            throw .packCorrupt(pack, bytes: blob.range, "\(blob.kind) blob \(blob.id.short): \(fault.reason)")
+          }
+        })
     }
   }
 
@@ -209,12 +223,14 @@ extension Repository: BlobReader {
     try await inParallel(Self.batches(of: places), limit: parallel) { [self] (batch) throws(VaultError) in
       let lent = Lent()
       do throws(VaultError) {
-        let (bytes, start) = try await fetch(batch.blobs, of: batch.pack)
-        try await computing { [self] () throws(VaultError) in
-          try open(batch.blobs, of: batch.pack, in: bytes, from: start) {
-            (blob, plaintext) throws(VaultError) -> Void in
-            lent.count += 1
-            try each(blob.id, plaintext)
+        try await pages.with(Self.range(of: batch.blobs).count) { (pages) throws(VaultError) in
+          try await fetch(batch.blobs, of: batch.pack, into: pages)
+          try await computing { [self] () throws(VaultError) in
+            try open(batch.blobs, of: batch.pack, in: pages.bytes, from: batch.blobs[0].offset) {
+              (blob, plaintext) throws(VaultError) -> Void in
+              lent.count += 1
+              try each(blob.id, plaintext)
+            }
           }
         }
       } catch {

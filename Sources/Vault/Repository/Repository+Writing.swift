@@ -102,6 +102,21 @@ extension Repository: BlobWriter {
     return sealed
   }
 
+  /// Puts one blob into a pack, whatever the index says.
+  ///
+  /// - Parameter fill: Puts the sealed blob into the front of the pack's space.
+  /// - Returns: Whether a pack is full.
+  func pack(
+    _ kind: BlobKind, _ id: BlobID, room: Int, _ fill: (PackBuffer) throws(VaultError) -> SealedSize
+  ) throws(VaultError) -> Bool {
+    let target = lendPack(kind, room: room)
+    do throws(VaultError) { writer.add(target.take(id, try fill(target)), to: target) } catch {
+      _ = writer.giveBack(target, targetBytes: settings.packTargetBytes)
+      throw error
+    }
+    return writer.giveBack(target, targetBytes: settings.packTargetBytes)
+  }
+
   func lendPack(_ kind: BlobKind, room: Int, isAlone: Bool = false) -> PackBuffer {
     writer.lend(
       kind, targetBytes: settings.packTargetBytes, room: room, isAlone: isAlone, chance: settings.randomness.next())

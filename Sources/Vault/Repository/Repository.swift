@@ -27,6 +27,7 @@ package final class Repository: Sendable {
   private init(
     store: any ObjectStore, config: RepositoryConfig, master: MasterKey, key: Digest, settings: VaultSettings
   ) {
+    let settings = settings.fitting(store)
     (self.store, self.config, self.master, self.settings) = (store, config, master, settings)
     openedWith = Mutex(key)
     _ = ProcessMemory.isReturned
@@ -36,6 +37,7 @@ package final class Repository: Sendable {
     writer = PackWriter()
     uploads = Gate(limit: settings.uploads)
     processors = Gate(limit: settings.processors)
+    pages = PagePool(limit: settings.downloads)
   }
 
   /// The same repository at another place, with nothing known of its index.
@@ -50,6 +52,8 @@ package final class Repository: Sendable {
   /// Packs on their way out.
   let uploads: Gate
   let mending = Mending()
+  /// What packs are read into.
+  let pages: PagePool
   /// Index files are written one after another: whoever comes later finds the earlier ones durable.
   let indexGate = Gate(limit: 1)
   /// An index whose packs are listed nowhere else, and that may or may not have arrived.

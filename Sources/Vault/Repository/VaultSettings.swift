@@ -22,12 +22,19 @@ package struct VaultSettings: Sendable {
   package var indexInterval = Duration.seconds(600)
   /// Blobs are hashed, compressed and opened on as many threads at once.
   package var processors = max(1, sysconf(Int32(_SC_NPROCESSORS_ONLN)))
-  /// Packs on their way at the same time; each holds its bytes in memory.
+  /// Packs on their way at the same time; each holds its bytes in memory. On a disk of this machine two will do.
   package var uploads = 4
-  /// Index files and packs read at the same time.
+  /// Index files and packs read at the same time; three will do likewise.
   package var downloads = 4
   /// Other ways to an object that turns out damaged or missing, the best one first. Without any, damage is only reported.
   package var sources: [any RecoverySource] = []
 
   package init() {}
+
+  /// Side by side no more than is worth its memory: a disk is near, and what waits for a network waits long.
+  func fitting(_ store: any ObjectStore) -> VaultSettings {
+    var result = self
+    if store.location.hasPrefix("local:") { (result.uploads, result.downloads) = (min(uploads, 2), min(downloads, 3)) }
+    return result
+  }
 }

@@ -1,5 +1,6 @@
 import CShim
 import Core
+import Synchronization
 
 /// Bytes in memory of whole pages, which stay where they are and are used over and over: what a pack is built in, and what
 /// packs are read into.
@@ -51,4 +52,27 @@ package final class PageBuffer: @unchecked Sendable {
   package func append(_ more: [UInt8]) { more.withUnsafeBytes { append($0) } }
 
   package func clear() { count = 0 }
+}
+
+/// Page buffers that are not in use.
+final class PagePool: Sendable {
+  private let idle = Mutex<[PageBuffer]>([])
+  private let limit: Int
+
+  /// - Parameter limit: How many are kept.
+  init(limit: Int) { self.limit = limit }
+
+  /// Lends an empty buffer with room for `bytes` for the length of a call.
+  func with<T>(_ bytes: Int, _ body: (PageBuffer) async throws(VaultError) -> T) async throws(VaultError) -> T {
+    let usual = idle.withLock { $0.popLast() }
+    let pages = usual.flatMap { $0.capacity >= bytes ? $0 : nil } ?? PageBuffer(capacity: max(bytes, Self.usualBytes))
+    pages.clear()
+    defer {
+      if pages.capacity <= 2 * Self.usualBytes { idle.withLock { if $0.count < limit { $0.append(pages) } } }
+    }
+    return try await body(pages)
+  }
+
+  /// A pack as large as they usually get.
+  private static let usualBytes = 20 << 20
 }

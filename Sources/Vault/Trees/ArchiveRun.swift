@@ -33,6 +33,17 @@ final class ArchiveRun: Sendable {
     var directory: OpenDirectory
     var entries: [(name: FileName, metadata: FileMetadata)]
     var next = 0
+    /// Directories among the entries that were listed already, by their index.
+    var prepared: [Int: Result<Listing, SystemFailure>] = [:]
+  }
+
+  /// A directory that was opened and read.
+  private struct Listing: Sendable {
+    var reader: DirectoryReader
+    var entries: [(name: FileName, metadata: FileMetadata)] = []
+    var problems: [SystemFailure] = []
+    var parentTree: BlobID?
+    var parentNodes: [TreeNode] = []
   }
 
   /// One entry for a worker.
@@ -114,19 +125,20 @@ final class ArchiveRun: Sendable {
         }
         let frame = walk.stack[top]
         walk.stack[top].next += 1
-        return .entry(frame.directory, frame.entries[frame.next].name, frame.entries[frame.next].metadata)
+        return .entry(
+          frame.directory, frame.next, frame.entries[frame.next].name, frame.entries[frame.next].metadata)
       }
       switch step {
       case .end: return items
       case .target(let path, let nodes):
         if let item = try await enterTarget(path, nodes) { items.append(item) }
       case .leave(let directory): items.append(.left(directory))
-      case .entry(let directory, let name, let metadata):
+      case .entry(let directory, let index, let name, let metadata):
         let path = directory.path.appending(name)
         if options.excludes.contains(where: { $0.matches(path) }) { continue }
         directory.expect()
         if metadata.kind.isDirectory {
-          if let item = try await enter(directory, name, metadata) { items.append(item) }
+          if let item = try await enter(directory, index, name, metadata) { items.append(item) }
         } else if metadata.kind.isRegular {
           if let content = unchanged(directory.parentNode(name), metadata) {
             count(metadata.size, isUnchanged: true)
@@ -145,31 +157,92 @@ final class ArchiveRun: Sendable {
 
   private enum Step {
     case target(TreePath, [TreeNode])
-    case entry(OpenDirectory, FileName, FileMetadata)
+    case entry(OpenDirectory, Int, FileName, FileMetadata)
     case leave(OpenDirectory)
     case end
   }
 
-  /// Lists a directory and walks into it next.
+  /// Walks into a directory next.
   ///
   /// - Returns: `nil`, unless the directory can't be read and its parent must hear of it.
-  private func enter(_ parent: OpenDirectory, _ name: FileName, _ metadata: FileMetadata) async throws -> Item? {
-    let path = parent.path.appending(name)
-    do {
-      let reader = try await pool.run { () throws(SystemFailure) in try parent.reader.directory(name) }
-      var nodes: [TreeNode] = []
-      if let subtree = parent.parentNode(name)?.subtree { nodes = await loadParent(subtree) }
-      let isForeign = options.staysOnFileSystem && metadata.device != parent.device
+  private func enter(
+    _ parent: OpenDirectory, _ index: Int, _ name: FileName, _ metadata: FileMetadata
+  ) async throws -> Item? {
+    func prepared() -> Result<Listing, SystemFailure>? {
+      walk.withLock { $0.stack[$0.stack.count - 1].prepared.removeValue(forKey: index) }
+    }
+    var listing = prepared()
+    if listing == nil {
+      try await prepare(from: index)
+      listing = prepared()
+    }
+    switch listing {
+    case .success(let listing):
+      for failure in listing.problems { problem(failure) }
       let directory = OpenDirectory(
-        reader, path: path, metadata: metadata, parent: parent, parentNodes: nodes, device: metadata.device)
-      let entries = isForeign ? [] : try await list(directory)
-      walk.withLock { $0.stack.append(Frame(directory: directory, entries: entries)) }
+        listing.reader, path: parent.path.appending(name), metadata: metadata, parent: parent,
+        parentTree: listing.parentTree, parentNodes: listing.parentNodes, device: metadata.device)
+      walk.withLock { $0.stack.append(Frame(directory: directory, entries: listing.entries)) }
       return nil
-    } catch let error as SystemFailure {
-      problem(error)
+    case .failure(let failure):
+      problem(failure)
       return .left(parent)
+    case nil: return .left(parent)
     }
   }
+
+  /// Lists the next directories of the topmost frame, from one of its entries on: several in one go, because each is small
+  /// and handing work over is what costs. Not many at once: what was listed long ago isn't true any more.
+  private func prepare(from index: Int) async throws {
+    let (parent, entries) = walk.withLock { walk in
+      let frame = walk.stack[walk.stack.count - 1]
+      return (frame.directory, frame.entries)
+    }
+    let options = options
+    var listed = await pool.run { () -> [(index: Int, listing: Result<Listing, SystemFailure>)] in
+      var result: [(index: Int, listing: Result<Listing, SystemFailure>)] = []
+      var (count, bytes): (Int, Int64) = (0, 0)
+      for index in index..<entries.count where entries[index].metadata.kind.isDirectory {
+        let (name, metadata) = entries[index]
+        if !result.isEmpty, options.excludes.contains(where: { $0.matches(parent.path.appending(name)) }) { continue }
+        do throws(SystemFailure) {
+          var listing = Listing(reader: try parent.reader.directory(name))
+          let isForeign = options.staysOnFileSystem && metadata.device != parent.device
+          if !isForeign { (listing.entries, listing.problems) = try Self.list(listing.reader) }
+          count += listing.entries.count
+          for entry in listing.entries { bytes += entry.metadata.size }
+          result.append((index, .success(listing)))
+        } catch { result.append((index, .failure(error))) }
+        if result.count == Self.preparedDirectories || count > Self.preparedEntries || bytes > Self.preparedBytes {
+          break
+        }
+      }
+      return result
+    }
+    var subtrees: [BlobID] = []
+    for position in listed.indices {
+      guard case .success(var listing) = listed[position].listing else { continue }
+      listing.parentTree = parent.parentNode(entries[listed[position].index].name)?.subtree
+      if let subtree = listing.parentTree { subtrees.append(subtree) }
+      listed[position].listing = .success(listing)
+    }
+    if !subtrees.isEmpty, let before = options.parent {
+      let nodes = await parentNodes(of: subtrees, in: before)
+      for position in listed.indices {
+        guard case .success(var listing) = listed[position].listing, let subtree = listing.parentTree else { continue }
+        listing.parentNodes = nodes[subtree] ?? []
+        listed[position].listing = .success(listing)
+      }
+    }
+    let done = listed
+    walk.withLock { walk in
+      for (index, listing) in done { walk.stack[walk.stack.count - 1].prepared[index] = listing }
+    }
+  }
+
+  private static let preparedDirectories = 64
+  private static let preparedEntries = 20_000
+  private static let preparedBytes: Int64 = 64 << 20
 
   private func enterTarget(_ path: TreePath, _ nodes: [TreeNode]) async throws -> Item? {
     do {
@@ -213,18 +286,23 @@ final class ArchiveRun: Sendable {
   }
 
   private func list(_ directory: OpenDirectory) async throws -> [(name: FileName, metadata: FileMetadata)] {
-    let (entries, problems) = try await pool.run { () throws(SystemFailure) in
-      var entries: [(name: FileName, metadata: FileMetadata)] = []
-      var problems: [SystemFailure] = []
-      for name in try directory.reader.names() {
-        do throws(SystemFailure) {
-          entries.append((name, try directory.reader.metadata(of: name)))
-        } catch { problems.append(error) }
-      }
-      return (entries, problems)
-    }
+    let (entries, problems) = try await pool.run { () throws(SystemFailure) in try Self.list(directory.reader) }
     for failure in problems { problem(failure) }
     return entries
+  }
+
+  /// Blocks.
+  private static func list(
+    _ reader: DirectoryReader
+  ) throws(SystemFailure) -> (entries: [(name: FileName, metadata: FileMetadata)], problems: [SystemFailure]) {
+    var entries: [(name: FileName, metadata: FileMetadata)] = []
+    var problems: [SystemFailure] = []
+    for name in try reader.names() {
+      do throws(SystemFailure) { entries.append((name, try reader.metadata(of: name))) } catch {
+        problems.append(error)
+      }
+    }
+    return (entries, problems)
   }
 
   // MARK: The parent snapshot
@@ -236,12 +314,22 @@ final class ArchiveRun: Sendable {
     } catch { return [] }
   }
 
-  private func loadParent(_ tree: BlobID) async -> [TreeNode] {
-    guard let parent = options.parent else { return [] }
-    do throws(TreeError) { return try await parent.nodes(of: tree) } catch {
-      note("the parent's tree \(tree.short) can't be used: \(error.report.summary)")
-      return []
+  /// Trees of the parent; one that can't be used is noted, and its files are read again.
+  private func parentNodes(of trees: [BlobID], in parent: SnapshotTree) async -> [BlobID: [TreeNode]] {
+    let nodes = Collected<BlobID, [TreeNode]>()
+    do throws(VaultError) {
+      try await parent.reader.loadMany(.tree, trees, parallel: 2) { (id, bytes) throws(VaultError) -> Void in
+        nodes.insert(id, try TreeParser.nodes(in: bytes, id: id))
+      }
+    } catch {
+      // Which of them it is shows one by one.
+      for tree in trees where !nodes.contains(tree) {
+        do throws(TreeError) { nodes.insert(tree, try await parent.nodes(of: tree)) } catch {
+          note("the parent's tree \(tree.short) can't be used: \(error.report.summary)")
+        }
+      }
     }
+    return nodes.all
   }
 
   /// - Returns: The parent's content, if size, modification and change times and inode are the same and every blob
@@ -327,8 +415,10 @@ final class ArchiveRun: Sendable {
       do throws(SystemFailure) {
         let (file, status) = try directory.reader.open(name)
         var now = metadata
-        if UInt64(status.st_ino) != metadata.inode || UInt64(status.st_dev) != metadata.device {
-          // Another file has taken the name since: take that one's metadata.
+        if UInt64(status.st_ino) != metadata.inode || UInt64(status.st_dev) != metadata.device
+          || Timestamp(status.st_ctim) != metadata.changed
+        {
+          // Another file has taken the name since, or this one has changed: take its metadata as they are now.
           now = try directory.reader.metadata(of: name)
         }
         guard status.st_size <= RabinChunker.minimum else { return .large(file, now) }
@@ -381,7 +471,13 @@ final class ArchiveRun: Sendable {
         for node in nodes { try builder.put(node, at: TreePath([node.name]), added: 0, counted: true) }
         return
       }
-      let saved = try await builder.saveTree(nodes.map { [builder] in TreeEncoder.encode(builder.normalised($0)) })
+      let normal = nodes.map { [builder] in builder.normalised($0) }
+      let saved: (id: BlobID, added: Int)
+      if let same = directory.parentTree, normal == directory.parentNodes, isStored(same) {
+        saved = (same, 0)
+      } else {
+        saved = try await builder.saveTree(normal.map { TreeEncoder.encode($0) })
+      }
       builder.count { $0.addedTreeBytes += Int64(saved.added) }
       guard let parent = directory.parent, let name = directory.path.last else { return }
       let node = TreeNode(name: name, metadata: metadata, subtree: saved.id)
@@ -394,6 +490,8 @@ final class ArchiveRun: Sendable {
       directory = parent
     }
   }
+
+  private func isStored(_ tree: BlobID) -> Bool { options.parent?.reader.contains(.tree, tree) ?? false }
 
   // MARK: Reporting
 

@@ -13,7 +13,7 @@ package struct ArchiveOptions: Sendable {
   package var progress: @Sendable (ArchiveProgress) -> Void
 
   package init(
-    excludes: [ExcludePattern] = [], parent: SnapshotTree? = nil, staysOnFileSystem: Bool = false, workers: Int = 4,
+    excludes: [ExcludePattern] = [], parent: SnapshotTree? = nil, staysOnFileSystem: Bool = false, workers: Int = 3,
     progress: @escaping @Sendable (ArchiveProgress) -> Void = { _ in }
   ) {
     self.excludes = excludes

@@ -10,8 +10,10 @@ final class OpenDirectory: Sendable {
   let metadata: FileMetadata?
   let parent: OpenDirectory?
   let device: UInt64
-  /// The same directory in the parent snapshot, ascending by name.
-  private let parentNodes: [TreeNode]
+  /// The same directory in the parent snapshot.
+  let parentTree: BlobID?
+  /// Ascending by name.
+  let parentNodes: [TreeNode]
 
   private struct State {
     /// Entries under way, and one for the walk itself.
@@ -23,13 +25,13 @@ final class OpenDirectory: Sendable {
 
   init(
     _ reader: DirectoryReader, path: TreePath, metadata: FileMetadata?, parent: OpenDirectory?,
-    parentNodes: [TreeNode], device: UInt64
+    parentTree: BlobID? = nil, parentNodes: [TreeNode], device: UInt64
   ) {
     self.reader = reader
     self.path = path
     self.metadata = metadata
     self.parent = parent
-    self.parentNodes = parentNodes
+    (self.parentTree, self.parentNodes) = (parentTree, parentNodes)
     self.device = device
   }
 

@@ -25,7 +25,7 @@ package struct RestoreOptions: Sendable {
 
   package init(
     overwrite: Overwrite = .never, include: [TreePath] = [], exclude: [ExcludePattern] = [], isDryRun: Bool = false,
-    rights: RestoreRights = RestoreRights(), parallel: Int = 4,
+    rights: RestoreRights = RestoreRights(), parallel: Int = 3,
     progress: @escaping @Sendable (_ doneBytes: Int64) -> Void = { _ in }
   ) {
     self.overwrite = overwrite

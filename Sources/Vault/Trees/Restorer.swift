@@ -74,6 +74,10 @@ final class RestoreRun: Sendable {
   }
 
   private let state: Mutex<State>
+  /// What new files get by themselves.
+  private let defaults = Mutex<NewFileDefaults?>(nil)
+  /// What is written past the page cache goes through these.
+  private let spare = Mutex<[PageBuffer]>([])
   /// Held while a file that several threads write to is made.
   private let making = Mutex(())
 
@@ -98,6 +102,8 @@ final class RestoreRun: Sendable {
 
   /// Makes every directory, and every file without content. A directory that can't be made ends the restore.
   func prepare(_ target: TreeTarget) throws(SystemFailure) {
+    let found = target.defaults()
+    defaults.withLock { $0 = found }
     for directory in plan.directories where !directory.children.isEmpty {
       let place = try target.directory(directory.path)
       for name in directory.children {
@@ -147,9 +153,10 @@ final class RestoreRun: Sendable {
   private func writeWhole(
     _ bytes: UnsafeRawBufferPointer, to file: RestorePlan.File, _ directory: TargetDirectory
   ) throws(SystemFailure) {
-    let handle = try directory.createFile(file.name)
+    let mode = defaults.withLock { $0 }?.mode(for: file.metadata, options.rights)
+    let handle = try directory.createFile(file.name, mode: mode ?? 0o600)
     if try writeData(bytes, to: handle, at: 0) < bytes.count { try handle.truncate(to: file.size) }
-    try handle.apply(file.metadata, options.rights)
+    try handle.apply(file.metadata, options.rights, isOwned: mode != nil)
   }
 
   private func write(
@@ -157,7 +164,7 @@ final class RestoreRun: Sendable {
     _ directory: TargetDirectory
   ) throws(SystemFailure) {
     let handle = try openFile(place.file, file, directory)
-    _ = try writeData(bytes, to: handle, at: place.offset)
+    _ = try writeData(bytes, to: handle, at: place.offset, isUncached: file.size >= Self.uncachedBytes)
     let isLast = state.withLock { state in
       state.missing[place.file] -= 1
       return state.missing[place.file] == 0
@@ -169,15 +176,29 @@ final class RestoreRun: Sendable {
   ///
   /// - Returns: Where in `bytes` the last write ended.
   private func writeData(
-    _ bytes: UnsafeRawBufferPointer, to file: File, at offset: Int64
+    _ bytes: UnsafeRawBufferPointer, to file: File, at offset: Int64, isUncached: Bool = false
   ) throws(SystemFailure) -> Int {
     var end = 0
     try ZeroRuns.forEachData(in: bytes) { (range) throws(SystemFailure) -> Void in
-      try file.write(UnsafeRawBufferPointer(rebasing: bytes[range]), at: offset + Int64(range.lowerBound))
+      let data = UnsafeRawBufferPointer(rebasing: bytes[range])
+      if isUncached, data.count >= Self.largeBytes {
+        let pages = spare.withLock { $0.popLast() } ?? PageBuffer(capacity: 2 << 20)
+        defer { spare.withLock { $0.append(pages) } }
+        try file.writeUncached(data, at: offset + Int64(range.lowerBound), through: pages.memory)
+      } else {
+        try file.write(data, at: offset + Int64(range.lowerBound))
+      }
       end = range.upperBound
     }
+    if bytes.count >= Self.largeBytes { file.beginWriting(offset..<offset + Int64(bytes.count)) }
     return end
   }
+
+  /// Files of this size are written past the page cache: they would only push out what others need, and everything has to
+  /// be on stable storage at the end anyway.
+  private static let uncachedBytes: Int64 = 16 << 20
+  /// What is shorter is left for the end.
+  private static let largeBytes = 256 << 10
 
   private func directory(_ index: Int, _ target: TreeTarget) throws(SystemFailure) -> TargetDirectory {
     if let open = state.withLock({ $0.open[index] }) { return open }

@@ -56,7 +56,7 @@ package final class SnapshotBuilder: TreeSink {
   ///   - parallel: Blobs of one file under way at a time; twice that over all.
   package init(
     writer: any BlobWriter, polynomial: UInt64, pool: BlockingPool = .shared, accounts: AccountNames = .shared,
-    keepsAccessTimes: Bool = false, parallel: Int = 4
+    keepsAccessTimes: Bool = false, parallel: Int = 3
   ) {
     self.keepsAccessTimes = keepsAccessTimes
     self.writer = writer
@@ -65,7 +65,7 @@ package final class SnapshotBuilder: TreeSink {
   }
 
   package convenience init(
-    _ repository: Repository, pool: BlockingPool = .shared, keepsAccessTimes: Bool = false, parallel: Int = 4
+    _ repository: Repository, pool: BlockingPool = .shared, keepsAccessTimes: Bool = false, parallel: Int = 3
   ) {
     self.init(
       writer: repository, polynomial: repository.config.chunkerPolynomial, pool: pool,

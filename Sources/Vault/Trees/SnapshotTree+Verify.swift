@@ -21,7 +21,7 @@ extension SnapshotTree {
       }
     }
     let done = Mutex<Int64>(0)
-    try await reader.lendMany(.data, wanted.sorted(), parallel: 4, pool: pool) {
+    try await reader.lendMany(.data, wanted.sorted(), parallel: 3, pool: pool) {
       (_, bytes) throws(VaultError) -> Void in
       let total = done.withLock { done in
         done += Int64(bytes.count)

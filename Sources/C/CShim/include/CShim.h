@@ -14,9 +14,13 @@ int salvor_rename_exclusive(const char *from, const char *to);
 int salvor_open_beneath(int root, const char *path, int flags, mode_t mode);
 /// llistxattr(2), lgetxattr(2), lsetxattr(2), lremovexattr(2).
 ssize_t salvor_llistxattr(const char *path, char *list, size_t size);
+/// listxattrat(2) of an entry, which isn't followed. -1 with ENOSYS before Linux 6.13.
+ssize_t salvor_listxattrat(int directory, const char *name, char *list, size_t size);
 ssize_t salvor_lgetxattr(const char *path, const char *name, void *value, size_t size);
 int salvor_lsetxattr(const char *path, const char *name, const void *value, size_t size);
 int salvor_fsetxattr(int descriptor, const char *name, const void *value, size_t size);
+/// sync_file_range(2) with SYNC_FILE_RANGE_WRITE. 0, or -1 with errno.
+int salvor_begin_writing(int descriptor, int64_t offset, int64_t bytes);
 /// syncfs(2). 0, or -1 with errno.
 int salvor_syncfs(int descriptor);
 /// fchownat(2) of the descriptor itself, which may be an O_PATH one.
@@ -95,7 +99,7 @@ void salvor_return_large_memory(void);
 /// Whether this processor has the instructions that salvor_scrypt_mix_two needs.
 int salvor_scrypt_pairs(void);
 /// scrypt's ROMix (RFC 7914) of two lanes of 128 * r bytes each, in place, in little more than the time of one.
-/// `memory`: 256 * r * n + 512 * r bytes at a multiple of 64. `n`: a power of two, at most 2^31.
+/// `memory`: 128 * r * n + 768 * r bytes at a multiple of 64. `n`: a power of two, 2 to 2^31.
 void salvor_scrypt_mix_two(uint8_t *a, uint8_t *b, size_t n, size_t r, void *memory);
 /// Memory fresh from the system in pages as large as there are, or NULL; goes back with salvor_free_pages.
 void *salvor_allocate_pages(size_t bytes);
