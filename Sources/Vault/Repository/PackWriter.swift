@@ -284,11 +284,14 @@ final class PackWriter: Sendable {
     waiters.forEach { $0.resume() }
   }
 
+  /// Whether a pack up to `mark` is being filled, or sent.
+  func isOnItsWay(upTo mark: UInt64) -> Bool { state.withLock { $0.travelling.contains { $0 <= mark } } }
+
   /// Waits until a pack arrives or fails.
   ///
   /// - Returns: `false`, at once, if none up to `mark` is on its way.
   func someoneArrived(upTo mark: UInt64) async -> Bool {
-    guard state.withLock({ $0.travelling.contains { $0 <= mark } }) else { return false }
+    guard isOnItsWay(upTo: mark) else { return false }
     await withCheckedContinuation { (continuation: CheckedContinuation<Void, Never>) in
       let waits = state.withLock { state in
         guard state.travelling.contains(where: { $0 <= mark }) else { return false }
