@@ -17,12 +17,22 @@ package final class LocalUpload: Sendable {
   private let pool: BlockingPool
   private let digest = Mutex(RunningDigest())
   private let count = Mutex(0)
+  private let isDiscarded = Mutex(false)
 
   fileprivate init(_ store: LocalObjectStore, _ name: ObjectName, _ file: File, _ pool: BlockingPool) {
     (self.store, self.name, self.file, self.pool) = (store, name, file, pool)
   }
 
-  deinit { unlink(file.path) }
+  deinit { discard() }
+
+  /// Takes the temporary name away, once: another upload may get the same.
+  private func discard() {
+    let isMine = isDiscarded.withLock { isDiscarded in
+      defer { isDiscarded = true }
+      return !isDiscarded
+    }
+    if isMine { unlink(file.path) }
+  }
 
   package var sizeBytes: Int { count.withLock { $0 } }
 
@@ -42,6 +52,8 @@ package final class LocalUpload: Sendable {
   /// - Returns: `false` if the same object was there already.
   /// - Throws: `.corrupt` if the content's SHA-256 is not the object's name, `.exists` if the name has other content.
   package func commit() async throws(StoreError) -> Bool {
+    // Whoever hears of a refusal finds nothing left of it.
+    defer { discard() }
     let (found, size) = (digest.withLock { $0.finish() }, sizeBytes)
     if let id = name.id, id != found { throw .corrupt(name, "what arrived has the hash \(found)") }
     return try await pool.run { [self] () throws(StoreError) in
