@@ -65,9 +65,7 @@ extension CheckRun {
   }
 
   private func get(_ pack: Pack, _ range: Range<Int>) async throws(VaultError) -> [UInt8] {
-    do throws(StoreError) { return try await repository.store.get(ObjectName(.data, pack.id), range: range) } catch {
-      throw VaultError(error, pack: pack.id, range: range)
-    }
+    try await repository.bytes(range, of: pack.id)
   }
 }
 

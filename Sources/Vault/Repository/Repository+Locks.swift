@@ -85,13 +85,23 @@ extension Repository {
     try await refuseConflicts(exclusive: exclusive, own: nil)
     let id = try await writeLock(exclusive: exclusive)
     do throws(VaultError) {
-      try await pause(LockTiming.settle)
+      try await settle(id)
       try await refuseConflicts(exclusive: exclusive, own: id)
     } catch {
       _ = try? await removeLock(id)
       throw error
     }
     return id
+  }
+
+  /// Waits until the store lists the lock. One that doesn't may hide others' locks too, and what they wrote.
+  private func settle(_ id: Digest) async throws(VaultError) {
+    for _ in 0..<LockTiming.looks {
+      try await pause(LockTiming.settle)
+      let listed = try await access { store throws(StoreError) in try await store.list(.lock) }
+      if listed.contains(where: { $0.name.id == id }) { return }
+    }
+    throw .listingBehind(ObjectName(.lock, id))
   }
 
   private func removeDeadLocks() async throws(VaultError) {

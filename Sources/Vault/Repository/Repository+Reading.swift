@@ -172,12 +172,8 @@ extension Repository: BlobReader {
     _ blobs: [PackedBlob], of pack: Digest
   ) async throws(VaultError) -> (bytes: [UInt8], start: Int) {
     let range = blobs[0].offset..<blobs.reduce(0) { max($0, $1.range.upperBound) }
-    do throws(StoreError) {
-      let name = ObjectName(.data, pack)
-      let isMetadata = blobs.allSatisfy { $0.kind == .tree }
-      let bytes = try await isMetadata ? store.getMetadata(name, range: range) : store.get(name, range: range)
-      return (bytes, range.lowerBound)
-    } catch { throw VaultError(error, pack: pack, range: range) }
+    let bytes = try await bytes(range, of: pack, isMetadata: blobs.allSatisfy { $0.kind == .tree })
+    return (bytes, range.lowerBound)
   }
 
   /// Verifies blobs, in pairs, and lends each of them out. Keeps a processor busy.
