@@ -28,7 +28,7 @@ enum Misbehaviour: String, CaseIterable, Sendable {
 struct BadStoreTests {
   /// Off the threads that other tests wait for.
   private static func off<T: Sendable>(_ body: @escaping @Sendable () throws -> T) async throws -> T {
-    try await BlockingPool.shared.run { () throws(AnyFailure) in
+    try await simulationPool.run { () throws(AnyFailure) in
       do { return try body() } catch { throw AnyFailure(error) }
     }
   }

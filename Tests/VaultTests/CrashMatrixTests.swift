@@ -70,7 +70,7 @@ struct CrashMatrixTests {
 
   @Test(.timeLimit(.minutes(10)), arguments: CrashAct.allCases, CrashKind.allCases)
   func `what was acknowledged comes back, wherever it crashed`(_ act: CrashAct, _ kind: CrashKind) async throws {
-    let samples = try await BlockingPool.shared.run { () throws(AnyFailure) in
+    let samples = try await simulationPool.run { () throws(AnyFailure) in
       do { return try Self.crashEverywhere(act, kind) } catch { throw AnyFailure(error) }
     }
     // restic judges some of what is left; what is torn it calls damaged, and rightly so.

@@ -17,6 +17,9 @@ struct CrashOptions {
   static let rounds = number("SALVOR_CRASHES") ?? 1
 }
 
+/// Threads that simulations compute on: few, and not those that other tests wait for.
+let simulationPool = BlockingPool(threads: 2)
+
 /// What is done to a repository while it crashes.
 enum CrashAct: String, CaseIterable, Sendable {
   case backup, forget, tag, prune, copy, repairIndex, password
