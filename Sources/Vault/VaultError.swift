@@ -2,7 +2,7 @@ import Core
 
 /// Why the vault could not do what was asked, and what the operator can do about it.
 ///
-/// Codes: 100 to 119 access and what is wanted, 120 to 149 damage, 201 to 209 locks, 301 and up the world around.
+/// Codes: 100 to 119 access and what is wanted, 120 to 149 damage, 171 to 179 stores that break their word, 201 to 209 locks, 301 and up the world around.
 package enum VaultError: Failure, Equatable {
   // Access, and what is asked for
   case wrongPassword(keysTried: Int)
@@ -38,6 +38,14 @@ package enum VaultError: Failure, Equatable {
   case escrowKey(String)
   case noEscrow(Digest)
   case escrowNotKept(String)
+
+  // Stores that don't keep what they promise
+  /// What the store said it stored isn't there.
+  case notKept(ObjectName, String)
+  /// What is there isn't listed.
+  case listingBehind(ObjectName)
+  /// Indexes list different parts of one pack.
+  case packListedInParts(Digest)
 
   // Locks
   case lockHeld(by: String)
@@ -150,6 +158,24 @@ extension VaultError {
       Report("VAULT-219", "the store keeps no escrow: \(reason)")
         .remedy(
           "a REST server keeps only what restic knows: add the escrow where the repository's directory or bucket is")
+    default: storeReport
+    }
+  }
+
+  private var storeReport: Report {
+    switch self {
+    case .notKept(let name, let reason):
+      Report("VAULT-171", "the store did not keep \(name): \(reason)", retry: .afterChange)
+        .state("it does not count as stored; nothing was removed for it")
+        .remedy("find out what is wrong with the store, run `salvor vault check --read-data`, then run this again")
+    case .listingBehind(let name):
+      Report("VAULT-172", "the store did not list \(name), which it has", retry: .afterBackoff)
+        .state("nothing was removed: what a store doesn't list would be taken for gone")
+        .remedy("wait until the store's listings are up to date; keep backups where they always are")
+    case .packListedInParts(let pack):
+      Report("VAULT-173", "indexes list different parts of pack \(pack)", retry: .afterChange)
+        .state("nothing was removed")
+        .remedy("run `salvor vault repair index`, then prune again")
     default: worldReport
     }
   }

@@ -18,11 +18,14 @@ package struct CommandRun: Sendable {
   /// - Parameters:
   ///   - words: The program, as a path or a name to look for, and its arguments.
   ///   - environment: All of it, beside a usual `PATH`; nothing is inherited.
-  package init(_ words: [String], in directory: String = "/", environment: [String: String] = [:]) async throws {
+  ///   - pool: Whose threads wait; one is taken until the program ends.
+  package init(
+    _ words: [String], in directory: String = "/", environment: [String: String] = [:], pool: BlockingPool = .shared
+  ) async throws {
     self.words = words
     let variables = ["PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "HOME": "/nonexistent", "TZ": "UTC"]
       .merging(environment) { $1 }
-    (status, output, errors) = try await BlockingPool.shared.run {
+    (status, output, errors) = try await pool.run {
       let scratch = try TemporaryDirectory("run")
       let (output, errors) = (scratch.file("output"), scratch.file("errors"))
       let status = try Self.run(words, in: directory, variables.map { "\($0)=\($1)" }, output, errors)

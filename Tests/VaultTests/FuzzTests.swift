@@ -5,7 +5,7 @@ import Testing
 @testable import Vault
 
 /// Changes valid input in ways that find off-by-ones: bits, cuts, repeats, insertions, numbers grown out of bounds.
-private func mutated(_ bytes: [UInt8], _ chance: some Randomness) -> [UInt8] {
+func mutated(_ bytes: [UInt8], _ chance: some Randomness) -> [UInt8] {
   var result = bytes
   for _ in 0...chance.below(3) {
     guard !result.isEmpty else { return chance.bytes(chance.below(20)) }

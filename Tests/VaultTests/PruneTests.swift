@@ -181,6 +181,36 @@ struct PruneTests {
     #expect(try await store.list(.lock).isEmpty)
   }
 
+  @Test func `indexes that share a pack between them keep all of it`() async throws {
+    let store = MemoryObjectStore()
+    _ = try await prepare(store)
+    let writer = try await Repository.open(store: store, password: password, settings: settings())
+    // Old programs listed a pack in parts, each in an index of its own.
+    var parts: [[IndexedPack]] = [[], []]
+    for (pack, blobs) in writer.index.withLock({ $0.blobs.blobsByPack() }) {
+      for half in 0..<2 {
+        let some = blobs.enumerated().filter { $0.offset % 2 == half }.map(\.element)
+        if !some.isEmpty { parts[half].append(IndexedPack(id: pack, blobs: some)) }
+      }
+    }
+    for index in try await store.list(.index) { try await store.delete(index.name) }
+    for part in parts { _ = try await writer.writeFile(.index, IndexFile.encode(part)) }
+    func prune() async throws {
+      let repository = try await Repository.open(store: store, password: password, settings: settings())
+      _ = try await repository.withLock(exclusive: true) { try await repository.prune(exact()) }
+    }
+    await #expect(throws: VaultError.self) { try await prune() }
+    let repair = try await Repository.open(store: store, password: password, settings: settings(), loadingIndex: false)
+    _ = try await repair.withLock(exclusive: true, loadingIndex: false) { try await repair.repairIndex() }
+    try await repair.readBack(Self.first)
+    try await repair.readBack(Self.third)
+    try await prune()
+    let after = try await Repository.open(store: store, password: password, settings: settings())
+    try await after.readBack(Self.first)
+    try await after.readBack(Self.third)
+    #expect(try await after.check(readData: true).isSound)
+  }
+
   @Test func `what can't be read stops a prune before it changes anything`() async throws {
     let base = MemoryObjectStore()
     _ = try await prepare(base)

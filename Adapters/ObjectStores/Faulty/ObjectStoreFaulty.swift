@@ -21,6 +21,12 @@ package enum Fault: Sendable {
   case tornPut(bytes: Int)
   /// A get gives damaged bytes: one bit is another.
   case bitFlip
+  /// A get gives that many bytes less than it should.
+  case truncated(bytes: Int)
+  /// A get gives as many bytes of something else.
+  case otherBytes
+  /// A put or a delete says that it is done, and did nothing.
+  case lie
   /// The call takes this much longer.
   case delay(Duration)
 }
@@ -93,11 +99,11 @@ package final class FaultyObjectStore: ObjectStore {
   }
 
   package func get(_ name: ObjectName) async throws(StoreError) -> [UInt8] {
-    try await call(.get, name, flipped: Self.flip) { () throws(StoreError) in try await base.get(name) }
+    try await call(.get, name, changed: Self.change) { () throws(StoreError) in try await base.get(name) }
   }
 
   package func get(_ name: ObjectName, range: Range<Int>) async throws(StoreError) -> [UInt8] {
-    try await call(.get, name, flipped: Self.flip) { () throws(StoreError) in try await base.get(name, range: range) }
+    try await call(.get, name, changed: Self.change) { () throws(StoreError) in try await base.get(name, range: range) }
   }
 
   package func list(_ kind: ObjectKind) async throws(StoreError) -> [ObjectInfo] {
@@ -122,15 +128,20 @@ package final class FaultyObjectStore: ObjectStore {
     try await base.setLock(change, on: name)
   }
 
-  private static func flip(_ bytes: [UInt8]) -> [UInt8] {
+  private static func change(_ bytes: [UInt8], _ fault: Fault) -> [UInt8] {
     var bytes = bytes
-    if !bytes.isEmpty { bytes[bytes.count / 2] ^= 1 }
+    switch fault {
+    case .bitFlip: if !bytes.isEmpty { bytes[bytes.count / 2] ^= 1 }
+    case .truncated(let count): bytes.removeLast(min(count, bytes.count))
+    case .otherBytes: bytes = SeededRandomness(seed: UInt64(bytes.count)).bytes(bytes.count)
+    default: break
+    }
     return bytes
   }
 
   private func call<T>(
     _ operation: StoreOperation, _ name: ObjectName?, kind: ObjectKind? = nil,
-    torn: ((Int) async throws(StoreError) -> Void)? = nil, flipped: ((T) -> T)? = nil,
+    torn: ((Int) async throws(StoreError) -> Void)? = nil, changed: ((T, Fault) -> T)? = nil,
     _ body: () async throws(StoreError) -> T
   ) async throws(StoreError) -> T {
     let crashed = StoreError.unavailable("the process has ended")
@@ -160,9 +171,12 @@ package final class FaultyObjectStore: ObjectStore {
       defer { crash() }
       try await torn?(bytes)
       throw crashed
-    case .bitFlip:
+    case .bitFlip, .truncated, .otherBytes:
       let result = try await body()
-      return flipped?(result) ?? result
+      return changed?(result, fault ?? .bitFlip) ?? result
+    case .lie:
+      guard operation == .put || operation == .delete, let nothing = () as? T else { return try await body() }
+      return nothing
     case .delay(let duration):
       do { try await time.sleep(for: duration) } catch { throw .cancelled }
       return try await body()

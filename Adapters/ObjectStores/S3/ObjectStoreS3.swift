@@ -253,7 +253,7 @@ package final class S3ObjectStore: ObjectStore {
 
   // MARK: Lists
 
-  private func page(
+  func page(
     _ body: [UInt8], _ kind: ObjectKind, _ prefix: String
   ) throws(StoreError) -> (objects: [ObjectInfo], next: String?) {
     let xml: S3XML

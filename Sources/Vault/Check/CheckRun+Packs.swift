@@ -67,11 +67,7 @@ extension CheckRun {
   }
 
   private func get(_ pack: Pack, _ range: Range<Int>, into pages: PageBuffer) async throws(VaultError) {
-    do throws(StoreError) {
-      try await repository.store.get(ObjectName(.data, pack.id), range: range, into: pages)
-    } catch {
-      throw VaultError(error, pack: pack.id, range: range)
-    }
+    try await repository.read(range, of: pack.id, into: pages)
   }
 }
 

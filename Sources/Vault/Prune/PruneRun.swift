@@ -16,14 +16,19 @@ struct PruneRun {
     var report = PruneReport()
     let blobs = repository.index.withLock { $0.blobs }
     let used = BlobSet(blobs)
-    report.snapshots = try await repository.markUsed(used) { done in
+    let snapshots = try await repository.markUsed(used) { done in
       progress(PruneProgress(phase: .trees, done: done, total: blobs.count(.tree)))
     }
+    report.snapshots = snapshots.count
     let indexes = try await list(.index).compactMap(\.name.id)
+    // What this session reads is what is planned with.
+    if let gone = repository.index.withLock({ $0.files }).subtracting(indexes).min() {
+      throw .listingBehind(ObjectName(.index, gone))
+    }
     var survey = PruneSurvey(used)
     for (number, id) in indexes.enumerated() {
       progress(PruneProgress(phase: .packs, done: number, total: indexes.count))
-      survey.add(try await read(index: id))
+      try survey.add(try await read(index: id))
     }
     var sizes: [Digest: Int] = [:]
     for info in try await list(.data) { if let id = info.name.id { sizes[id] = info.sizeBytes } }
@@ -40,9 +45,13 @@ struct PruneRun {
     report.freedBytes += unindexed.reduce(0) { $0 + (sizes[$1] ?? 0) }
     if options.isDryRun { return report }
 
+    try await lookAgain(snapshots, indexes)
     try await delete(unindexed.map { ObjectName(.data, $0) })
     try await repack(plan, survey, indexes)
-    try await rewriteIndexes(indexes, without: plan, &report)
+    let (outdated, fresh) = try await rewriteIndexes(indexes, without: plan, &report)
+    try await confirm(fresh) { survey.isKnown($0) && sizes[$0] == nil }
+    try await lookAgain(snapshots, indexes + fresh)
+    try await delete(outdated.map { ObjectName(.index, $0) })
     let going = plan.repacked.union(plan.removed).filter { sizes[$0] != nil }.sorted()
     try await delete(going.map { ObjectName(.data, $0) })
     try await repository.refreshIndex()
@@ -77,6 +86,39 @@ struct PruneRun {
       }
       guard !found.isSubset(of: pinned) else { return (plan, pinned.filter(wanted.isGoing).sorted()) }
       pinned.formUnion(found)
+    }
+  }
+
+  /// Before anything goes. Under an exclusive lock nobody adds anything, so what shows up now was there before, and what
+  /// it needs was not looked at.
+  private func lookAgain(_ snapshots: Set<Digest>, _ indexes: [Digest]) async throws(VaultError) {
+    let known = snapshots.union(indexes).union(repository.index.withLock { $0.files })
+    for kind in [ObjectKind.snapshot, .index] {
+      for info in try await list(kind) {
+        if let id = info.name.id, !known.contains(id) { throw .listingBehind(info.name) }
+      }
+    }
+  }
+
+  /// What is about to be the only copy is there: new indexes can be read, and the store has every pack they name.
+  ///
+  /// - Parameter wasMissing: Packs that were not there before either; nobody needs them.
+  private func confirm(_ indexes: [Digest], _ wasMissing: (Digest) -> Bool) async throws(VaultError) {
+    guard !indexes.isEmpty else { return }
+    var sizes: [Digest: Int] = [:]
+    for info in try await list(.data) { if let id = info.name.id { sizes[id] = info.sizeBytes } }
+    for id in indexes {
+      let packs: [IndexedPack]
+      do throws(VaultError) { packs = try await read(index: id) } catch {
+        guard case .store(.notFound(let name)) = error else { throw error }
+        throw .notKept(name, "it is not there")
+      }
+      for pack in packs {
+        let needed = pack.blobs.reduce(PackHeader.sizeBytes(pack.blobs)) { $0 + $1.length }
+        if let size = sizes[pack.id], size >= needed { continue }
+        if wasMissing(pack.id) { continue }
+        throw .notKept(ObjectName(.data, pack.id), sizes[pack.id].map { "it has \($0) bytes" } ?? "it is not there")
+      }
     }
   }
 
@@ -115,9 +157,13 @@ struct PruneRun {
   }
 
   /// Indexes that name a pack that goes are replaced by others that don't.
+  ///
+  /// - Returns: The indexes that were replaced, and every one that this run wrote.
   private func rewriteIndexes(
     _ indexes: [Digest], without plan: PrunePlan, _ report: inout PruneReport
-  ) async throws(VaultError) {
+  ) async throws(VaultError) -> (outdated: [Digest], fresh: [Digest]) {
+    // Those of packs that were written again.
+    var fresh = repository.index.withLock { $0.files }.subtracting(indexes).sorted()
     var outdated: [Digest] = []
     var pending: [IndexedPack] = []
     var pendingBlobs = 0
@@ -132,18 +178,18 @@ struct PruneRun {
         pending.append(pack)
         pendingBlobs += pack.blobs.count
         if pendingBlobs >= repository.settings.indexBlobs {
-          _ = try await repository.writeFile(.index, IndexFile.encode(pending))
+          fresh.append(try await repository.writeFile(.index, IndexFile.encode(pending)))
           report.indexesWritten += 1
           (pending, pendingBlobs) = ([], 0)
         }
       }
     }
     if !pending.isEmpty {
-      _ = try await repository.writeFile(.index, IndexFile.encode(pending))
+      fresh.append(try await repository.writeFile(.index, IndexFile.encode(pending)))
       report.indexesWritten += 1
     }
     report.indexesRemoved = outdated.count
-    try await delete(outdated.map { ObjectName(.index, $0) })
+    return (outdated, fresh)
   }
 
   private func delete(_ names: [ObjectName]) async throws(VaultError) {

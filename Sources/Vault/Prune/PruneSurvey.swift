@@ -7,6 +7,8 @@ struct PruneSurvey: Sendable {
   private(set) var unused = PruneReport.Amount()
   private(set) var duplicates = PruneReport.Amount()
   private var numbers: [Digest: Int] = [:]
+  /// By number, something that two lists of the same blobs have in common.
+  private var listings: [Int] = []
   /// Of blobs in use that lie in several places, the one that counts.
   private var chosen: [BlobKey: BlobIndex.Place] = [:]
   private let inUse: BlobSet
@@ -14,9 +16,16 @@ struct PruneSurvey: Sendable {
   /// - Parameter inUse: By what trees there are.
   init(_ inUse: BlobSet) { self.inUse = inUse }
 
-  mutating func add(_ indexed: [IndexedPack]) {
-    for pack in indexed where numbers[pack.id] == nil {
+  /// - Throws: For a pack that another index lists differently: neither list is all of it.
+  mutating func add(_ indexed: [IndexedPack]) throws(VaultError) {
+    for pack in indexed {
+      let listing = pack.blobs.reduce(0) { $0 ^ $1.hashValue }
+      if let number = numbers[pack.id] {
+        guard listings[number] == listing else { throw .packListedInParts(pack.id) }
+        continue
+      }
       numbers[pack.id] = packs.count
+      listings.append(listing)
       var entry = PrunePlan.Pack(
         id: pack.id, sizeBytes: pack.blobs.reduce(PackHeader.sizeBytes(pack.blobs)) { $0 + $1.length })
       for blob in pack.blobs {

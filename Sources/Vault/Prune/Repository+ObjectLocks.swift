@@ -23,7 +23,7 @@ extension Repository {
     let used = BlobSet(blobs)
     report.snapshots = try await markUsed(used) { done in
       progress(PruneProgress(phase: .trees, done: done, total: blobs.count(.tree)))
-    }
+    }.count
     var names: Set<ObjectName> = [.config]
     for kind in [ObjectKind.key, .snapshot, .index] {
       names.formUnion(try await access { store throws(StoreError) in try await store.list(kind) }.map(\.name))

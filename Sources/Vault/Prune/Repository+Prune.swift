@@ -22,10 +22,7 @@ extension Repository {
   func moveBlobs(_ blobs: [PackedBlob], of pack: Digest, compressing: Bool) async throws(VaultError) {
     for batch in Self.batches(of: blobs, in: pack) {
       let range = batch.blobs[0].offset..<batch.blobs.reduce(0) { max($0, $1.range.upperBound) }
-      let bytes: [UInt8]
-      do throws(StoreError) { bytes = try await store.get(ObjectName(.data, pack), range: range) } catch {
-        throw VaultError(error, pack: pack, range: range)
-      }
+      let bytes = try await bytes(range, of: pack)
       let packClosed = try await settings.pool.run { [self] () throws(VaultError) in
         var packClosed = false
         for blob in batch.blobs where try move(blob, of: pack, bytes, from: range.lowerBound, compressing) {

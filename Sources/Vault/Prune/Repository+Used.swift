@@ -5,9 +5,9 @@ extension Repository {
   /// Walks every snapshot's directories, and adds every blob they need.
   ///
   /// - Parameter progress: Called with the number of directories read so far.
-  /// - Returns: How many snapshots there are.
+  /// - Returns: The snapshots there are.
   /// - Throws: If one can't be read: what it needs isn't known then.
-  func markUsed(_ used: BlobSet, progress: @escaping @Sendable (Int) -> Void) async throws(VaultError) -> Int {
+  func markUsed(_ used: BlobSet, progress: @escaping @Sendable (Int) -> Void) async throws(VaultError) -> Set<Digest> {
     let snapshots = try await snapshots()
     let walk = TreeMarks()
     for snapshot in snapshots {
@@ -31,7 +31,7 @@ extension Repository {
         progress(done)
       }
     }
-    return snapshots.count
+    return Set(snapshots.map(\.id))
   }
 }
 

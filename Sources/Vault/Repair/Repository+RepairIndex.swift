@@ -93,7 +93,7 @@ extension Repository {
     }
     report.indexesWritten = files.count
     if isDryRun { return report }
-    for packs in files { _ = try await writeFile(.index, IndexFile.encode(packs)) }
+    for packs in files { _ = try await writeConfirmed(.index, IndexFile.encode(packs)) }
     for id in outdated {
       do throws(StoreError) { try await store.delete(ObjectName(.index, id)) } catch {
         guard case .notFound = error else { throw VaultError(error) }
@@ -151,8 +151,6 @@ extension Repository {
   private func tail(_ count: Int, of pack: Digest, _ sizeBytes: Int) async throws(VaultError) -> [UInt8] {
     guard count <= sizeBytes else { throw .packTruncated(pack, sizeBytes: sizeBytes, neededBytes: count) }
     let range = (sizeBytes - count)..<sizeBytes
-    do throws(StoreError) { return try await store.get(ObjectName(.data, pack), range: range) } catch {
-      throw VaultError(error, pack: pack, range: range)
-    }
+    return try await bytes(range, of: pack)
   }
 }

@@ -185,7 +185,7 @@ struct PackRepairRun {
         }
       } catch { throw .indexDamaged(id, error.reason) }
       guard isOutdated else { continue }
-      if !staying.isEmpty { _ = try await repository.writeFile(.index, IndexFile.encode(staying)) }
+      if !staying.isEmpty { _ = try await repository.writeConfirmed(.index, IndexFile.encode(staying)) }
       try await delete(ObjectName(.index, id))
     }
   }

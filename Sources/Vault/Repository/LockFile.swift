@@ -91,6 +91,8 @@ extension LockFile {
 enum LockTiming {
   /// Between writing a lock and looking whether someone else did the same.
   static let settle = Duration.milliseconds(200)
+  /// How often a new lock is looked for before the store is given up.
+  static let looks = 5
   static let refresh = Duration.seconds(300)
   static let stale = Duration.seconds(1800)
   /// A lock that couldn't be renewed for this long may soon be taken for stale by others.

@@ -68,6 +68,8 @@ extension Repository {
     }
     let id = Digest.of(json)
     try await access(store) { store throws(StoreError) in try await store.put(ObjectName(.key, id), json) }
+    // Another key may go because this one is there.
+    try await confirm(ObjectName(.key, id), json, in: store, settings.time)
     return id
   }
 

@@ -90,14 +90,26 @@ extension Repository {
     do throws(VaultError) {
       let start = settings.time.monotonicNanoseconds()
       if loadingIndex { try await refreshIndex() }
-      let waited = Duration.nanoseconds(settings.time.monotonicNanoseconds() - start)
-      if waited < LockTiming.settle { try await pause(LockTiming.settle - waited) }
+      try await settle(id, waited: .nanoseconds(settings.time.monotonicNanoseconds() - start))
       try await refuseConflicts(exclusive: exclusive, own: id)
     } catch {
       _ = try? await removeLock(id)
       throw error
     }
     return id
+  }
+
+  /// Waits until the store lists the lock. One that doesn't may hide others' locks too, and what they wrote.
+  ///
+  /// - Parameter waited: How long it has been there already.
+  private func settle(_ id: Digest, waited: Duration) async throws(VaultError) {
+    for look in 0..<LockTiming.looks {
+      let rest = look == 0 ? LockTiming.settle - waited : LockTiming.settle
+      if rest > .zero { try await pause(rest) }
+      let listed = try await access { store throws(StoreError) in try await store.list(.lock) }
+      if listed.contains(where: { $0.name.id == id }) { return }
+    }
+    throw .listingBehind(ObjectName(.lock, id))
   }
 
   private func removeDeadLocks() async throws(VaultError) {

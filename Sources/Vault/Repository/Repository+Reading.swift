@@ -173,10 +173,7 @@ extension Repository: BlobReader {
   private func fetch(
     _ blobs: [PackedBlob], of pack: Digest, into pages: PageBuffer
   ) async throws(VaultError) {
-    let range = Self.range(of: blobs)
-    do throws(StoreError) { try await store.get(ObjectName(.data, pack), range: range, into: pages) } catch {
-      throw VaultError(error, pack: pack, range: range)
-    }
+    try await read(Self.range(of: blobs), of: pack, into: pages)
   }
 
   private static func range(of blobs: [PackedBlob]) -> Range<Int> {
@@ -188,12 +185,8 @@ extension Repository: BlobReader {
     _ blobs: [PackedBlob], of pack: Digest
   ) async throws(VaultError) -> (bytes: [UInt8], start: Int) {
     let range = Self.range(of: blobs)
-    do throws(StoreError) {
-      let name = ObjectName(.data, pack)
-      let isMetadata = blobs.allSatisfy { $0.kind == .tree }
-      let bytes = try await isMetadata ? store.getMetadata(name, range: range) : store.get(name, range: range)
-      return (bytes, range.lowerBound)
-    } catch { throw VaultError(error, pack: pack, range: range) }
+    let bytes = try await bytes(range, of: pack, isMetadata: blobs.allSatisfy { $0.kind == .tree })
+    return (bytes, range.lowerBound)
   }
 
   /// Verifies blobs, in pairs, and lends each of them out. Keeps a processor busy.

@@ -1,11 +1,11 @@
 import Core
 
 extension Repository {
-  /// Records a snapshot, after making everything it may refer to durable.
+  /// Records a snapshot, after making everything it may refer to durable. It is read back: nothing else would miss it.
   package func save(_ snapshot: Snapshot) async throws(VaultError) -> Digest {
     guard contains(.tree, snapshot.tree) else { throw .blobMissing(.tree, snapshot.tree) }
     try await flush()
-    return try await writeFile(.snapshot, snapshot.json())
+    return try await writeConfirmed(.snapshot, snapshot.json())
   }
 
   package func loadSnapshot(_ id: Digest) async throws(VaultError) -> Snapshot {

@@ -94,6 +94,8 @@ package protocol ObjectStore: Sendable {
   func getMetadata(_ name: ObjectName, range: Range<Int>) async throws(StoreError) -> [UInt8]
 
   /// Every object of a kind, ascending by name; leftovers of interrupted writes and foreign files are left out.
+  ///
+  /// What was acknowledged before the call is in it: a prune takes for gone what isn't listed.
   func list(_ kind: ObjectKind) async throws(StoreError) -> [ObjectInfo]
 
   /// - Returns: `nil` if there is no such object.
