@@ -93,7 +93,8 @@ let ground: [Target] = [
 
 let engine: [Target] = [
   module("Catalog", at: "Sources/Catalog", ["Core", .yams]),
-  module("Vault", at: "Sources/Vault", ["Core", "IO", "CISAL", "CZstd", "CLibcrypto", "CShim", .crypto], settings: hot),
+  module(
+    "Vault", at: "Sources/Vault", ["Core", "IO", "CISAL", "CZstd", "CLibcrypto", "CShim", .crypto], settings: hot),
   module("DriverKit", at: "Sources/DriverKit", ["Core", "IO"]),
   module("StateKit", at: "Sources/StateKit", ["Core", "Telemetry"]),
 ]

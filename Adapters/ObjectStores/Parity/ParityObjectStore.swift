@@ -52,6 +52,14 @@ package final class ParityObjectStore: ObjectStore {
     await noting { () throws(StoreError) in try await parity.remove(name) }
   }
 
+  package var locksObjects: Bool { base.locksObjects }
+
+  package func lock(on name: ObjectName) async throws(StoreError) -> ObjectLock? { try await base.lock(on: name) }
+
+  package func setLock(_ change: ObjectLockChange, on name: ObjectName) async throws(StoreError) {
+    try await base.setLock(change, on: name)
+  }
+
   /// Writes down what is not written down yet.
   package func finish() async {
     await noting { () throws(StoreError) in try await parity.flush() }

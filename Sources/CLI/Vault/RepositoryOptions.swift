@@ -268,7 +268,8 @@ struct RepositoryOptions: ParsableArguments {
     var settings = try vaultSettings()
     (settings.sources, settings.mendsInPlace) = (sources, !isDryRun)
     return try await Repository.open(
-      store: Registry.mirrored(Registry.protected(access.store, by: parity), mirrors), password: access.password, keyHint: access.keyHint,
+      store: Registry.mirrored(Registry.protected(access.store, by: parity), mirrors), password: access.password,
+      keyHint: access.keyHint,
       settings: settings, loadingIndex: loadingIndex)
   }
 

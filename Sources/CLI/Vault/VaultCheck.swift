@@ -182,7 +182,9 @@ extension VaultCommand {
       let selection = try selection(now: host.time.now())
       let mirrors = try options.mirrorStores()
       let parityPlace = try await options.parityPlace()
-      let (report, record, copies, parity) = try await options.locked(exclusive: true, loadingIndex: false, isAlone: true) {
+      let (report, record, copies, parity) = try await options.locked(
+        exclusive: true, loadingIndex: false, isAlone: true
+      ) {
         repository in
         let (report, record) = try await Self.check(repository, selection, host, line)
         var copies: [MirrorCheck] = []
