@@ -71,7 +71,9 @@ package enum Registry {
 
   /// Where a repository's parity is.
   package static func parityPlace(of location: String, host: Machine) throws -> any ObjectStore {
-    try store(at: location + (location.hasSuffix("/") || location.hasSuffix(":") ? "" : "/") + ParityStore.directory, host: host)
+    try store(
+      at: location + (location.hasSuffix("/") || location.hasSuffix(":") ? "" : "/") + ParityStore.directory, host: host
+    )
   }
 
   /// A store with parity for every object that is written.
