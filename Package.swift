@@ -70,6 +70,7 @@ let libraries: [Target] = [
   system("CLibcrypto", "libcrypto", apt: "libssl-dev"),
   system("CPQ", "libpq", apt: "libpq-dev"),
   system("CHiredis", "hiredis", apt: "libhiredis-dev"),
+  system("CISAL", "libisal", apt: "libisal-dev"),
   system("CCrypt", "libcrypt", apt: "libcrypt-dev"),
   system("CFUSE", "fuse3", apt: "libfuse3-dev"),
   // Hashes every byte twice: optimised in debug builds too.
@@ -92,7 +93,8 @@ let ground: [Target] = [
 
 let engine: [Target] = [
   module("Catalog", at: "Sources/Catalog", ["Core", .yams]),
-  module("Vault", at: "Sources/Vault", ["Core", "IO", "CZstd", "CLibcrypto", "CShim", .crypto], settings: hot),
+  module(
+    "Vault", at: "Sources/Vault", ["Core", "IO", "CISAL", "CZstd", "CLibcrypto", "CShim", .crypto], settings: hot),
   module("DriverKit", at: "Sources/DriverKit", ["Core", "IO"]),
   module("StateKit", at: "Sources/StateKit", ["Core", "Telemetry"]),
 ]
@@ -112,6 +114,7 @@ let adapters: [Target] = [
   module("ObjectStoreRetry", at: "Adapters/ObjectStores/Retry", ["Core", "Vault"]),
   module("ObjectStoreLimits", at: "Adapters/ObjectStores/Limits", ["Core", "Vault"]),
   module("ObjectStoreMirror", at: "Adapters/ObjectStores/Mirror", ["Core", "Vault"]),
+  module("ObjectStoreParity", at: "Adapters/ObjectStores/Parity", ["Core", "Vault"]),
   module("ObjectStoreCache", at: "Adapters/ObjectStores/Cache", ["Core", "IO", "Vault"]),
   module("ObjectStoreREST", at: "Adapters/ObjectStores/REST", ["Core", "IO", "Vault", "Web"]),
   module("ObjectStoreS3", at: "Adapters/ObjectStores/S3", ["Core", "IO", "Vault", "Web", .crypto]),
@@ -204,7 +207,7 @@ let testTargets: [Target] = [
     "VaultTests",
     [
       "Core", "IO", "Vault", "ObjectStoreLocal", "ObjectStoreMemory", "ObjectStoreFaulty", "ObjectStoreMirror",
-      "ObjectStoreContract", "TestSupport",
+      "ObjectStoreParity", "ObjectStoreContract", "TestSupport",
     ], settings: hot),
   tests("TreeTests", ["Core", "CShim", "IO", "Vault", "ObjectStoreLocal", "TestSupport"], settings: hot),
   tests("DriverFilesTests", ["Core", "CShim", "IO", "DriverKit", "DriverFiles", "DriverContract", "TestSupport"]),

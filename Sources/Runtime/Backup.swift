@@ -97,7 +97,11 @@ package struct Backup: Sendable {
       do {
         outcome = .success(
           try await journal.whileReading(Set(target.stores), time: host.time) {
-            try await vault.withLock(exclusive: false) { try await taker.take(request) }
+            try await vault.withLock(exclusive: false) {
+              let point = try await taker.take(request)
+              await vault.settleCopies(host.log)
+              return point
+            }
           })
       } catch {
         outcome = .failure(error)

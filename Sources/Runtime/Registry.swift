@@ -14,6 +14,7 @@ import ObjectStoreLimits
 import ObjectStoreLocal
 import ObjectStoreMemory
 package import ObjectStoreMirror
+package import ObjectStoreParity
 import ObjectStoreREST
 import ObjectStoreRetry
 import ObjectStoreS3
@@ -66,6 +67,23 @@ package enum Registry {
   /// A store whose every object is written to mirrors too.
   package static func mirrored(_ store: any ObjectStore, _ mirrors: [any ObjectStore]) -> any ObjectStore {
     mirrors.isEmpty ? store : MirroredObjectStore(store, mirrors: mirrors)
+  }
+
+  /// Where a repository's parity is.
+  package static func parityPlace(of location: String, host: Machine) throws -> any ObjectStore {
+    try store(
+      at: location + (location.hasSuffix("/") || location.hasSuffix(":") ? "" : "/") + ParityStore.directory, host: host
+    )
+  }
+
+  /// A store with parity for every object that is written.
+  package static func protected(_ store: any ObjectStore, by parity: ParityStore?) -> any ObjectStore {
+    parity.map { ParityObjectStore(store, $0) } ?? store
+  }
+
+  /// The parity of a store that has some, mirrored or not.
+  package static func parity(in store: any ObjectStore) -> ParityObjectStore? {
+    ((store as? MirroredObjectStore)?.base ?? store) as? ParityObjectStore
   }
 
   /// What this session knows of a store's mirrors: each, and why it is behind.

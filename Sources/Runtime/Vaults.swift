@@ -25,8 +25,8 @@ package actor Vaults {
     if let known = open[Place(repository)] { return known }
     do {
       let password = try await host.secrets.resolve(repository.password)
-      let vault = try await Vault.Repository.open(
-        store: try await store(of: repository), password: password, settings: host.vaultSettings)
+      let (store, settings) = try await store(of: repository)
+      let vault = try await Vault.Repository.open(store: store, password: password, settings: settings)
       open[Place(repository)] = vault
       return vault
     } catch {
@@ -34,7 +34,27 @@ package actor Vaults {
     }
   }
 
-  private func store(of repository: DeclaredRepository) async throws -> any ObjectStore {
+  /// The repository's store with its parity and mirrors, and where what is damaged comes from.
+  private func store(
+    of repository: DeclaredRepository
+  ) async throws -> (store: any ObjectStore, settings: VaultSettings) {
+    let location = repository.location.description
+    let own = try await machine(for: repository)
+    let base = try Registry.store(at: location, host: own)
+    let parity = try await ParityStore.open(try Registry.parityPlace(of: location, host: own), pool: host.pool)
+    // Credentials of a repository's own are not its mirrors'.
+    let mirrors = try (repository.mirrors ?? []).map { try Registry.store(at: $0.description, host: host) }
+    var settings = host.vaultSettings
+    settings.sources = [parity].compactMap(\.self) + mirrors.map { CopySource($0) }
+    settings.onMended = { [host] object in
+      let end = object.failure.map { "it could not be put back: \($0)" } ?? "it was brought back"
+      host.log("warning: \(object.name) was damaged or missing; it was read from \(object.source), and \(end)")
+    }
+    return (Registry.mirrored(Registry.protected(base, by: parity), mirrors), settings)
+  }
+
+  /// The machine as the repository's place is to see it.
+  private func machine(for repository: DeclaredRepository) async throws -> Machine {
     var host = host
     if let credentials = repository.credentials {
       // One set of credentials is never made up of two.
@@ -45,7 +65,7 @@ package actor Vaults {
         host.environment[name] = try await self.host.secrets.resolve(reference).revealed()
       }
     }
-    return try Registry.store(at: repository.location.description, host: host)
+    return host
   }
 
   private static func isCredential(_ name: String, of family: String) -> Bool {
@@ -59,11 +79,11 @@ package actor Vaults {
   /// - Returns: Whether it was made.
   package func create(_ repository: DeclaredRepository) async throws(AnyFailure) -> Bool {
     do {
-      let store = try await store(of: repository)
+      let (store, settings) = try await store(of: repository)
       let password = try await host.secrets.resolve(repository.password)
       do {
         open[Place(repository)] = try await Vault.Repository.create(
-          store: store, password: password, settings: host.vaultSettings)
+          store: store, password: password, settings: settings)
         return true
       } catch VaultError.repositoryExists {
         _ = try await self.open(repository)
@@ -71,6 +91,28 @@ package actor Vaults {
       }
     } catch {
       throw AnyFailure(error)
+    }
+  }
+}
+
+extension Vault.Repository {
+  /// After writing, under the lock: lets mirrors catch up that missed something, and tells which are behind.
+  func settleCopies(_ log: @Sendable (String) -> Void) async {
+    if let parity = Registry.parity(in: store) {
+      await parity.finish()
+      if let problem = parity.problem { log("warning: parity could not be written: \(problem)") }
+    }
+    for (mirror, problem) in Registry.standings(store) {
+      guard let problem else { continue }
+      var reason = problem.reason
+      // A place that is no copy yet may be a disk that isn't mounted.
+      if problem.isBehind, (try? await mirror.contains(.config)) == true {
+        do {
+          if try await synchronize(mirror).isComplete { continue }
+          reason = "files of the repository are damaged"
+        } catch { reason = AnyFailure(error).report.summary }
+      }
+      log("warning: the mirror \(mirror.location) is behind: \(reason); run `salvor vault mirror sync`")
     }
   }
 }

@@ -32,6 +32,29 @@ struct WrongRepositoryTests {
   }
 
   @Test(.timeLimit(.minutes(4)))
+  func `a mirror of the catalog gets every point, and brings back what the repository lost`() async throws {
+    let site = try await Site()
+    try await site.salvor("backup", is: 0)
+    let mirror = site.vault + "-mirror"
+    let catalog = String(decoding: try Files.read(site.catalog), as: UTF8.self)
+    try site.write(
+      site.catalog, catalog.replacing("\", password:", with: "\", mirrors: [\"\(mirror)\"], password:"))
+    let behind = try await site.salvor("backup", is: 0)
+    #expect(behind.err.contains("the mirror local:\(mirror) is behind"), "\(behind)")
+    #expect(!Files.exists(mirror), "it may be a disk that is not mounted")
+    try await site.run("cp", "-a", site.vault, mirror)
+    try await site.add("e4", amount: 400)
+    let inStep = try await site.salvor("backup", is: 0)
+    #expect(!inStep.err.contains("behind"), "\(inStep)")
+    try await site.run("diff", "-r", "-x", "locks", site.vault, mirror)
+    try await site.run("sh", "-c", "rm \(site.vault)/data/*/*")
+    let verified = try await site.salvor("verify", "--all", is: 0)
+    #expect(verified.err.contains("was brought back"), "\(verified)")
+    try await site.damage()
+    try await site.salvor("restore", "--yes", "-q", is: 0)
+  }
+
+  @Test(.timeLimit(.minutes(4)))
   func `a full repository takes no point, and works again once there is room`() async throws {
     let site = try await Site()
     try await site.salvor("backup", is: 0)

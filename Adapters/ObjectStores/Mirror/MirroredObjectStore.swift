@@ -16,7 +16,7 @@ package struct MirrorProblem: Sendable, Equatable {
 /// the store has. What a mirror is behind by is found by comparing, not kept in a note that could be wrong. A failing mirror
 /// fails nothing else: see ``standings``. Locks are the store's alone.
 package final class MirroredObjectStore: ObjectStore {
-  private let base: any ObjectStore
+  package let base: any ObjectStore
   private let mirrors: [any ObjectStore]
   /// Why a mirror gets nothing more; `nil` while it does.
   private let problems: Mutex<[MirrorProblem?]>

@@ -175,6 +175,11 @@ struct RepositoryOptions: ParsableArguments {
 
   func store() async throws -> any ObjectStore { try Registry.store(at: try await place(), host: host) }
 
+  /// Where the repository's parity is, or would be.
+  func parityPlace() async throws -> any ObjectStore {
+    try Registry.parityPlace(of: try await place(), host: host)
+  }
+
   /// Where the repository is, as options and variables say; with a scheme, or absolute.
   func place() async throws -> String {
     let host = host
@@ -249,17 +254,22 @@ struct RepositoryOptions: ParsableArguments {
 
   /// - Parameters:
   ///   - sources: Other ways to what is damaged or missing, before the mirrors.
-  ///   - isAlone: Leaves mirrors aside: for what looks at the repository itself.
+  ///   - isAlone: Leaves mirrors and parity aside: for what looks at the repository itself.
+  ///   - isDryRun: What is read from elsewhere is not put back.
   func open(
-    access: Access? = nil, loadingIndex: Bool = false, sources: [any RecoverySource] = [], isAlone: Bool = false
+    access: Access? = nil, loadingIndex: Bool = false, sources: [any RecoverySource] = [], isAlone: Bool = false,
+    isDryRun: Bool = false
   ) async throws -> Repository {
     let mirrors = try isAlone ? [] : mirrorStores()
-    let sources = sources + mirrors.map { CopySource($0) }
+    let parity = try await isAlone ? nil : ParityStore.open(try await parityPlace(), pool: host.pool)
+    // Nearest first.
+    let sources = [parity].compactMap(\.self) + sources + mirrors.map { CopySource($0) }
     let access = if let access { access } else { try await self.access(toleratesNoConfig: !sources.isEmpty) }
     var settings = try vaultSettings()
-    settings.sources = sources
+    (settings.sources, settings.mendsInPlace) = (sources, !isDryRun)
     return try await Repository.open(
-      store: Registry.mirrored(access.store, mirrors), password: access.password, keyHint: access.keyHint,
+      store: Registry.mirrored(Registry.protected(access.store, by: parity), mirrors), password: access.password,
+      keyHint: access.keyHint,
       settings: settings, loadingIndex: loadingIndex)
   }
 
@@ -278,7 +288,7 @@ struct RepositoryOptions: ParsableArguments {
   ///   - access: Asked for unless given.
   func locked<T: Sendable>(
     exclusive: Bool = false, needsLock: Bool = false, loadingIndex: Bool = true, access: Access? = nil,
-    sources: [any RecoverySource] = [], isAlone: Bool = false, catchesUp: Bool = false,
+    sources: [any RecoverySource] = [], isAlone: Bool = false, isDryRun: Bool = false, catchesUp: Bool = false,
     _ body: @escaping @Sendable (Repository) async throws -> T
   ) async throws -> T {
     if noLock, needsLock { throw RepositoryOptionsFailure.lockNeeded }
@@ -289,7 +299,7 @@ struct RepositoryOptions: ParsableArguments {
       }
       wait = duration
     }
-    let repository = try await open(access: access, sources: sources, isAlone: isAlone)
+    let repository = try await open(access: access, sources: sources, isAlone: isAlone, isDryRun: isDryRun)
     defer { warnOfMended(repository) }
     if noLock {
       if loadingIndex { try await repository.refreshIndex() }
@@ -298,9 +308,20 @@ struct RepositoryOptions: ParsableArguments {
     let line = progress
     return try await repository.withLock(exclusive: exclusive, wait: wait, loadingIndex: loadingIndex) {
       let result = try await body(repository)
+      await settleParity(of: repository)
       await settleMirrors(of: repository, catchesUp: catchesUp, line)
       return result
     }
+  }
+
+  /// Writes down what parity there is, and tells if some could not be written.
+  private func settleParity(of repository: Repository) async {
+    guard let parity = Registry.parity(in: repository.store) else { return }
+    await parity.finish()
+    guard let problem = parity.problem else { return }
+    let report = Report("PARITY-101", "parity could not be written: \(problem.harmless)")
+      .state("what it is for is stored").remedy("run `salvor vault parity add`")
+    standardError("warning: \(report)\n")
   }
 
   /// Tells which mirrors are behind, and lets those catch up that can: what the command was for is done.

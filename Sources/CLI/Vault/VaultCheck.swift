@@ -63,6 +63,7 @@ extension VaultCommand {
       var readBytes: Int
       var verification: Verification
       var mirrors: [MirrorCheck]?
+      var parity: JSONValue?
     }
 
     /// A copy, looked at by itself.
@@ -180,12 +181,21 @@ extension VaultCommand {
       let (host, line) = (machine, options.progress)
       let selection = try selection(now: host.time.now())
       let mirrors = try options.mirrorStores()
-      let (report, record, copies) = try await options.locked(exclusive: true, loadingIndex: false, isAlone: true) {
+      let parityPlace = try await options.parityPlace()
+      let (report, record, copies, parity) = try await options.locked(
+        exclusive: true, loadingIndex: false, isAlone: true
+      ) {
         repository in
         let (report, record) = try await Self.check(repository, selection, host, line)
         var copies: [MirrorCheck] = []
         for mirror in mirrors { copies.append(await Self.check(mirror, of: repository, selection, host, line)) }
-        return (report, record, copies)
+        var parity: ParityStore.CheckReport?
+        if let place = try await ParityStore.open(parityPlace) {
+          parity = try await place.check(repository.store, readsData: selection == .all) {
+            line.show("check parity", "\($0) of \($1)")
+          }
+        }
+        return (report, record, copies, parity)
       }
       line.clear()
       if let trouble = await record.trouble { standardError("warning: \(trouble.description.harmless)\n") }
@@ -196,7 +206,7 @@ extension VaultCommand {
         sound: report.isSound, findings: report.findings.map { Finding($0) }, snapshots: report.snapshots,
         indexes: report.indexes, packs: report.packs, blobs: report.blobs, trees: report.trees,
         readData: report.readData, readPacks: report.readPacks, readBytes: report.readBytes,
-        verification: verification, mirrors: copies.isEmpty ? nil : copies)
+        verification: verification, mirrors: copies.isEmpty ? nil : copies, parity: parity?.json)
       try options.show(result) { style in
         var lines = result.findings.flatMap { $0.lines(style) }
         lines.append(
@@ -208,6 +218,7 @@ extension VaultCommand {
         lines.append(verification.line)
         lines.append(report.isSound ? style.paint("no errors were found", .good) : style.paint("damaged", .bad))
         for copy in copies { lines += copy.lines(style) }
+        if let parity { lines += parity.lines(style) }
         return lines
       }
       if report.isSound, let copy = copies.first(where: { !$0.sound }) {

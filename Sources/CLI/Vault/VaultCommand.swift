@@ -21,7 +21,7 @@ struct VaultCommand: AsyncParsableCommand {
       Initialise.self, Backup.self, Snapshots.self, List.self, Restore.self, Check.self, Unlock.self, Objects.self,
       Cat.self, Key.self, Stats.self, Forget.self, Prune.self, Tag.self,
       Lock.self, Conform.self, Copy.self, Repair.self, Diff.self, Find.self, Dump.self, Serve.self,
-      Mirror.self, Rewrite.self, Migrate.self, Escrow.self, Mount.self,
+      Mirror.self, Parity.self, Rewrite.self, Migrate.self, Escrow.self, Mount.self,
     ])
 
   /// Before the subcommand, too, as restic takes them.

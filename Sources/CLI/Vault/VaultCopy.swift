@@ -126,14 +126,15 @@ extension VaultCommand {
     static let configuration = CommandConfiguration(
       commandName: "repair", abstract: "Mend what can be mended.",
       discussion: """
-        After damage: `repair packs` brings back what can be had, `repair index` makes the indexes right, `repair snapshots` \
+        After damage: `repair files` brings every file back that parity or a copy has. Without those, `repair packs` brings back what can be had, `repair index` makes the indexes right, `repair snapshots` \
         saves the rest of snapshots that have lost something. `salvor vault check` says what there is to do.
 
         EXAMPLES
-          salvor vault repair packs --from-mirror /mnt/second
+          salvor vault repair files --from-mirror /mnt/second
+          salvor vault repair packs
           salvor vault repair index
           salvor vault repair snapshots --forget
-        """, subcommands: [RepairIndex.self, RepairPacks.self, RepairSnapshots.self])
+        """, subcommands: [RepairIndex.self, RepairPacks.self, RepairSnapshots.self, RepairFiles.self])
 
     struct RepairIndex: AsyncParsableCommand {
       static let configuration = CommandConfiguration(

@@ -38,7 +38,7 @@ extension VaultCommand.Repair {
       let mirrors = try fromMirror.map { CopySource(try options.store(at: $0)) }
       let other = source.isGiven ? try await source.open(options.host) : nil
       let report = try await options.locked(
-        exclusive: true, needsLock: !dryRun, sources: mirrors
+        exclusive: true, needsLock: !dryRun, sources: mirrors, isDryRun: dryRun
       ) { repository in
         var settings = PackRepairOptions()
         settings.packs = try await command.packs(in: repository)
@@ -146,7 +146,7 @@ extension VaultCommand.Repair {
 
     func run() async throws {
       let (command, line) = (self, options.progress)
-      let repairs = try await options.locked(exclusive: true, needsLock: !dryRun) { repository in
+      let repairs = try await options.locked(exclusive: true, needsLock: !dryRun, isDryRun: dryRun) { repository in
         var chosen: [StoredSnapshot] = []
         if command.ids.isEmpty {
           chosen = try await repository.readableSnapshots().filter { command.filter.matches($0.snapshot) }

@@ -110,6 +110,8 @@ extension Repository {
   fileprivate func write(to writer: inout CanonicalWriter) {
     writer.object { writer in
       writer.member("location", location.description)
+      // Left out where there are none: catalogs from before keep their digests.
+      if let mirrors { writer.member("mirrors") { $0.array(mirrors) { $0.text($1.description) } } }
       writer.member("name", name.text)
       writer.member("password", password.description)
     }

@@ -4,6 +4,7 @@ struct RepositoryManifest: Sendable {
   var location: Located<Repository.Location>?
   var password: SecretReference?
   var credentials: [String: SecretReference] = [:]
+  var mirrors: [Located<Repository.Location>] = []
 
   static let table = Table(
     "Repository", "A place backups go; a restic repository.", initial: { RepositoryManifest() },
@@ -18,6 +19,9 @@ struct RepositoryManifest: Sendable {
         "credentials", \.credentials, .credentials,
         "What the place asks for, if not what the environment says: "
           + Repository.credentialNames.map { "`\($0)`" }.joined(separator: ", ") + "."),
+      Field(
+        "mirrors", \.mirrors, Codec<Repository.Location>.location.located.list,
+        "Copies that are kept the same: the same password, file by file."),
     ])
 }
 

@@ -31,6 +31,8 @@ package struct Repository: Sendable, Equatable, Codable {
     "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "RCLONE_CONFIG_PASS", "RESTIC_REST_PASSWORD",
     "RESTIC_REST_USERNAME",
   ]
+  /// Copies that are kept the same; `nil` where there are none.
+  package var mirrors: [Location]?
 
   package enum Location: Sendable, Hashable, CustomStringConvertible {
     /// A directory of this machine; absolute, without `.` and `..`.

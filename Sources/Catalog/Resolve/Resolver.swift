@@ -238,7 +238,8 @@ struct Resolver {
     guard let location = declared.spec.location, let password = declared.spec.password else { return nil }
     return Repository(
       name: RepositoryName(unchecked: declared.name.value), location: location.value, password: password,
-      credentials: declared.spec.credentials.isEmpty ? nil : declared.spec.credentials)
+      credentials: declared.spec.credentials.isEmpty ? nil : declared.spec.credentials,
+      mirrors: declared.spec.mirrors.isEmpty ? nil : declared.spec.mirrors.map(\.value))
   }
 
   /// The stores of a selector, and whether all of it leads somewhere.

@@ -13,6 +13,13 @@ package protocol RecoverySource: Sendable {
 
   /// Objects of a kind that this source may have.
   func names(_ kind: ObjectKind) async throws(StoreError) -> [ObjectName]
+
+  /// Keeps good content that is about to be moved to its place, if this source has it nowhere else.
+  func hold(_ name: ObjectName, _ bytes: [UInt8]) async throws(StoreError)
+}
+
+extension RecoverySource {
+  package func hold(_ name: ObjectName, _ bytes: [UInt8]) async throws(StoreError) {}
 }
 
 /// A store that holds the same objects.

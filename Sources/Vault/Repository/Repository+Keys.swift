@@ -88,6 +88,7 @@ extension Repository {
     _ store: any ObjectStore, password: Secret, hint: Digest?, settings: VaultSettings
   ) async throws(VaultError) -> (MasterKey, Digest) {
     var ids = try await access(store) { store throws(StoreError) in try await store.list(.key) }.compactMap(\.name.id)
+    if ids.isEmpty { ids = try await mendLostKeys(store, settings) }
     if let hint, let position = ids.firstIndex(of: hint) { ids.swapAt(0, position) }
     var (tried, damage): (Int, VaultError?) = (0, nil)
     for id in ids {

@@ -42,12 +42,15 @@ extension Repository {
       }
       guard let found else { return nil }
       var result = MendedObject(name: name, source: found.location)
-      do throws(StoreError) { try await store.replace(name, found.bytes) } catch {
+      do throws(StoreError) {
+        if settings.mendsInPlace { try await store.replace(name, found.bytes) }
+      } catch {
         if case .cancelled = error { throw .cancelled }
         result.failure = error.report.summary
       }
       let noted = result
       mending.done.withLock { $0[name] = noted }
+      settings.onMended(noted)
       return found.bytes
     }
   }
@@ -79,7 +82,7 @@ extension Repository {
     }
     guard let found else { return nil }
     // What can't be written to can still be read.
-    try? await store.replace(.config, found.bytes)
+    if settings.mendsInPlace { try? await store.replace(.config, found.bytes) }
     return open(found.bytes)
   }
 
@@ -92,7 +95,19 @@ extension Repository {
       try await settings.sources.recover(name, damaged: damaged) { Digest.of($0) == id }
     }
     guard let found else { return nil }
-    try? await store.replace(name, found.bytes)
+    if settings.mendsInPlace { try? await store.replace(name, found.bytes) }
     return found.bytes
+  }
+
+  /// Brings every key file back, if not one is left.
+  static func mendLostKeys(_ store: any ObjectStore, _ settings: VaultSettings) async throws(VaultError) -> [Digest] {
+    var result: [Digest] = []
+    for source in settings.sources {
+      guard let names = try? await source.names(.key) else { continue }
+      for id in names.compactMap(\.id) where !result.contains(id) {
+        if try await mendKey(store, id, damaged: [], settings) != nil { result.append(id) }
+      }
+    }
+    return result
   }
 }

@@ -28,6 +28,10 @@ package struct VaultSettings: Sendable {
   package var downloads = 4
   /// Other ways to an object that turns out damaged or missing, the best one first. Without any, damage is only reported.
   package var sources: [any RecoverySource] = []
+  /// Whether what came from there is also put in its place; not for dry runs.
+  package var mendsInPlace = true
+  /// Called for each object that was brought back while something was read.
+  package var onMended: @Sendable (MendedObject) -> Void = { _ in }
 
   package init() {}
 
