@@ -26,4 +26,17 @@ package enum Interruption {
     defer { for source in sources { source.cancel() } }
     return try await task.value
   }
+
+  /// Runs `body` to its own end: a cancellation of the caller only ends `stopped`, so that what has to be put in order can be.
+  package static func finishing<T: Sendable>(
+    _ body: @escaping @Sendable (_ stopped: AsyncStream<Never>) async throws -> T
+  ) async throws -> T {
+    let (stopped, sink) = AsyncStream.makeStream(of: Never.self)
+    let task = Task { try await body(stopped) }
+    return try await withTaskCancellationHandler {
+      try await task.value
+    } onCancel: {
+      sink.finish()
+    }
+  }
 }

@@ -91,14 +91,15 @@ package enum Registry {
     (store as? MirroredObjectStore)?.standings ?? []
   }
 
-  /// Shows a file system at a directory, until it is unmounted or the task is cancelled.
+  /// Shows a file system at a directory, until it is unmounted or `stopped` ends.
   package static func mount(
     _ files: any ReadOnlyFileSystem, at directory: String, allowsOthers: Bool, checksPermissions: Bool, host: Machine,
-    mounted: @escaping @Sendable () async -> Void
+    until stopped: AsyncStream<Never>, mounted: @escaping @Sendable () async -> Void
   ) async throws {
     var options = FUSEMount.Options()
     (options.allowsOthers, options.checksPermissions) = (allowsOthers, checksPermissions)
-    try await FUSEMount(files, options, pool: host.pool).serve(at: directory, mounted: mounted)
+    try await FUSEMount(files, options, pool: host.pool).serve(
+      at: directory, until: stopped, mounted: mounted)
   }
 
   /// The journal of a state directory.

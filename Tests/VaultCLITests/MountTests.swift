@@ -148,6 +148,36 @@ import Testing
   }
 
   @Test(.timeLimit(.minutes(4)))
+  func `a repository on a server is let go of after a signal too, and keeps no escrow`() async throws {
+    let fixture = try await VaultFixture.withRepository()
+    try await fixture.salvor("backup", "source").succeeded()
+    let script = """
+      port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+      "$SALVOR" vault serve --path . --listen 127.0.0.1:$port --no-auth 2> serve.log & server=$!
+      trap 'kill $server; wait $server || true' EXIT
+      export RESTIC_REPOSITORY=rest:http://127.0.0.1:$port/repository/
+      for i in $(seq 200); do grep -q serving serve.log && break; sleep 0.05; done
+      mkdir -p mnt
+      for signal in TERM INT; do
+        "$SALVOR" vault mount mnt -q 2> mount.log & pid=$!
+        for i in $(seq 400); do mountpoint -q mnt && break; kill -0 $pid; sleep 0.05; done
+        cat "mnt/snapshots/latest$SOURCE/plain"
+        kill -$signal $pid; wait $pid; cat mount.log; ls repository/locks | wc -l
+      done
+      "$SALVOR" vault escrow keygen --private other > other.pub
+      "$SALVOR" vault escrow add other.pub 2>&1 | head -1 | cut -c1-15
+      "$SALVOR" vault escrow list | tail -1
+      """
+    let run = try await CommandRun(
+      ["bash", "-euc", script], in: fixture.directory.path,
+      environment: [
+        "RESTIC_PASSWORD_FILE": fixture.passwordFile, "SALVOR_STATE": fixture.directory.file("state"),
+        "SOURCE": fixture.source, "SALVOR": try CommandRun.product("salvor"), "HOME": fixture.directory.path,
+      ])
+    #expect(run.output == "hello\n0\nhello\n0\nerror VAULT-219\n0 recipients\n", "\(run.output) \(run.errors)")
+  }
+
+  @Test(.timeLimit(.minutes(4)))
   func `only what the filters let through, and as whose one wants`() async throws {
     let fixture = try await VaultFixture.withRepository()
     try await fixture.shell("chmod 755 ..")

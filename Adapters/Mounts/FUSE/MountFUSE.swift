@@ -29,28 +29,30 @@ package struct FUSEMount: Sendable {
     (self.fileSystem, self.options, self.pool) = (fileSystem, options, pool)
   }
 
-  /// Serves until somebody unmounts the directory, or the task is cancelled: then it is unmounted, also if in use.
+  /// Serves until somebody unmounts the directory, or `stopped` ends: then it is unmounted, also if in use.
   ///
   /// - Parameter mounted: Called once it can be looked at.
-  package func serve(at directory: String, mounted: @escaping @Sendable () async -> Void) async throws {
+  package func serve(
+    at directory: String, until stopped: AsyncStream<Never>, mounted: @escaping @Sendable () async -> Void
+  ) async throws {
     let (requests, sink) = AsyncStream.makeStream(of: Request.self)
     let (fileSystem, options, pool) = (fileSystem, options, pool)
     let session = try await pool.run { () throws(MountFailure) in
       try Session(directory, options) { sink.yield($0) }
     }
     await mounted()
-    await withTaskCancellationHandler {
-      await withDiscardingTaskGroup { group in
-        group.addTask {
-          await pool.run { session.loop() }
-          sink.finish()
-        }
-        for await request in requests { group.addTask { await request.answer(fileSystem) } }
-        // The kernel waits for nothing any more.
-        group.cancelAll()
+    await withDiscardingTaskGroup { group in
+      group.addTask {
+        await pool.run { session.loop() }
+        sink.finish()
       }
-    } onCancel: {
-      session.stop()
+      group.addTask {
+        for await _ in stopped {}
+        session.stop()
+      }
+      for await request in requests { group.addTask { await request.answer(fileSystem) } }
+      // The kernel waits for nothing any more.
+      group.cancelAll()
     }
     await pool.run { session.close() }
   }

@@ -38,6 +38,7 @@ package struct RESTObjectStore: ObjectStore {
   }
 
   package func put(_ name: ObjectName, _ bytes: [UInt8]) async throws(StoreError) {
+    guard name.kind != .escrow else { throw .readOnly("\(location) knows restic's kinds of files alone") }
     // Servers differ in what they do about a name that is taken; only the config's can be taken by something else.
     if name == .config, try await isThere(name, bytes) { return }
     let response = try await send(
@@ -85,6 +86,7 @@ package struct RESTObjectStore: ObjectStore {
   }
 
   package func list(_ kind: ObjectKind) async throws(StoreError) -> [ObjectInfo] {
+    if kind == .escrow { return [] }
     if kind == .config { return try await size(of: .config).map { [ObjectInfo(.config, sizeBytes: $0)] } ?? [] }
     let response = try await send(
       .get, "\(kind.rawValue)/", headers: [("Accept", ObjectListing.versionTwo)],

@@ -35,16 +35,19 @@ extension VaultCommand {
     func run() async throws {
       let (command, host, directory) = (self, options.host, absolute(directory))
       let quiet = options.output.quiet
-      try await options.locked { repository in
-        let files = SnapshotFileSystem(
-          repository, cacheBytes: command.cacheSize << 20, ownsAsRoot: command.ownerRoot,
-          passes: { command.filter.matches($0) }, tell: { standardError("damage: \($0.harmless)\n") })
-        try await files.prepare()
-        try await Registry.mount(
-          files, at: directory, allowsOthers: command.allowOther, checksPermissions: !command.noDefaultPermissions,
-          host: host
-        ) {
-          if !quiet { standardError("mounted on \(directory.harmless); Ctrl-C or umount ends it\n") }
+      // The lock is given back, and the directory, after the signal that ends it.
+      try await Interruption.finishing { stopped in
+        try await command.options.locked { repository in
+          let files = SnapshotFileSystem(
+            repository, cacheBytes: command.cacheSize << 20, ownsAsRoot: command.ownerRoot,
+            passes: { command.filter.matches($0) }, tell: { standardError("damage: \($0.harmless)\n") })
+          try await files.prepare()
+          try await Registry.mount(
+            files, at: directory, allowsOthers: command.allowOther, checksPermissions: !command.noDefaultPermissions,
+            host: host, until: stopped
+          ) {
+            if !quiet { standardError("mounted on \(directory.harmless); Ctrl-C or umount ends it\n") }
+          }
         }
       }
     }
