@@ -55,6 +55,12 @@ package final class BlockingPool: Sendable {
     return try result.get()
   }
 
+  /// Runs `body` on several threads at once, this one among them, and returns when all are done. Blocks, and suits what keeps a
+  /// processor busy.
+  package static func sideBySide(_ threads: Int, _ body: @Sendable () -> Void) {
+    DispatchQueue.concurrentPerform(iterations: max(1, threads)) { _ in body() }
+  }
+
   private func enqueue(on queue: Queue, _ job: @escaping @Sendable () -> Void) {
     queue.condition.lock()
     queue.state.jobs.append(job)

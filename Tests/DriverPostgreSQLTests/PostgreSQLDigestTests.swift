@@ -132,10 +132,17 @@ import Testing
       let captured = try await capture(fixture) { session in
         try await withThrowingTaskGroup(of: Void.self) { group in
           group.addTask {
-            while try await fixture.server.sql(
-              "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%ONLY public.large%' AND application_name = 'salvor'"
-            ) == "0" { try await SystemTime().sleep(for: .milliseconds(10)) }
-            try await fixture.server.sql("TRUNCATE large")
+            // In one session: starting another may take longer than the table is being read.
+            try await fixture.server.sql(
+              """
+              DO $$ BEGIN LOOP
+                PERFORM pg_stat_clear_snapshot();
+                EXIT WHEN EXISTS (SELECT FROM pg_stat_activity WHERE state = 'active'
+                  AND query LIKE '%ONLY public.large%' AND application_name = 'salvor');
+                PERFORM pg_sleep(0.002);
+              END LOOP; END $$;
+              TRUNCATE large
+              """)
           }
           let result = try await session.finish()
           try await group.waitForAll()

@@ -311,27 +311,22 @@ import Testing
 }
 
 /// The `sqlite3` shell on a database, as another process.
-final class Shell: @unchecked Sendable {
-  private let process = Process()
-  private let input = Pipe()
-  private let result = Pipe()
+final class Shell: Sendable {
+  private let process: PipedProcess
 
   init(_ path: String, _ script: String, staysOpen: Bool = false) throws {
-    process.executableURL = URL(fileURLWithPath: "/usr/bin/env")
-    process.arguments = ["sqlite3", "-bail", path]
-    process.standardInput = input
-    process.standardOutput = result
-    try process.run()
-    input.fileHandleForWriting.write(Data((script + "\n").utf8))
+    process = try PipedProcess(["sqlite3", "-bail", path])
+    process.write(Array((script + "\n").utf8))
     if !staysOpen { end() }
   }
 
-  func end() { try? input.fileHandleForWriting.close() }
+  func end() { process.end() }
 
-  func wait() throws -> Int32 {
-    process.waitUntilExit()
-    return process.terminationStatus
+  func wait() throws -> Int32 { process.wait() }
+
+  /// Everything it said; blocks until it has ended.
+  var output: String {
+    process.wait()
+    return String(decoding: process.output, as: UTF8.self)
   }
-
-  var output: String { String(decoding: result.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self) }
 }

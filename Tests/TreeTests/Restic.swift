@@ -30,23 +30,12 @@ struct Restic {
   ) async throws -> Outcome {
     let password = password
     let outcome = try await BlockingPool.shared.run {
-      let process = Process()
-      process.executableURL = URL(fileURLWithPath: program)
-      process.arguments = arguments
-      if let directory { process.currentDirectoryURL = URL(fileURLWithPath: directory) }
-      process.environment = ["RESTIC_PASSWORD": password, "PATH": "/usr/bin:/bin", "TZ": "UTC", "HOME": "/nonexistent"]
-      let errors = "/tmp/salvor-restic-\(getpid())-\(UInt64.random(in: 0 ... .max))"
-      _ = FileManager.default.createFile(atPath: errors, contents: nil)
-      defer { unlink(errors) }
-      let pipe = Pipe()
-      process.standardOutput = pipe
-      process.standardError = FileHandle(forWritingAtPath: errors)
-      process.standardInput = FileHandle.nullDevice
-      try process.run()
-      let output = [UInt8](pipe.fileHandleForReading.readDataToEndOfFile())
-      process.waitUntilExit()
-      let text = (try? Files.read(errors)).map { String(decoding: $0, as: UTF8.self) } ?? ""
-      return Outcome(status: process.terminationStatus, output: output, errors: text)
+      let process = try PipedProcess(
+        [program] + arguments, in: directory ?? FileManager.default.currentDirectoryPath,
+        environment: ["RESTIC_PASSWORD": password])
+      process.end()
+      let status = process.wait()
+      return Outcome(status: status, output: process.output, errors: process.errors)
     }
     guard statuses.contains(outcome.status) else {
       throw Failed(

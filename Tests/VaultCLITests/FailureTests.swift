@@ -44,24 +44,16 @@ import Vault
     }
     // restic at work: a shared lock. Backups go on, a check waits its turn.
     let place = fixture.directory.path
-    let holder = Process()
-    holder.executableURL = URL(fileURLWithPath: "/usr/bin/restic")
-    holder.arguments = ["--no-cache", "-r", fixture.repository, "-p", fixture.passwordFile, "backup", "--stdin"]
-    holder.environment = ["PATH": "/usr/bin:/bin", "HOME": place]
-    let input = Pipe()
-    holder.standardInput = input
-    holder.standardOutput = FileHandle.nullDevice
-    holder.standardError = FileHandle.nullDevice
-    try holder.run()
-    defer { if holder.isRunning { kill(holder.processIdentifier, SIGKILL) } }
+    let holder = try PipedProcess(
+      ["/usr/bin/restic", "--no-cache", "-r", fixture.repository, "-p", fixture.passwordFile, "backup", "--stdin"],
+      environment: ["HOME": place])
     for _ in 0..<200 where try Files.names(in: fixture.repository + "/locks").isEmpty {
       try await Task.sleep(for: .milliseconds(50))
     }
     expectFailure(try await fixture.salvor("check"), 1, "VAULT-201")
     try await fixture.salvor("backup", "source").succeeded()
     #expect(try await fixture.salvor("unlock").succeeded().output == "removed 0 locks\n", "its process lives")
-    kill(holder.processIdentifier, SIGKILL)
-    holder.waitUntilExit()
+    holder.kill()
     #expect(try Files.names(in: fixture.repository + "/locks").count == 1)
     // Its process is gone from this very host: nobody else would take the lock away.
     try await fixture.salvor("check").succeeded()

@@ -1,6 +1,7 @@
 import Core
 import Foundation
 import IO
+import TestSupport
 
 /// The judge: the real restic on a local repository.
 struct Restic: Sendable {
@@ -21,23 +22,15 @@ struct Restic: Sendable {
   /// Runs a command to its end, whatever that is.
   func attempt(_ arguments: [String], input: String? = nil, in directory: String = "/") async -> Outcome {
     await BlockingPool.shared.run { [self] in
-      let process = Process()
-      process.executableURL = URL(fileURLWithPath: "/usr/bin/restic")
-      process.arguments = ["--no-cache", "-r", repository] + arguments
-      process.currentDirectoryURL = URL(fileURLWithPath: directory)
-      process.environment = ["RESTIC_PASSWORD": password, "HOME": "/tmp", "PATH": "/usr/bin:/bin", "TZ": "UTC"]
-      let (output, errors, stdin) = (Pipe(), Pipe(), Pipe())
-      process.standardOutput = output
-      process.standardError = errors
-      process.standardInput = stdin
-      do { try process.run() } catch { return Outcome(status: 127, output: [], errors: "\(error)") }
-      if let input { stdin.fileHandleForWriting.write(Data(input.utf8)) }
-      try? stdin.fileHandleForWriting.close()
-      // Errors are few; output may be more than a pipe holds.
-      let bytes = [UInt8](output.fileHandleForReading.readDataToEndOfFile())
-      let text = String(decoding: errors.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self)
-      process.waitUntilExit()
-      return Outcome(status: process.terminationStatus, output: bytes, errors: text)
+      do {
+        let process = try PipedProcess(
+          ["/usr/bin/restic", "--no-cache", "-r", repository] + arguments, in: directory,
+          environment: ["RESTIC_PASSWORD": password, "HOME": "/tmp"])
+        if let input { process.write(Array(input.utf8)) }
+        process.end()
+        let status = process.wait()
+        return Outcome(status: status, output: process.output, errors: process.errors)
+      } catch { return Outcome(status: 127, output: [], errors: "\(error)") }
     }
   }
 
@@ -53,19 +46,17 @@ struct Restic: Sendable {
 }
 
 /// A `restic backup --stdin` that waits for its input, and so holds its lock.
-final class HeldBackup: @unchecked Sendable {
-  private let process = Process()
-  private let input = Pipe()
+final class HeldBackup: Sendable {
+  private let process: PipedProcess
+
+  private init(_ restic: Restic) throws {
+    process = try PipedProcess(
+      ["/usr/bin/restic", "--no-cache", "-r", restic.repository, "backup", "--stdin"],
+      environment: ["RESTIC_PASSWORD": restic.password, "HOME": "/tmp"])
+  }
 
   static func start(_ restic: Restic, until isReady: () async throws -> Bool) async throws -> HeldBackup {
-    let held = HeldBackup()
-    held.process.executableURL = URL(fileURLWithPath: "/usr/bin/restic")
-    held.process.arguments = ["--no-cache", "-r", restic.repository, "backup", "--stdin"]
-    held.process.environment = ["RESTIC_PASSWORD": restic.password, "HOME": "/tmp", "PATH": "/usr/bin:/bin"]
-    held.process.standardInput = held.input
-    held.process.standardOutput = FileHandle.nullDevice
-    held.process.standardError = FileHandle.nullDevice
-    try held.process.run()
+    let held = try HeldBackup(restic)
     while try await !isReady() {
       guard held.process.isRunning else { throw Restic.Refused(description: "restic backup --stdin ended") }
       try await Task.sleep(for: .milliseconds(20))
@@ -74,10 +65,5 @@ final class HeldBackup: @unchecked Sendable {
   }
 
   /// Ends it without a chance to tidy up.
-  func kill() {
-    Foundation.kill(process.processIdentifier, SIGKILL)
-    process.waitUntilExit()
-  }
-
-  deinit { if process.isRunning { Foundation.kill(process.processIdentifier, SIGKILL) } }
+  func kill() { process.kill() }
 }

@@ -1,7 +1,7 @@
 import CLibcrypto
 import CShim
 import Core
-import Dispatch
+import IO
 import Synchronization
 
 /// What turning a password into a key costs.
@@ -79,7 +79,7 @@ private struct ScryptLanes {
     let isShort = Atomic(false)
     lanes.withUnsafeMutableBytes { raw in
       nonisolated(unsafe) let bytes = raw.baseAddress!.assumingMemoryBound(to: UInt8.self)
-      DispatchQueue.concurrentPerform(iterations: max(1, min(threads, pairs))) { _ in
+      BlockingPool.sideBySide(min(threads, pairs)) {
         guard let memory = salvor_allocate_pages(memoryBytes) else { return isShort.store(true, ordering: .relaxed) }
         while case let pair = next.wrappingAdd(1, ordering: .relaxed).oldValue, pair < pairs {
           let first = bytes + 2 * pair * laneBytes
