@@ -357,7 +357,7 @@ import Testing
         try await withSession(fixture, MemoryTree()) { session in
           try await session.prepare()
           try await withThrowingTaskGroup(of: Void.self) { group in
-            group.addTask { try await session.hold(limit: .seconds(10)) }
+            group.addTask { try await session.hold(limit: .seconds(60)) }
             try await SystemTime().sleep(for: .milliseconds(200))
             // `records` is locked by now or soon; this waits until the hold backs off, and isn't ended.
             _ = try await writer.run("INSERT INTO records VALUES (8300, 'crossing')")

@@ -101,5 +101,7 @@ package final class PipedProcess: @unchecked Sendable {
   }
 
   package var output: [UInt8] { (try? Files.read(scratch.file("output"))) ?? [] }
-  package var errors: String { (try? Files.read(scratch.file("errors"))).map { String(decoding: $0, as: UTF8.self) } ?? "" }
+  package var errors: String {
+    (try? Files.read(scratch.file("errors"))).map { String(decoding: $0, as: UTF8.self) } ?? ""
+  }
 }
