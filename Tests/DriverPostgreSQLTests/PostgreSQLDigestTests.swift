@@ -128,7 +128,7 @@ import Testing
   @Test(.timeLimit(.minutes(3))) func `who waits for a table is let through though it is being read`() async throws {
     try await contract.withStore { fixture in
       try await fixture.server.sql(
-        "CREATE TABLE large AS SELECT n, repeat('x', 30000000) AS t FROM generate_series(1, 12) AS n")
+        "CREATE TABLE large AS SELECT n, repeat('x', 30000000) AS t FROM generate_series(1, 16) AS n")
       let captured = try await capture(fixture) { session in
         try await withThrowingTaskGroup(of: Void.self) { group in
           group.addTask {
