@@ -165,7 +165,9 @@ struct CrashTests {
     let pack = try #require(repository.writer.next())
     pack.pages.memory[4000] ^= 1
     repository.writer.failed(pack)
+    let bytes = pack.pages.count
     for _ in 0..<2 {
+      defer { #expect(pack.pages.count == bytes, "it stays as it is") }
       do throws(VaultError) {
         try await repository.flush()
         Issue.record("a damaged pack must not leave")

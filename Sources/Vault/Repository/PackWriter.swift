@@ -74,10 +74,15 @@ final class PackBuffer: @unchecked Sendable {
     return own.finish()
   }
 
-  /// The hash of all of it, which is used up.
-  func finishHash() -> Digest {
+  /// Hashes what has not been hashed yet.
+  func hashRest() {
     digest.add(pages[hashedBytes..<pages.count])
     hashedBytes = pages.count
+  }
+
+  /// The hash of all of it, which is used up.
+  func finishHash() -> Digest {
+    hashRest()
     return digest.finish()
   }
 }

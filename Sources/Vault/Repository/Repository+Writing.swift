@@ -205,14 +205,17 @@ extension Repository: BlobWriter {
       guard (try? codec.open(sealed)) == header else { throw .writeVerification("a pack's header") }
       return sealed
     }
-    pack.pages.append(sealed)
-    pack.pages.append([0, 8, 16, 24].map { UInt8(truncatingIfNeeded: sealed.count >> $0) })
-    let id = pack.finishHash()
+    // Hashed first: what changes from here on no longer fits the name. The header comes last, so that a pack that is refused
+    // stays as it is, however often it is tried again.
+    pack.hashRest()
     let damaged = try codecs.with { (codec) throws(VaultError) -> PackedBlob? in
       for blob in pack.blobs where try !codec.isGenuine(pack.pages[blob.range]) { return blob }
       return nil
     }
     if let damaged { throw .writeVerification("\(damaged.kind) blob \(damaged.id.short) has changed in memory") }
+    pack.pages.append(sealed)
+    pack.pages.append([0, 8, 16, 24].map { UInt8(truncatingIfNeeded: sealed.count >> $0) })
+    let id = pack.finishHash()
     pack.id = id
     return id
   }

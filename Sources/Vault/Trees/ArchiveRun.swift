@@ -25,6 +25,8 @@ final class ArchiveRun: Sendable {
     var stack: [Frame] = []
     var targets: [(target: TreePath, parentTree: [TreeNode])] = []
     var enteredTargets = 0
+    /// Directories that may be open beside those being walked: each is a descriptor.
+    var openLimit = 1
     var lastFailure: SystemFailure?
   }
 
@@ -73,7 +75,8 @@ final class ArchiveRun: Sendable {
     var found: [(target: TreePath, parentTree: [TreeNode])] = []
     var described: Set<TreePath> = []
     // The walk keeps every directory above it open.
-    Files.raiseOpenFileLimit()
+    let files = Files.raiseOpenFileLimit()
+    walk.withLock { $0.openLimit = max(1, files / 3) }
     for target in targets {
       // The directories on the way, with their own metadata.
       for count in 1..<max(1, target.components.count) {
@@ -194,9 +197,10 @@ final class ArchiveRun: Sendable {
   /// Lists the next directories of the topmost frame, from one of its entries on: several in one go, because each is small
   /// and handing work over is what costs. Not many at once: what was listed long ago isn't true any more.
   private func prepare(from index: Int) async throws {
-    let (parent, entries) = walk.withLock { walk in
+    let (parent, entries, limit) = walk.withLock { walk in
       let frame = walk.stack[walk.stack.count - 1]
-      return (frame.directory, frame.entries)
+      let open = walk.stack.reduce(0) { $0 + $1.prepared.count }
+      return (frame.directory, frame.entries, max(1, min(Self.preparedDirectories, walk.openLimit - open)))
     }
     let options = options
     var listed = await pool.run { () -> [(index: Int, listing: Result<Listing, SystemFailure>)] in
@@ -213,7 +217,7 @@ final class ArchiveRun: Sendable {
           for entry in listing.entries { bytes += entry.metadata.size }
           result.append((index, .success(listing)))
         } catch { result.append((index, .failure(error))) }
-        if result.count == Self.preparedDirectories || count > Self.preparedEntries || bytes > Self.preparedBytes {
+        if result.count == limit || count > Self.preparedEntries || bytes > Self.preparedBytes {
           break
         }
       }
