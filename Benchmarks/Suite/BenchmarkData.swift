@@ -83,7 +83,41 @@ struct BenchmarkData {
   func compare(with directory: String) throws {
     for name in try Self.files(below: path) {
       let other = directory + name.dropFirst(path.count)
-      guard try Files.read(name) == Files.read(other) else { throw BenchmarkError.wrong("\(other) is not as it was") }
+      var (mine, theirs) = try (Pieces(name), Pieces(other))
+      while true {
+        let (a, b) = try (mine.next(), theirs.next())
+        guard a.elementsEqual(b) else { throw BenchmarkError.wrong("\(other) is not as it was") }
+        if a.isEmpty { break }
+      }
+    }
+  }
+
+  /// Reads every file below a directory, so that whoever is measured next finds it in memory, whoever wrote it and however.
+  static func warm(_ directory: String) throws {
+    for name in try files(below: directory) {
+      var pieces = try Pieces(name)
+      while try !pieces.next().isEmpty {}
+    }
+  }
+
+  /// A file, a MiB at a time: what this program holds at its most, the programs it starts are said to hold.
+  private struct Pieces {
+    private let file: File
+    private var buffer = [UInt8](repeating: 0, count: 1 << 20)
+
+    init(_ path: String) throws { file = try File(path, O_RDONLY) }
+
+    /// Empty at the end.
+    mutating func next() throws -> ArraySlice<UInt8> {
+      var count = 0
+      while count < buffer.count {
+        let got = try buffer.withUnsafeMutableBytes { bytes in
+          try file.read(into: UnsafeMutableRawBufferPointer(rebasing: bytes[count...]))
+        }
+        if got == 0 { break }
+        count += got
+      }
+      return buffer[..<count]
     }
   }
 
@@ -99,11 +133,16 @@ struct BenchmarkData {
   private func copy(_ root: String, _ left: inout Int) throws {
     for entry in try TreeReader.scan(root) where entry.metadata.kind == .regular {
       let size = Int(entry.metadata.size)
-      guard size <= min(left, 64_000_000), let bytes = try? Files.read("\(root)/\(entry.path)") else { continue }
+      guard size <= min(left, 64_000_000), var pieces = try? Pieces("\(root)/\(entry.path)") else { continue }
       let target = "\(path)\(root)/\(entry.path)"
       try Files.createDirectory(Files.parent(of: target))
-      try write(target, bytes)
-      left -= bytes.count
+      let file = try File(target, O_WRONLY | O_CREAT | O_TRUNC)
+      while true {
+        let piece = try pieces.next()
+        if piece.isEmpty { break }
+        try piece.withUnsafeBytes { try file.write($0) }
+        left -= piece.count
+      }
     }
   }
 
