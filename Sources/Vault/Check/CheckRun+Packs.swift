@@ -10,7 +10,7 @@ extension CheckRun {
     for info in listed { if let id = info.name.id { sizes[id] = info.sizeBytes } }
     var packs: [Pack] = []
     for (id, listing) in index.packs.sorted(by: { $0.key < $1.key }) {
-      let blobs = Array(Set(listing)).sorted { ($0.offset, $0.id) < ($1.offset, $1.id) }
+      let blobs = Self.distinct(listing)
       guard let size = sizes.removeValue(forKey: id) else {
         add(CheckFinding(.packMissing(id)))
         continue
@@ -32,8 +32,15 @@ extension CheckRun {
     return packs
   }
 
+  /// Ascending by place, each once; indexes list them so as a rule.
+  private static func distinct(_ listing: [PackedBlob]) -> [PackedBlob] {
+    func precedes(_ a: PackedBlob, _ b: PackedBlob) -> Bool { (a.offset, a.id) < (b.offset, b.id) }
+    if zip(listing, listing.dropFirst()).allSatisfy({ $0.offset < $1.offset }) { return listing }
+    return Array(Set(listing)).sorted(by: precedes)
+  }
+
   /// Compares each pack's header with the indexes; reads and verifies every blob if asked to.
-  func readPacks(_ packs: [Pack], whole: Bool) async throws(VaultError) {
+  func readPacks(_ packs: [Pack], _ index: Index, whole: Bool) async throws(VaultError) {
     let done = Tally()
     try await inParallel(packs, limit: repository.settings.downloads) { [self] (pack) throws(VaultError) in
       // Without reading it all, the end will do. The size agrees with the indexes, so the header has the length they
@@ -45,7 +52,9 @@ extension CheckRun {
           try await get(pack, range, into: pages)
           let findings = try await repository.computing { [repository] () throws(VaultError) in
             try repository.codecs.with { (codec) throws(VaultError) in
-              whole ? pack.verify(pages.bytes, codec) : pack.verifyHeader(Array(pages.bytes), codec).map { [$0] } ?? []
+              guard whole else { return pack.verifyHeader(Array(pages.bytes), codec).map { [$0] } ?? [] }
+              // Trees are open now: what they refer to need not be read once more.
+              return pack.verify(pages.bytes, codec) { self.trees.note($0, $1, index) }
             }
           }
           for finding in findings { add(CheckFinding(finding)) }
@@ -79,10 +88,16 @@ final class Tally: Sendable {
 
 extension CheckRun.Pack {
   /// Every way in which a whole pack isn't what its name and the indexes say.
-  func verify(_ bytes: UnsafeRawBufferPointer, _ codec: Codec) -> [VaultError] {
+  ///
+  /// - Parameter tree: Called for each tree that is right.
+  func verify(
+    _ bytes: UnsafeRawBufferPointer, _ codec: Codec, tree: (BlobID, [UInt8]) -> Void = { _, _ in }
+  ) -> [VaultError] {
     var findings: [VaultError] = []
     var hash = codec.inspect(bytes, blobs) { blob, fault in
       findings.append(.packCorrupt(id, bytes: blob.range, "\(blob.kind) blob \(blob.id.short): \(fault.reason)"))
+    } sound: { blob, plaintext in
+      if blob.kind == .tree { tree(blob.id, Array(plaintext)) }
     }
     let tail = Array(bytes.suffix(PackHeader.sizeBytes(blobs)))
     if let finding = verifyHeader(tail, codec) { findings.append(finding) }

@@ -11,7 +11,11 @@ extension CheckRun {
       var level = [snapshot.snapshot.tree]
       while !level.isEmpty {
         let fresh = walk.unseen(level)
-        try await readLevel(fresh, of: snapshot.id, index, walk)
+        var unread: [BlobID] = []
+        for id in fresh {
+          if let known = trees[id] { follow(known, in: id, of: snapshot.id, walk) } else { unread.append(id) }
+        }
+        if !unread.isEmpty { try await readLevel(unread, of: snapshot.id, index, walk) }
         level = walk.takeBelow()
         let count = report.withLock { report in
           report.trees += fresh.count
@@ -44,13 +48,20 @@ extension CheckRun {
         guard let other = try await secondCopy(of: place.blob, index) else { return }
         json = other
       }
-      do throws(JSONFault) {
-        let references = try TreeReferences(json: json)
-        for id in references.content where !index.blobs.contains(.data, id) && walk.isNew(missing: id) {
-          add(CheckFinding(.blobMissing(.data, id), snapshot: snapshot))
-        }
-        walk.add(below: references.subtrees)
-      } catch { add(CheckFinding(.treeDamaged(place.blob.id, error.reason), snapshot: snapshot)) }
+      follow(KnownTrees.read(json, index), in: place.blob.id, of: snapshot, walk)
+    }
+  }
+
+  private func follow(
+    _ tree: Result<KnownTrees.Tree, JSONFault>, in id: BlobID, of snapshot: Digest, _ walk: TreeWalk
+  ) {
+    switch tree {
+    case .success(let tree):
+      for id in tree.missing where walk.isNew(missing: id) {
+        add(CheckFinding(.blobMissing(.data, id), snapshot: snapshot))
+      }
+      walk.add(below: tree.subtrees)
+    case .failure(let fault): add(CheckFinding(.treeDamaged(id, fault.reason), snapshot: snapshot))
     }
   }
 
@@ -61,6 +72,33 @@ extension CheckRun {
       }
     }
     return nil
+  }
+}
+
+/// What is known of trees that were read with their packs.
+final class KnownTrees: Sendable {
+  struct Tree: Sendable {
+    var subtrees: [BlobID] = []
+    /// Contents that no index lists.
+    var missing: [BlobID] = []
+  }
+
+  private let known = Mutex<[BlobID: Result<Tree, JSONFault>]>([:])
+
+  subscript(id: BlobID) -> Result<Tree, JSONFault>? { known.withLock { $0[id] } }
+
+  func note(_ id: BlobID, _ json: [UInt8], _ index: CheckRun.Index) {
+    let tree = Self.read(json, index)
+    known.withLock { $0[id] = tree }
+  }
+
+  static func read(_ json: [UInt8], _ index: CheckRun.Index) -> Result<Tree, JSONFault> {
+    do throws(JSONFault) {
+      let references = try TreeReferences(json: json)
+      return .success(
+        Tree(
+          subtrees: references.subtrees, missing: references.content.filter { !index.blobs.contains(.data, $0) }))
+    } catch { return .failure(error) }
   }
 }
 

@@ -18,6 +18,8 @@ final class CheckRun: Sendable {
   let progress: @Sendable (CheckProgress) -> Void
   let verified: @Sendable (Digest, Bool) async -> Void
   let report = Mutex(CheckReport())
+  /// Trees whose packs were read whole.
+  let trees = KnownTrees()
 
   init(
     _ repository: Repository, _ progress: @escaping @Sendable (CheckProgress) -> Void,

@@ -23,8 +23,8 @@ extension Repository {
     let packs = try await run.comparePacks(index)
     let chosen = reading.choose(
       of: packs.map { ($0.id, $0.sizeBytes) }, verified: log.packs, randomness: settings.randomness)
-    try await run.readPacks(packs.filter { !chosen.contains($0.id) }, whole: false)
-    try await run.readPacks(packs.filter { chosen.contains($0.id) }, whole: true)
+    try await run.readPacks(packs.filter { !chosen.contains($0.id) }, index, whole: false)
+    try await run.readPacks(packs.filter { chosen.contains($0.id) }, index, whole: true)
     try await run.walkTrees(of: snapshots, index)
     return run.finish(readData: reading == .all, packs: packs)
   }

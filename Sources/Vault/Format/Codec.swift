@@ -159,9 +159,11 @@ final class Codec {
   /// - Parameters:
   ///   - blobs: Ascending by offset; those that don't lie within `pack` are passed over.
   ///   - found: Called for every blob that isn't what its name says.
+  ///   - sound: Called with every other blob's plaintext, which is lent for the call.
   /// - Returns: The hash of all of `pack`, which can go on.
   func inspect(
-    _ pack: UnsafeRawBufferPointer, _ blobs: [PackedBlob], _ found: (PackedBlob, CodecFault) -> Void
+    _ pack: UnsafeRawBufferPointer, _ blobs: [PackedBlob], _ found: (PackedBlob, CodecFault) -> Void,
+    sound: (PackedBlob, UnsafeRawBufferPointer) -> Void = { _, _ in }
   ) -> PairedDigest {
     var whole = PairedDigest()
     var hashed = 0
@@ -185,7 +187,7 @@ final class Codec {
       let stretch = hashed..<min(pack.count, hashed + max(plaintext.count, 1))
       PairedDigest.add(plaintext, to: &own, UnsafeRawBufferPointer(rebasing: pack[stretch]), to: &whole)
       hashed = stretch.upperBound
-      if own.finish() != blob.id { found(blob, .hash) }
+      if own.finish() == blob.id { sound(blob, plaintext) } else { found(blob, .hash) }
     }
     while next < inside.count {
       let (a, b) = (inside[next], next + 1 < inside.count ? inside[next + 1] : nil)
@@ -193,8 +195,8 @@ final class Codec {
       let (first, second) = (opened(a, 0), b.flatMap { opened($0, 1) })
       let nothing = UnsafeRawBufferPointer(start: nil, count: 0)
       let (x, y) = PairedDigest.of(first ?? nothing, second ?? nothing)
-      if first != nil, x != a.id { found(a, .hash) }
-      if let b, second != nil, y != b.id { found(b, .hash) }
+      if let first { if x == a.id { sound(a, first) } else { found(a, .hash) } }
+      if let b, let second { if y == b.id { sound(b, second) } else { found(b, .hash) } }
     }
     whole.add(UnsafeRawBufferPointer(rebasing: pack[hashed..<pack.count]))
     return whole
