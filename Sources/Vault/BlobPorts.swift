@@ -22,6 +22,13 @@ package protocol BlobWriter: Sendable {
   ///
   /// - Returns: In the batch's order.
   func save(_ kind: BlobKind, _ batch: BlobBatch) async throws(VaultError) -> [SavedBlob]
+
+  /// Does what ``save(_:_:)-(_,BlobBatch)`` does up to where it would wait for packs on their way: the caller gives its batch
+  /// to the next and then calls ``sendFull()``.
+  func take(_ kind: BlobKind, _ batch: BlobBatch) async throws(VaultError) -> [SavedBlob]
+
+  /// Suspends while full packs are being uploaded and no more may wait.
+  func sendFull() async throws(VaultError)
 }
 
 /// The blob's name, and how many bytes its saving added to the vault: 0 if it was known.
@@ -33,6 +40,12 @@ extension BlobWriter {
     for index in 0..<batch.count { saved.append(try await save(kind, Array(batch[index]))) }
     return saved
   }
+
+  package func take(_ kind: BlobKind, _ batch: BlobBatch) async throws(VaultError) -> [SavedBlob] {
+    try await save(kind, batch)
+  }
+
+  package func sendFull() async throws(VaultError) {}
 }
 
 /// Gives blobs: the way out of a vault.

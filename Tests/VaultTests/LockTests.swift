@@ -142,6 +142,133 @@ struct LockTests {
     }
   }
 
+  @Test func `work that begins early reads at once, and writes when the lock is certain`() throws {
+    try simulated { time in
+      let store = MemoryObjectStore()
+      let repository = try await repository(time, store: store)
+      let start = time.now()
+      let (began, written) = try await repository.withLock(startsEarly: true) {
+        let began = time.now()
+        _ = try await repository.save(.data, Array("early".utf8))
+        try await repository.flush()
+        return (began, time.now())
+      }
+      #expect(began - start < LockTiming.settle)
+      #expect(written - start >= LockTiming.settle)
+      #expect(try await store.list(.data).count == 1)
+      #expect(try await repository.locks().isEmpty)
+      // Even what only reads ends no earlier.
+      let again = time.now()
+      try await repository.withLock(exclusive: true, startsEarly: true) {}
+      #expect(time.now() - again >= LockTiming.settle)
+    }
+  }
+
+  @Test(arguments: 0..<40) func `of two that begin early, who has to go has written nothing`(seed: Int) throws {
+    try simulated(seed: UInt64(seed)) { time in
+      let store = MemoryObjectStore()
+      _ = try await repository(time, store: store)
+      let done = Shared(0)
+      let refused = Shared<[String]>([])
+      try await withThrowingTaskGroup(of: Void.self) { group in
+        for number in 0..<3 {
+          group.addTask {
+            let own = try await Repository.open(store: store, password: password, settings: .quick(time: time))
+            try await time.sleep(for: .milliseconds(seed * number * 7))
+            do {
+              try await own.withLock(exclusive: number > 0, startsEarly: true) {
+                _ = try await own.save(.data, Array("\(number)".utf8))
+                try await own.flush()
+                done.withLock { $0 += 1 }
+              }
+            } catch let error as VaultError { refused.withLock { $0.append(error.report.code) } }
+          }
+        }
+        try await group.waitForAll()
+      }
+      #expect(try await store.list(.data).count == done.value, "one pack for each that was let in")
+      #expect(try await store.list(.index).count == done.value)
+      #expect(done.value + refused.value.count == 3)
+      #expect(refused.value.allSatisfy { $0 == "VAULT-201" }, "\(refused.value)")
+      #expect(try await store.list(.lock).isEmpty)
+    }
+  }
+
+  @Test func `who was refused can try again in the same session`() throws {
+    try simulated { time in
+      let store = MemoryObjectStore()
+      let repository = try await repository(time, store: store)
+      let other = try await Repository.open(store: store, password: password, settings: .quick(time: time))
+      try await withThrowingTaskGroup(of: Void.self) { group in
+        for (number, one) in [repository, other].enumerated() {
+          group.addTask {
+            while true {
+              do {
+                try await one.withLock(exclusive: true, startsEarly: true) {
+                  _ = try await one.save(.data, Array("\(number)".utf8))
+                  try await one.flush()
+                }
+                return
+              } catch let error as VaultError {
+                guard case .lockHeld = error else { throw error }
+                try await time.sleep(for: .milliseconds(Int(one.settings.randomness.next() % 1000)))
+              }
+            }
+          }
+        }
+        try await group.waitForAll()
+      }
+      #expect(try await store.list(.data).count == 2)
+    }
+  }
+
+  @Test func `packs of an earlier failure find their index in work that begins early`() throws {
+    try simulated { time in
+      let memory = MemoryObjectStore()
+      _ = try await repository(time, store: memory)
+      let broken = Shared(true)
+      let store = FaultyObjectStore(
+        memory,
+        FaultPlan { operation, kind, _ in
+          operation == .put && kind == .index && broken.value ? .failure(.unavailable("gone")) : nil
+        })
+      let repository = try await Repository.open(store: store, password: password, settings: .quick(time: time))
+      let run: @Sendable () async throws -> Void = {
+        try await repository.withLock {
+          _ = try await repository.save(.data, Array("early".utf8))
+          try await repository.flush()
+        }
+      }
+      await #expect(throws: VaultError.self) { try await run() }
+      broken.withLock { $0 = false }
+      // What writes the index and what makes the lock certain both need the indexes for themselves.
+      try await repository.withLock(startsEarly: true) { try await repository.flush() }
+      #expect(try await memory.list(.index).count == 1)
+    }
+  }
+
+  @Test func `indexes that go while the lock is taken end what began early`() throws {
+    try simulated { time in
+      let store = MemoryObjectStore()
+      let repository = try await repository(time, store: store)
+      _ = try await repository.save(.data, Array("early".utf8))
+      try await repository.flush()
+      let index = try #require(try await store.list(.index).first?.name)
+      let run: @Sendable () async throws -> Void = {
+        try await repository.withLock(startsEarly: true) {
+          try await store.delete(index)
+          _ = try await repository.save(.data, Array("more".utf8))
+          try await repository.flush()
+        }
+      }
+      await #expect(throws: VaultError.lockLost("somebody changed the repository while the lock was taken")) {
+        try await run()
+      }
+      #expect(try await store.list(.data).count == 1)
+      #expect(try await repository.locks().isEmpty)
+    }
+  }
+
   @Test func `the lock of a dead process of this host is nobody's, any other one counts`() async throws {
     let store = MemoryObjectStore()
     func opened(_ host: String, _ process: Int) async throws -> Repository {

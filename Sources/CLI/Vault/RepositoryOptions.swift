@@ -286,10 +286,11 @@ struct RepositoryOptions: ParsableArguments {
   ///   - exclusive: As restic: for what removes anything, and for checks.
   ///   - needsLock: Whether `--no-lock` is refused, because `body` writes.
   ///   - access: Asked for unless given.
+  ///   - startsEarly: `body` writes to the repository by way of blobs and snapshots only, and removes nothing.
   func locked<T: Sendable>(
     exclusive: Bool = false, needsLock: Bool = false, loadingIndex: Bool = true, access: Access? = nil,
     sources: [any RecoverySource] = [], isAlone: Bool = false, isDryRun: Bool = false, catchesUp: Bool = false,
-    _ body: @escaping @Sendable (Repository) async throws -> T
+    startsEarly: Bool = false, _ body: @escaping @Sendable (Repository) async throws -> T
   ) async throws -> T {
     if noLock, needsLock { throw RepositoryOptionsFailure.lockNeeded }
     var wait = Duration.zero
@@ -306,7 +307,9 @@ struct RepositoryOptions: ParsableArguments {
       return try await body(repository)
     }
     let line = progress
-    return try await repository.withLock(exclusive: exclusive, wait: wait, loadingIndex: loadingIndex) {
+    return try await repository.withLock(
+      exclusive: exclusive, wait: wait, loadingIndex: loadingIndex, startsEarly: startsEarly
+    ) {
       let result = try await body(repository)
       await settleParity(of: repository)
       await settleMirrors(of: repository, catchesUp: catchesUp, line)

@@ -52,7 +52,9 @@ extension VaultCommand {
       let line = options.progress
       let (outcome, elapsed) = try await machine.time.measure {
         // A dry run only reads.
-        try await options.locked(needsLock: !request.isDryRun, catchesUp: !request.isDryRun) { repository in
+        try await options.locked(
+          needsLock: !request.isDryRun, catchesUp: !request.isDryRun, startsEarly: true
+        ) { repository in
           try await request.carryOut(in: repository) { progress in
             line.show("backup", "\(progress.files) files, \(formatBytes(progress.bytes))")
           }

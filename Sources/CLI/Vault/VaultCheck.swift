@@ -183,7 +183,7 @@ extension VaultCommand {
       let mirrors = try options.mirrorStores()
       let parityPlace = try await options.parityPlace()
       let (report, record, copies, parity) = try await options.locked(
-        exclusive: true, loadingIndex: false, isAlone: true
+        exclusive: true, loadingIndex: false, isAlone: true, startsEarly: true
       ) {
         repository in
         let (report, record) = try await Self.check(repository, selection, host, line)

@@ -27,7 +27,7 @@ extension VaultCommand {
     func run() async throws {
       let command = self
       let isTerminal = isatty(1) == 1
-      let (old, new, difference, changes) = try await options.locked { repository in
+      let (old, new, difference, changes) = try await options.locked(startsEarly: true) { repository in
         let old = try await command.filter.find(command.before, in: repository)
         let new = try await command.filter.find(command.after, in: repository)
         func tree(_ stored: StoredSnapshot) -> SnapshotTree {
@@ -110,7 +110,7 @@ extension VaultCommand {
       let (oldest, newest) = (try Self.time(oldest), try Self.time(newest))
       let patterns = patterns.map { ExcludePattern($0, ignoresCase: ignoreCase) }
       let line = options.progress
-      let found = try await options.locked { repository in
+      let found = try await options.locked(startsEarly: true) { repository in
         var chosen: [StoredSnapshot] = []
         if command.snapshot.isEmpty {
           chosen = try await repository.readableSnapshots().filter { command.filter.matches($0.snapshot) }

@@ -32,7 +32,7 @@ extension VaultCommand {
         standardError("the file is written to the terminal; bytes that are no text may confuse it\n")
       }
       let command = self
-      let skipped = try await options.locked { repository in
+      let skipped = try await options.locked(startsEarly: true) { repository in
         let stored = try await command.filter.find(command.snapshot, in: repository)
         let tree = SnapshotTree(reader: repository, root: stored.snapshot.tree)
         let path = TreePath(command.file)

@@ -41,7 +41,7 @@ extension VaultCommand {
         pool: machine.pool)
       let line = options.progress
       let (result, elapsed) = try await machine.time.measure {
-        try await options.locked { repository in
+        try await options.locked(startsEarly: true) { repository in
           let stored = try await filter.find(name, in: repository)
           let outcome = try await request.carryOut(stored, in: repository) { phase, done, total in
             line.show(phase, "\(formatBytes(done)) of \(formatBytes(total))")

@@ -71,7 +71,7 @@ extension VaultCommand {
 
     func run() async throws {
       let (name, filter, roots) = (snapshot, filter, directories.map { TreePath($0) })
-      let (stored, nodes) = try await options.locked { repository in
+      let (stored, nodes) = try await options.locked(startsEarly: true) { repository in
         let stored = try await filter.find(name, in: repository)
         let tree = SnapshotTree(reader: repository, root: stored.snapshot.tree)
         for root in roots { _ = try await tree.node(at: root) }  // A path that isn't there is an error.

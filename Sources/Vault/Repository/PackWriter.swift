@@ -168,7 +168,9 @@ final class PackWriter: Sendable {
         !isAlone && choice < state.open[slot].count && state.open[slot][choice].space.count >= room
         ? state.open[slot].remove(at: choice)
         : PackBuffer(
-          kind, reusing: state.spare.popLast(), room: max(room, PackBuffer.room(targetBytes: targetBytes)))
+          // Packs of trees fill slowly: memory that was full once would be held for nothing.
+          kind, reusing: kind == .data ? state.spare.popLast() : nil,
+          room: max(room, PackBuffer.room(targetBytes: targetBytes)))
       state.lent[ObjectIdentifier(pack)] = pack
       return pack
     }
@@ -274,7 +276,10 @@ final class PackWriter: Sendable {
     if state.spare.count < Self.spareLimit, pages.capacity <= 64 << 20 { state.spare.append(pages) }
   }
 
-  private static let spareLimit = 4
+  private static let spareLimit = 2
+
+  /// Gives memory back that only more packs would use.
+  func dropSpare() { state.withLock { $0.spare = [] } }
 
   /// The pack stays, and whoever comes next tries again: a blob once taken in isn't lost.
   func failed(_ pack: PackBuffer) { leave(pack) { $0.waiting.insert(pack, at: 0) } }

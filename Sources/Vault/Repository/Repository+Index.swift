@@ -4,28 +4,33 @@ import Synchronization
 
 extension Repository {
   /// Learns of index files that came since, and forgets everything if one has gone.
-  package func refreshIndex() async throws(VaultError) {
+  ///
+  /// - Returns: Whether all that was known before is still there.
+  @discardableResult
+  package func refreshIndex() async throws(VaultError) -> Bool {
     // Not while one is being written: its packs would be in neither place.
     try await indexGate.through { () throws(VaultError) in try await readIndexes() }
   }
 
-  private func readIndexes() async throws(VaultError) {
+  private func readIndexes() async throws(VaultError) -> Bool {
     let listed = Set(
       try await access { store throws(StoreError) in try await store.list(.index) }.compactMap(\.name.id))
     let seed = settings.randomness.next()
     let unindexed = writer.unindexedPacks
-    let missing = index.withLock { state -> [Digest] in
+    let (isWhole, missing) = index.withLock { state -> (Bool, [Digest]) in
       // Someone pruned or repaired: what the vanished file said may not hold any more.
-      if !state.files.isSubset(of: listed) {
+      let isWhole = state.files.isSubset(of: listed)
+      if !isWhole {
         state = IndexState(blobs: BlobIndex(seed: seed))
         for pack in unindexed { state.blobs.add(pack: pack.id, pack.blobs[...]) }
       }
-      return listed.subtracting(state.files).sorted()
+      return (isWhole, listed.subtracting(state.files).sorted())
     }
     try await inParallel(missing, limit: settings.downloads) { [self] (id) throws(VaultError) in
       let json = try await readFile(.index, id) { VaultError.indexDamaged($0, $1) }
       try await settings.pool.run { [self] () throws(VaultError) in try absorb(json, of: id) }
     }
+    return isWhole
   }
 
   private func absorb(_ json: [UInt8], of id: Digest) throws(VaultError) {

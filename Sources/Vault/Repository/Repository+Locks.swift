@@ -19,21 +19,77 @@ extension Repository {
   ///   - exclusive: For what removes anything; shared locks let others read and write.
   ///   - wait: How long to try while someone else holds the repository.
   ///   - loadingIndex: `false` leaves the index as it is, for a check of a repository whose indexes may be damaged.
+  ///   - startsEarly: `body` begins as soon as the lock is written, while it is still to be seen whether somebody else wrote
+  ///     one at the same moment. Whatever it writes to the repository, and its end, wait for that; until then it may only
+  ///     read, and is cancelled if there is somebody. Has no effect together with `wait`.
   /// - Throws: ``VaultError/lockHeld(by:)``; ``VaultError/lockLost(_:)``; whatever `body` throws.
   package func withLock<T: Sendable>(
-    exclusive: Bool = false, wait: Duration = .zero, loadingIndex: Bool = true,
+    exclusive: Bool = false, wait: Duration = .zero, loadingIndex: Bool = true, startsEarly: Bool = false,
     _ body: @escaping @Sendable () async throws -> T
   ) async throws -> T {
+    if startsEarly, wait == .zero, confirmation.begin() {
+      return try await withEarlyLock(exclusive: exclusive, loadingIndex: loadingIndex, body)
+    }
     let held = HeldLock(try await acquire(exclusive: exclusive, wait: wait, loadingIndex: loadingIndex))
     do {
       // Somebody may have changed them before they saw this lock; if not, this only lists them.
       if loadingIndex { try await refreshIndex() }
-      let result = try await keeping(held, exclusive: exclusive, body)
+      let result = try await keeping(held, exclusive: exclusive, after: {}, body)
       try await release(held)
       return result
     } catch {
       // The first failure is the one to tell of; a lock that stays is stale as soon as this process is gone.
       try? await release(held)
+      throw error
+    }
+  }
+
+  private func withEarlyLock<T: Sendable>(
+    exclusive: Bool, loadingIndex: Bool, _ body: @escaping @Sendable () async throws -> T
+  ) async throws -> T {
+    defer { confirmation.clear() }
+    let held: HeldLock
+    do throws(VaultError) {
+      try await removeDeadLocks()
+      try await refuseConflicts(exclusive: exclusive, own: nil)
+      held = HeldLock(try await writeLock(exclusive: exclusive))
+    } catch {
+      confirmation.end(.failure(error))
+      throw error
+    }
+    do {
+      let result = try await keeping(held, exclusive: exclusive) { [self] () async throws(VaultError) in
+        try await confirm(await held.id, exclusive: exclusive, loadingIndex: loadingIndex)
+      } _: { [self] in
+        let result: Result<T, any Error>
+        do {
+          if loadingIndex { try await refreshIndex() }
+          result = .success(try await body())
+        } catch { result = .failure(error) }
+        // Whatever it saw of somebody else's work is the lock's failure, not its own.
+        try await confirmation.wait()
+        return try result.get()
+      }
+      try await release(held)
+      return result
+    } catch {
+      try? await release(held)
+      throw error
+    }
+  }
+
+  /// Looks again, once others can see the lock, and lets the body write.
+  private func confirm(_ id: Digest, exclusive: Bool, loadingIndex: Bool) async throws(VaultError) {
+    do throws(VaultError) {
+      try await settle(id, waited: .zero)
+      try await refuseConflicts(exclusive: exclusive, own: id)
+      // What the body has seen must still be there; somebody who was quick may have pruned meanwhile.
+      if loadingIndex, try await !refreshIndex() {
+        throw .lockLost("somebody changed the repository while the lock was taken")
+      }
+      confirmation.end(.success(()))
+    } catch {
+      confirmation.end(.failure(error))
       throw error
     }
   }
@@ -157,15 +213,21 @@ extension Repository {
 
   /// Runs `body` while the lock is renewed. A lost lock ends the body, and is what is thrown then; a cancellation from
   /// outside is the body's to answer, which may know more of it.
+  ///
+  /// - Parameter confirm: Comes before the first renewal; if it fails, the lock is lost.
   private func keeping<T: Sendable>(
-    _ held: HeldLock, exclusive: Bool, _ body: @escaping @Sendable () async throws -> T
+    _ held: HeldLock, exclusive: Bool, after confirm: @escaping @Sendable () async throws(VaultError) -> Void,
+    _ body: @escaping @Sendable () async throws -> T
   ) async throws -> T {
     try await withThrowingTaskGroup(of: End<T>.self) { group in
       group.addTask {
         do { return .body(.success(try await body())) } catch { return .body(.failure(error)) }
       }
       group.addTask { [self] in
-        do { try await renew(held, exclusive: exclusive) } catch { return .renewal(error) }
+        do {
+          try await confirm()
+          try await renew(held, exclusive: exclusive)
+        } catch { return .renewal(error) }
         return .renewal(VaultError.lockLost("it could not be renewed"))
       }
       defer { group.cancelAll() }

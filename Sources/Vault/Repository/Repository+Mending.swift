@@ -37,6 +37,7 @@ extension Repository {
       let here = try await presentBytes(name)
       // Somebody who was earlier has brought it back.
       if let here, await isGood(here) { return here }
+      if settings.mendsInPlace { try await confirmation.wait() }
       let found = try await access { _ throws(StoreError) in
         try await settings.sources.recover(name, damaged: here, isGood: isGood)
       }

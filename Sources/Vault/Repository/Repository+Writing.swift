@@ -10,14 +10,21 @@ extension Repository: BlobWriter {
   }
 
   package func save(_ kind: BlobKind, _ batch: BlobBatch) async throws(VaultError) -> [SavedBlob] {
+    let saved = try await take(kind, batch)
+    try await sendFull()
+    return saved
+  }
+
+  // A pack that failed to leave earlier goes with the next one that is full.
+  package func sendFull() async throws(VaultError) { while let pack = writer.next() { try await upload(pack) } }
+
+  package func take(_ kind: BlobKind, _ batch: BlobBatch) async throws(VaultError) -> [SavedBlob] {
     for index in 0..<batch.count where !(1...BlobLimits.plaintextBytes).contains(batch.bytes(index)) {
       throw .blobSize(batch.bytes(index))
     }
     let taken = Taken(batch)
     while true {
       let outcome = try await computing { [self] () throws(VaultError) in try take(kind, batch, taken) }
-      // A pack that failed to leave earlier goes with the next one that is full.
-      if outcome.packClosed { while let pack = writer.next() { try await upload(pack) } }
       guard let busy = outcome.busy else { return taken.saved }
       await writer.settled(busy)
     }
@@ -155,6 +162,7 @@ extension Repository: BlobWriter {
       // Packs that others are sending hold blobs that were saved before this call.
       if await !writer.someoneArrived(upTo: mark) { break }
     }
+    writer.dropSpare()
     try await writeIndexes(all: true)
   }
 
@@ -177,6 +185,7 @@ extension Repository: BlobWriter {
     do throws(VaultError) {
       try await uploads.through { () throws(VaultError) in
         let id = try await computing { [self] () throws(VaultError) in try finish(pack) }
+        try await confirmation.wait()
         try await access { store throws(StoreError) in try await store.put(ObjectName(.data, id), pack.pages) }
         index.withLock { $0.blobs.add(pack: id, pack.blobs[...]) }
         writer.arrived(pack, id, at: settings.time.monotonicNanoseconds())
@@ -222,6 +231,8 @@ extension Repository: BlobWriter {
 
   /// - Parameter all: Otherwise only as long as an index is due.
   private func writeIndexes(all: Bool) async throws(VaultError) {
+    // Before the gate: what makes it certain goes through that gate, too.
+    try await confirmation.wait()
     try await indexGate.through { () throws(VaultError) in
       while all
         || writer.isIndexDue(

@@ -51,6 +51,8 @@ package final class Repository: Sendable {
   let processors: Gate
   /// Packs on their way out.
   let uploads: Gate
+  /// Of the lock this session holds, if it began to work before that was certain.
+  let confirmation = Confirmation()
   let mending = Mending()
   /// What packs are read into.
   let pages: PagePool
@@ -192,6 +194,7 @@ package final class Repository: Sendable {
   }
 
   func send(_ kind: ObjectKind, _ sealed: SealedFile) async throws(VaultError) {
+    if kind != .lock { try await confirmation.wait() }
     try await access { store throws(StoreError) in try await store.put(ObjectName(kind, sealed.id), sealed.bytes) }
   }
 }

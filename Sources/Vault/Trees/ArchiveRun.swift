@@ -359,8 +359,9 @@ final class ArchiveRun: Sendable {
     if items.contains(where: { if case .read = $0 { true } else { false } }) {
       (contents, saved) = try await builder.store.withBatch { batch in
         let contents = await pool.run { self.readSmall(items, into: batch) }
-        return (contents, batch.count > 0 ? try await builder.store.writer.save(.data, batch) : [])
+        return (contents, batch.count > 0 ? try await builder.store.writer.take(.data, batch) : [])
       }
+      try await builder.store.writer.sendFull()
     }
     for (item, content) in zip(items, contents) {
       if Task.isCancelled { throw CancellationError() }
@@ -521,6 +522,6 @@ final class ArchiveRun: Sendable {
     options.progress(progress)
   }
 
-  private static let batchItems = 64
+  private static let batchItems = 256
   private static let batchBytes: Int64 = 4 << 20
 }

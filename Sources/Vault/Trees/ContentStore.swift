@@ -16,7 +16,7 @@ struct ContentStore: Sendable {
   let pool: BlockingPool
   /// Bounds the batches in memory, over all files together.
   let gate: Gate
-  /// Batches of one file that may be under way at once.
+  /// Batches that may be under way at once.
   let parallel: Int
   private let batches: BatchPool
 
@@ -38,7 +38,8 @@ struct ContentStore: Sendable {
     if try await step(file, first: (open, cutting, sizeHint)) {
       do {
         try await withThrowingTaskGroup(of: Void.self) { group in
-          for _ in 0..<parallel { group.addTask { while try await step(file) {} } }
+          // Some of them have no batch: they are sending what is full.
+          for _ in 0..<2 * parallel { group.addTask { while try await step(file) {} } }
           try await group.waitForAll()
         }
       } catch { throw TreeError(error) }
@@ -53,7 +54,7 @@ struct ContentStore: Sendable {
     _ file: FileUnderWay, first: (open: OpenSource, cutting: Cutting, sizeHint: Int64)? = nil
   ) async throws(TreeError) -> Bool {
     do {
-      return try await withBatch { batch in
+      let hasMore = try await withBatch { batch in
         // One at a time reads on; the others save what was read before.
         let number = try await file.turn.pass {
           try Task.checkCancellation()
@@ -63,9 +64,12 @@ struct ContentStore: Sendable {
           }
         }
         guard let number else { return false }
-        file.take(try await writer.save(.data, batch), as: number, batch)
+        file.take(try await writer.take(.data, batch), as: number, batch)
         return file.hasMore
       }
+      // The batch is another's by now.
+      try await writer.sendFull()
+      return hasMore
     } catch { throw TreeError(error) }
   }
 

@@ -53,10 +53,10 @@ package final class SnapshotBuilder: TreeSink {
   ///   - polynomial: The repository's own, so that cuts agree with restic's.
   ///   - keepsAccessTimes: Otherwise the time of modification stands in, as in restic: reading a directory changes its
   ///     access time, and no tree would be the same twice.
-  ///   - parallel: Blobs of one file under way at a time; twice that over all.
+  ///   - parallel: Batches of blobs in memory at a time.
   package init(
     writer: any BlobWriter, polynomial: UInt64, pool: BlockingPool = .shared, accounts: AccountNames = .shared,
-    keepsAccessTimes: Bool = false, parallel: Int = 3
+    keepsAccessTimes: Bool = false, parallel: Int = 2
   ) {
     self.keepsAccessTimes = keepsAccessTimes
     self.writer = writer
@@ -65,7 +65,7 @@ package final class SnapshotBuilder: TreeSink {
   }
 
   package convenience init(
-    _ repository: Repository, pool: BlockingPool = .shared, keepsAccessTimes: Bool = false, parallel: Int = 3
+    _ repository: Repository, pool: BlockingPool = .shared, keepsAccessTimes: Bool = false, parallel: Int = 2
   ) {
     self.init(
       writer: repository, polynomial: repository.config.chunkerPolynomial, pool: pool,
