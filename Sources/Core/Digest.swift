@@ -51,6 +51,13 @@ package struct Digest: Hashable, Comparable, Sendable {
   /// The first eight bytes, big-endian: as good as a hash for tables of digests.
   package var leadingWord: UInt64 { words.0 }
 
+  /// One byte of 32, without an array around it.
+  @inline(__always)
+  package func byte(_ index: Int) -> Int {
+    let word = index < 16 ? (index < 8 ? words.0 : words.1) : (index < 24 ? words.2 : words.3)
+    return Int(truncatingIfNeeded: word >> UInt64(56 - 8 * (index & 7)) & 0xff)
+  }
+
   /// The first eight digits, as people quote them.
   package var short: String { String(hex.prefix(8)) }
 

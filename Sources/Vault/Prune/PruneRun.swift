@@ -13,11 +13,18 @@ struct PruneRun {
   let progress: @Sendable (PruneProgress) -> Void
 
   func run() async throws(VaultError) -> PruneReport {
+    let report = try await decideAndAct()
+    // The index is read anew only when nobody holds the old one any more.
+    if !options.isDryRun { try await repository.refreshIndex() }
+    return report
+  }
+
+  private func decideAndAct() async throws(VaultError) -> PruneReport {
     var report = PruneReport()
-    let blobs = repository.index.withLock { $0.blobs }
-    let used = BlobSet(blobs)
+    let used = BlobSet(repository.index.withLock { $0.blobs.freeze() })
+    let trees = used.numbering.count(.tree)
     let snapshots = try await repository.markUsed(used) { done in
-      progress(PruneProgress(phase: .trees, done: done, total: blobs.count(.tree)))
+      progress(PruneProgress(phase: .trees, done: done, total: trees))
     }
     report.snapshots = snapshots.count
     let indexes = try await list(.index).compactMap(\.name.id)
@@ -32,7 +39,7 @@ struct PruneRun {
     }
     var sizes: [Digest: Int] = [:]
     for info in try await list(.data) { if let id = info.name.id { sizes[id] = info.sizeBytes } }
-    try survey.settle(blobs, sizes)
+    try survey.settle(sizes)
     let (plan, locked) = try await planned(survey, indexes)
     var unindexed = sizes.keys.filter { !survey.isKnown($0) }.sorted()
     let lockedUnindexed = try await repository.locked(unindexed.map { ObjectName(.data, $0) })
@@ -54,7 +61,6 @@ struct PruneRun {
     try await delete(outdated.map { ObjectName(.index, $0) })
     let going = plan.repacked.union(plan.removed).filter { sizes[$0] != nil }.sorted()
     try await delete(going.map { ObjectName(.data, $0) })
-    try await repository.refreshIndex()
     return report
   }
 
