@@ -3,7 +3,9 @@ import Crypto
 /// A SHA-256, which is also the name of everything in a vault.
 package struct Digest: Hashable, Comparable, Sendable {
   /// The 32 bytes as four big-endian words: no heap object per digest, and the order of the bytes.
-  private let words: (UInt64, UInt64, UInt64, UInt64)
+  package let words: (UInt64, UInt64, UInt64, UInt64)
+
+  package init(words: (UInt64, UInt64, UInt64, UInt64)) { self.words = words }
 
   package init(_ bytes: UnsafeRawBufferPointer) {
     precondition(bytes.count == 32, "a SHA-256 has 32 bytes")
@@ -50,13 +52,6 @@ package struct Digest: Hashable, Comparable, Sendable {
 
   /// The first eight bytes, big-endian: as good as a hash for tables of digests.
   package var leadingWord: UInt64 { words.0 }
-
-  /// One byte of 32, without an array around it.
-  @inline(__always)
-  package func byte(_ index: Int) -> Int {
-    let word = index < 16 ? (index < 8 ? words.0 : words.1) : (index < 24 ? words.2 : words.3)
-    return Int(truncatingIfNeeded: word >> UInt64(56 - 8 * (index & 7)) & 0xff)
-  }
 
   /// The first eight digits, as people quote them.
   package var short: String { String(hex.prefix(8)) }

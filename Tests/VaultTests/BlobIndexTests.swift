@@ -128,7 +128,9 @@ import Testing
   private func crafted(shift: Int, _ number: Int) -> BlobID {
     var bytes = [UInt8](repeating: 0xa7, count: 32)
     let word = 0xa7a7_a7a7_a7a7_a7a7 ^ UInt64(number) << UInt64(shift)
-    for index in 0..<8 { bytes[shift == 58 ? 24 + index : index] = UInt8(truncatingIfNeeded: word >> UInt64(56 - 8 * index)) }
+    for index in 0..<8 {
+      bytes[shift == 58 ? 24 + index : index] = UInt8(truncatingIfNeeded: word >> UInt64(56 - 8 * index))
+    }
     return bytes.withUnsafeBytes { Digest($0) }
   }
 

@@ -39,7 +39,11 @@ struct BlobIndex: Sendable {
   func ids(_ kind: BlobKind) -> [BlobID] {
     var result: [BlobID] = []
     result.reserveCapacity(count(kind))
-    tables[Int(kind.rawValue)].forEach { if result.last != $0.id { result.append($0.id) } }
+    var last: BlobName?
+    tables[Int(kind.rawValue)].forEach { entry in
+      if last != entry.name { result.append(entry.id) }
+      last = entry.name
+    }
     // Only what came since may be elsewhere too.
     if result.count > count(kind) { return Array(Set(result)) }
     return result
@@ -55,10 +59,10 @@ struct BlobIndex: Sendable {
   func stored() -> (count: Int, bytes: Int) {
     var (count, bytes) = (0, 0)
     for table in tables {
-      var last: BlobID?
+      var last: BlobName?
       table.forEach { entry in
-        defer { last = entry.id }
-        guard entry.id != last, table.first(entry.id) == entry else { return }
+        defer { last = entry.name }
+        guard entry.name != last, table.first(entry.id) == entry else { return }
         (count, bytes) = (count + 1, bytes + Int(entry.length))
       }
     }

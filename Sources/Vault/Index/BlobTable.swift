@@ -27,23 +27,22 @@ struct BlobTable: Sendable {
   // MARK: Looking up
 
   func first(_ id: BlobID) -> BlobEntry? {
-    let sorted = buckets[id.byte(0)].withEntries { entries -> BlobEntry? in
-      let index = entries.lowerBound(of: id, sharing: Self.sharedBits)
-      return index < entries.count && entries[index].id == id ? entries[index] : nil
+    let name = BlobName(id)
+    let sorted = buckets[name.byte(0)].withEntries { entries -> BlobEntry? in
+      let index = entries.lowerBound(of: name, sharing: Self.sharedBits)
+      return index < entries.count && entries[index].name == name ? entries[index] : nil
     }
     if let sorted { return sorted }
     if recent.isEmpty { return nil }
-    return recentTable.first(id) { recent[$0].id == id }.map { recent[$0] }
+    return recentTable.first(id) { recent[$0].name == name }.map { recent[$0] }
   }
 
   /// Every copy, the one that ``first(_:)`` names at the front.
   func copies(_ id: BlobID) -> [BlobEntry] {
-    var result = buckets[id.byte(0)].withEntries { entries in
-      let start = entries.lowerBound(of: id, sharing: Self.sharedBits)
-      return Array(entries[start...].prefix { $0.id == id })
-    }
+    let name = BlobName(id)
+    var result = buckets[name.byte(0)].withEntries { Array($0.copies(of: name, sharing: Self.sharedBits)) }
     _ = recentTable.first(id) { number in
-      if recent[number].id == id { result.append(recent[number]) }
+      if recent[number].name == name { result.append(recent[number]) }
       return false
     }
     return result
@@ -52,10 +51,10 @@ struct BlobTable: Sendable {
   /// Those between two names, each once, ascending.
   func ids(in range: ClosedRange<BlobID>) -> [BlobID] {
     var result: Set<BlobID> = []
-    for bucket in range.lowerBound.byte(0)...range.upperBound.byte(0) {
+    let (first, last) = (BlobName(range.lowerBound), BlobName(range.upperBound))
+    for bucket in first.byte(0)...last.byte(0) {
       buckets[bucket].withEntries { entries in
-        let start = bucket == range.lowerBound.byte(0)
-          ? entries.lowerBound(of: range.lowerBound, sharing: Self.sharedBits) : 0
+        let start = bucket == first.byte(0) ? entries.lowerBound(of: first, sharing: Self.sharedBits) : 0
         for entry in entries[start...] {
           guard range.contains(entry.id) else { break }
           result.insert(entry.id)
@@ -76,13 +75,13 @@ struct BlobTable: Sendable {
 
   /// What is known already is left as it is.
   mutating func add(_ entry: BlobEntry) {
-    let (isThere, hasName) = buckets[entry.id.byte(0)].withEntries { entries -> (Bool, Bool) in
-      let start = entries.lowerBound(of: entry.id, sharing: Self.sharedBits)
-      let copies = entries[start...].prefix { $0.id == entry.id }
-      return (copies.contains(entry), !copies.isEmpty)
+    let (isThere, hasName) = buckets[entry.name.byte(0)].withEntries { entries -> (Bool, Bool) in
+      let copies = entries.copies(of: entry.name, sharing: Self.sharedBits)
+      return (copies.contains { $0 == entry }, !copies.isEmpty)
     }
-    if isThere || recentTable.first(entry.id, where: { recent[$0] == entry }) != nil { return }
-    if !hasName, recentTable.first(entry.id, where: { recent[$0].id == entry.id }) == nil { count += 1 }
+    let id = entry.id
+    if isThere || recentTable.first(id, where: { recent[$0] == entry }) != nil { return }
+    if !hasName, recentTable.first(id, where: { recent[$0].name == entry.name }) == nil { count += 1 }
     recent.append(entry)
     recentTable.add { recent[$0].id }
   }
@@ -90,16 +89,12 @@ struct BlobTable: Sendable {
   /// Brings what came since into the buckets.
   mutating func settle() {
     guard !recent.isEmpty else { return }
-    var sorted = recent
+    var arrived = recent
     (recent, recentTable) = (EntryBuffer(), ProbeTable(seed: seed))
-    sorted.withMutableEntries { $0.sortEntries() }
-    sorted.withEntries { entries in
-      var start = 0
-      while start < entries.count {
-        let byte = entries[start].id.byte(0)
-        let end = entries[start...].firstIndex { $0.id.byte(0) != byte } ?? entries.count
-        buckets[byte].merge(UnsafeBufferPointer(rebasing: entries[start..<end]))
-        start = end
+    arrived.withMutableEntries { entries in
+      entries.distribute(by: 0) { part in
+        part.sortEntries(from: 1)
+        buckets[part[0].name.byte(0)].merge(UnsafeBufferPointer(part))
       }
     }
   }
@@ -119,13 +114,12 @@ struct BlobTable: Sendable {
     var fresh = entries
     let (kept, new) = buckets[bucket].withEntries { known in
       fresh.withMutableEntries { fresh in
-        var (kept, new, last) = (0, 0, BlobID?.none)
+        var (kept, new, last) = (0, 0, BlobName?.none)
         for entry in fresh {
-          let start = known.lowerBound(of: entry.id, sharing: Self.sharedBits)
-          let copies = known[start...].prefix { $0.id == entry.id }
-          if copies.isEmpty, last != entry.id { new += 1 }
-          last = entry.id
-          guard !copies.contains(entry) else { continue }
+          let copies = known.copies(of: entry.name, sharing: Self.sharedBits)
+          if copies.isEmpty, last != entry.name { new += 1 }
+          last = entry.name
+          guard !copies.contains(where: { $0 == entry }) else { continue }
           fresh[kept] = entry
           kept += 1
         }

@@ -1,3 +1,4 @@
+import CShim
 import Core
 
 #if canImport(Glibc)
@@ -16,17 +17,42 @@ struct EntryBuffer: @unchecked Sendable {
     var base: UnsafeMutablePointer<BlobEntry>
     var capacity: Int
 
+    /// What is larger has pages of its own: in the heap, hundreds of buffers that grow side by side leave holes.
+    private static let smallBytes = 32 << 10
+
     init(capacity: Int) {
-      (base, self.capacity) = (Memory.grown(nil, capacity), capacity)
+      (base, self.capacity) = (Memory.make(capacity), capacity)
     }
 
-    deinit { free(base) }
+    deinit { Memory.give(base, capacity) }
 
-    func resize(_ capacity: Int) { (base, self.capacity) = (Memory.grown(base, capacity), capacity) }
+    func resize(_ capacity: Int) {
+      let (old, new) = (Memory.bytes(self.capacity), Memory.bytes(capacity))
+      if old > Memory.smallBytes, new > Memory.smallBytes {
+        base = Memory.checked(salvor_resize_pages(base, old, new))
+      } else {
+        let fresh = Memory.make(capacity)
+        fresh.update(from: base, count: min(self.capacity, capacity))
+        Memory.give(base, self.capacity)
+        base = fresh
+      }
+      self.capacity = capacity
+    }
 
-    private static func grown(_ old: UnsafeMutablePointer<BlobEntry>?, _ capacity: Int) -> UnsafeMutablePointer<BlobEntry>
-    {
-      guard let memory = realloc(old, capacity * MemoryLayout<BlobEntry>.stride) else { fatalError("out of memory") }
+    private static func make(_ capacity: Int) -> UnsafeMutablePointer<BlobEntry> {
+      let bytes = bytes(capacity)
+      return checked(bytes > smallBytes ? salvor_resize_pages(nil, 0, bytes) : malloc(bytes))
+    }
+
+    private static func give(_ base: UnsafeMutablePointer<BlobEntry>, _ capacity: Int) {
+      let bytes = bytes(capacity)
+      if bytes > smallBytes { salvor_free_pages(base, bytes) } else { free(base) }
+    }
+
+    private static func bytes(_ capacity: Int) -> Int { capacity * MemoryLayout<BlobEntry>.stride }
+
+    private static func checked(_ memory: UnsafeMutableRawPointer?) -> UnsafeMutablePointer<BlobEntry> {
+      guard let memory else { fatalError("out of memory") }
       return memory.assumingMemoryBound(to: BlobEntry.self)
     }
   }
@@ -35,6 +61,9 @@ struct EntryBuffer: @unchecked Sendable {
   private(set) var count = 0
 
   init() {}
+
+  /// - Parameter capacity: Entries there is room for before it has to grow.
+  init(capacity: Int) { own(capacity: capacity) }
 
   /// Entries there is room for.
   var capacity: Int { memory?.capacity ?? 0 }
@@ -137,18 +166,18 @@ extension UnsafeBufferPointer<BlobEntry> {
   /// that someone chose cost as many as there are digits in it.
   ///
   /// - Parameter bits: How many leading bits all entries have in common with `id`.
-  func lowerBound(of id: BlobID, sharing bits: Int) -> Int {
+  func lowerBound(of id: BlobName, sharing bits: Int) -> Int {
     // The first entry that isn't before `id` is one of these, the end included.
     var (low, high) = (0, count)
     let perWord = Double(count) * 0x1p-64
-    let target = Double(id.leadingWord << UInt64(bits))
+    let target = Double(id.first << UInt64(bits))
     var guess = Int(target * perWord)
     for _ in 0..<4 where low < high {
       guess = Swift.min(Swift.max(guess, low), high - 1)
-      let found = self[guess].id
+      let found = self[guess].name
       let isBefore = found < id
       if isBefore { low = guess + 1 } else { high = guess }
-      let away = Int((target - Double(found.leadingWord << UInt64(bits))) * perWord)
+      let away = Int((target - Double(found.first << UInt64(bits))) * perWord)
       if abs(away) > 4 {
         guess += away
         continue
@@ -156,10 +185,10 @@ extension UnsafeBufferPointer<BlobEntry> {
       // Next door, if names are what they should be.
       for _ in 0..<16 {
         if isBefore {
-          guard low < high, self[low].id < id else { return low }
+          guard low < high, self[low].name < id else { return low }
           low += 1
         } else {
-          guard low < high, !(self[high - 1].id < id) else { return high }
+          guard low < high, !(self[high - 1].name < id) else { return high }
           high -= 1
         }
       }
@@ -167,9 +196,19 @@ extension UnsafeBufferPointer<BlobEntry> {
     }
     while low < high {
       let middle = (low + high) >> 1
-      if self[middle].id < id { low = middle + 1 } else { high = middle }
+      if self[middle].name < id { low = middle + 1 } else { high = middle }
     }
     return low
+  }
+}
+
+extension UnsafeBufferPointer<BlobEntry> {
+  /// Every entry of that name.
+  func copies(of name: BlobName, sharing bits: Int) -> Slice<Self> {
+    let start = lowerBound(of: name, sharing: bits)
+    var end = start
+    while end < count, self[end].name == name { end += 1 }
+    return self[start..<end]
   }
 }
 
@@ -180,27 +219,46 @@ extension UnsafeMutableBufferPointer<BlobEntry> {
   ///
   /// - Parameter depth: How many leading bytes all names have in common.
   func sortEntries(from depth: Int = 0) {
-    guard count > 1024, depth < 32 else {
+    guard count > 512, depth < 32 else {
       var entries = self
       return entries.sort()
     }
+    distribute(by: depth) { part in
+      if part.count > 1 { part.sortEntries(from: depth + 1) }
+    }
+  }
+
+  /// Brings together entries whose names have the same byte at `depth`, ascending by it, and hands out each group.
+  func distribute(by depth: Int, _ body: (UnsafeMutableBufferPointer<BlobEntry>) -> Void) {
+    guard let base = baseAddress else { return }
     withUnsafeTemporaryAllocation(of: Int.self, capacity: 513) { numbers in
       numbers.initialize(repeating: 0)
       let (ends, next) = (numbers.baseAddress! + 1, numbers.baseAddress! + 257)
-      for index in 0..<count { ends[self[index].id.byte(depth)] += 1 }
+      for index in 0..<count { ends[base[index].name.byte(depth)] += 1 }
       for byte in 0..<256 {
         next[byte] = ends[byte - 1]
         ends[byte] += ends[byte - 1]
       }
       for byte in 0..<256 {
         while next[byte] < ends[byte] {
-          let target = self[next[byte]].id.byte(depth)
-          if target != byte { swapAt(next[byte], next[target]) }
-          next[target] += 1
+          let index = next[byte]
+          var target = base[index].name.byte(depth)
+          if target != byte {
+            // Round and round until one comes that belongs here: each is moved once.
+            var entry = base[index]
+            repeat {
+              let place = next[target]
+              next[target] = place + 1
+              swap(&base[place], &entry)
+              target = entry.name.byte(depth)
+            } while target != byte
+            base[index] = entry
+          }
+          next[byte] = index + 1
         }
       }
-      for byte in 0..<256 where ends[byte] - ends[byte - 1] > 1 {
-        UnsafeMutableBufferPointer(rebasing: self[ends[byte - 1]..<ends[byte]]).sortEntries(from: depth + 1)
+      for byte in 0..<256 where ends[byte] > ends[byte - 1] {
+        body(UnsafeMutableBufferPointer(start: base + ends[byte - 1], count: ends[byte] - ends[byte - 1]))
       }
     }
   }
@@ -212,7 +270,7 @@ extension UnsafeMutableBufferPointer<BlobEntry> {
     guard !isEmpty else { return (0, 0) }
     var (kept, names) = (1, 1)
     for index in 1..<count where self[index] != self[kept - 1] {
-      if self[index].id != self[kept - 1].id { names += 1 }
+      if self[index].name != self[kept - 1].name { names += 1 }
       self[kept] = self[index]
       kept += 1
     }

@@ -33,10 +33,11 @@ struct FrozenNumbering: Sendable {
 
   /// The number of a blob's first copy.
   func number(_ kind: BlobKind, _ id: BlobID) -> Int? {
-    let bucket = id.byte(0)
+    let name = BlobName(id)
+    let bucket = name.byte(0)
     return self[kind].buckets[bucket].withEntries { entries in
-      let index = entries.lowerBound(of: id, sharing: BlobTable.sharedBits)
-      return index < entries.count && entries[index].id == id ? self[kind].starts[bucket] + index : nil
+      let index = entries.lowerBound(of: name, sharing: BlobTable.sharedBits)
+      return index < entries.count && entries[index].name == name ? self[kind].starts[bucket] + index : nil
     }
   }
 
@@ -68,7 +69,7 @@ struct FrozenNumbering: Sendable {
       let base = self[kind].starts[bucket]
       entries.withEntries { entries in
         var start = 0
-        for index in entries.indices.dropFirst() where entries[index].id != entries[start].id {
+        for index in entries.indices.dropFirst() where entries[index].name != entries[start].name {
           if index - start > 1 { body(base + start..<base + index) }
           start = index
         }

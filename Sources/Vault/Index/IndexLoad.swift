@@ -50,7 +50,9 @@ final class IndexLoad: Sendable {
   /// Adds an index file; one that isn't whole leaves nothing behind. Keeps a processor busy.
   func add(_ json: [UInt8], of file: Digest) throws(JSONFault) {
     var listed: [Digest] = []
-    var found = BlobKind.allCases.map { _ in EntryBuffer() }
+    // Seldom less than this many digits for a blob.
+    var found = BlobKind.allCases.map { kind in kind == .data ? EntryBuffer(capacity: json.count / 160) : EntryBuffer()
+    }
     try IndexFile.decode(json) { (pack, blobs) throws(JSONFault) in
       for blob in blobs {
         found[Int(blob.kind.rawValue)].append(BlobEntry(blob, pack: UInt32(listed.count)))
@@ -60,18 +62,8 @@ final class IndexLoad: Sendable {
     let numbers = packs.withLock { packs in listed.map { packs.add($0) } }
     for kind in found.indices {
       found[kind].withMutableEntries { entries in
-        entries.sortEntries()
         for index in entries.indices { entries[index].pack = numbers[Int(entries[index].pack)] }
-      }
-      found[kind].withEntries { entries in
-        var start = 0
-        while start < entries.count {
-          let byte = entries[start].id.byte(0)
-          var end = start + 1
-          while end < entries.count, entries[end].id.byte(0) == byte { end += 1 }
-          parts[kind][byte].append(UnsafeBufferPointer(rebasing: entries[start..<end]))
-          start = end
-        }
+        entries.distribute(by: 0) { parts[kind][$0[0].name.byte(0)].append(UnsafeBufferPointer($0)) }
       }
     }
     taken.withLock { _ = $0.insert(file) }

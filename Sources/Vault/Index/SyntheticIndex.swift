@@ -56,7 +56,9 @@ package struct SyntheticIndex: Sendable {
     stride(from: 0, to: count, by: blobsPerPack).map { start in
       let names = random.bytes(32 * (1 + min(blobsPerPack, count - start)))
       return names.withUnsafeBytes { names in
-        func name(_ number: Int) -> Digest { Digest(UnsafeRawBufferPointer(rebasing: names[32 * number..<32 * number + 32])) }
+        func name(_ number: Int) -> Digest {
+          Digest(UnsafeRawBufferPointer(rebasing: names[32 * number..<32 * number + 32]))
+        }
         var offset = 0
         let blobs = (1..<names.count / 32).map { number in
           let length = 1000 + random.below(600_000)
