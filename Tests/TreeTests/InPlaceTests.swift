@@ -259,7 +259,7 @@ import Vault
     try put(directory.file("guarded"), bytes(2, parts: 2))
     #expect(chmod(directory.file("guarded"), 0o400) == 0)
     #expect(salvor_lsetxattr(directory.file("tagged"), "user.stray", "x", 1) == 0)
-    let process = try PipedProcess([directory.file("program"), "30"])
+    let process = try PipedProcess([directory.file("program"), "3000"])
     while (try? File(directory.file("program"), O_WRONLY)) != nil { usleep(1000) }
     let report = try await tree.restore(to: directory.path, inPlace())
     #expect(process.isRunning)

@@ -197,6 +197,24 @@ import Testing
     #expect(index.ids(.data) == [id])
   }
 
+  @Test func `64 digits are a name, whatever else stands there is not`() {
+    func read(_ text: [UInt8]) -> Digest? { text.withUnsafeBytes { JSONText.digest($0) } }
+    let random = SeededRandomness(seed: 9)
+    for _ in 0..<1000 {
+      let digest = Digest.of(random.bytes(8))
+      #expect(read(Array(digest.hex.utf8)) == digest)
+    }
+    var wrong = 0
+    for position in 0..<64 {
+      for byte in UInt8.min...UInt8.max {
+        var text = [UInt8](repeating: UInt8(ascii: "7"), count: 64)
+        text[position] = byte
+        if read(text) != Digest(hex: String(decoding: text, as: UTF8.self)) { wrong += 1 }
+      }
+    }
+    #expect(wrong == 0)
+  }
+
   @Test func `a damaged index file leaves nothing behind, the others count`() throws {
     let blob = PackedBlob(kind: .data, id: Digest.of("b"), offset: 0, length: 40, uncompressedBytes: 0)
     let load = IndexLoad(seed: 1)

@@ -32,11 +32,7 @@ struct PruneRun {
     if let gone = repository.index.withLock({ $0.files }).subtracting(indexes).min() {
       throw .listingBehind(ObjectName(.index, gone))
     }
-    var survey = PruneSurvey(used)
-    for (number, id) in indexes.enumerated() {
-      progress(PruneProgress(phase: .packs, done: number, total: indexes.count))
-      try survey.add(try await read(index: id))
-    }
+    var survey = try await survey(indexes, used)
     var sizes: [Digest: Int] = [:]
     for info in try await list(.data) { if let id = info.name.id { sizes[id] = info.sizeBytes } }
     try survey.settle(sizes)
@@ -65,6 +61,19 @@ struct PruneRun {
   }
 
   // MARK: Deciding
+
+  private func survey(_ indexes: [Digest], _ used: BlobSet) async throws(VaultError) -> PruneSurvey {
+    let start = PruneSurvey(used)
+    let result = Mutex(start)
+    let done = Tally()
+    try await inParallel(indexes, limit: repository.settings.downloads) { (id) throws(VaultError) in
+      let packs = try await read(index: id)
+      let found = try await repository.computing { () throws(VaultError) in packs.map { start.look(at: $0) } }
+      try result.withLock { (survey) throws(VaultError) in try survey.add(found) }
+      progress(PruneProgress(phase: .packs, done: done.next(), total: indexes.count))
+    }
+    return result.withLock { $0 }
+  }
 
   /// What is locked stays, and so does every pack that a locked index names: that index would name what isn't there.
   ///

@@ -17,34 +17,49 @@ struct PruneSurvey: Sendable {
   /// - Parameter inUse: By what trees there are.
   init(_ inUse: BlobSet) { (self.inUse, surplus) = (inUse, BlobSet(inUse.numbering)) }
 
-  /// - Throws: For a pack that another index lists differently: neither list is all of it.
-  mutating func add(_ indexed: [IndexedPack]) throws(VaultError) {
-    for pack in indexed {
-      let listing = pack.blobs.reduce(0) { $0 ^ $1.hashValue }
-      if let number = numbers[pack.id] {
-        guard listings[number] == listing else { throw .packListedInParts(pack.id) }
+  /// What one pack holds, by one index file.
+  struct Finding: Sendable {
+    fileprivate var pack: PrunePlan.Pack
+    fileprivate var listing: Int
+    fileprivate var used = PruneReport.Amount()
+    fileprivate var unused = PruneReport.Amount()
+  }
+
+  /// Looks every blob up; many threads may do that side by side.
+  func look(at pack: IndexedPack) -> Finding {
+    var result = Finding(
+      pack: PrunePlan.Pack(
+        id: pack.id, sizeBytes: pack.blobs.reduce(PackHeader.sizeBytes(pack.blobs)) { $0 + $1.length }),
+      listing: pack.blobs.reduce(0) { $0 ^ $1.hashValue })
+    for blob in pack.blobs {
+      switch blob.kind {
+      case .data: result.pack.hasData = true
+      case .tree: result.pack.hasTrees = true
+      }
+      guard inUse.contains(blob.kind, blob.id) else {
+        result.unused += blob
         continue
       }
-      numbers[pack.id] = packs.count
-      listings.append(listing)
-      var entry = PrunePlan.Pack(
-        id: pack.id, sizeBytes: pack.blobs.reduce(PackHeader.sizeBytes(pack.blobs)) { $0 + $1.length })
-      for blob in pack.blobs {
-        switch blob.kind {
-        case .data: entry.hasData = true
-        case .tree: entry.hasTrees = true
-        }
-        guard inUse.contains(blob.kind, blob.id) else {
-          entry.unusedBytes += blob.length
-          unused += blob
-          continue
-        }
-        if blob.uncompressedBytes == 0 { entry.hasPlain = true }
-        entry.usedBlobs += 1
-        entry.usedBytes += blob.length
-        used += blob
+      if blob.uncompressedBytes == 0 { result.pack.hasPlain = true }
+      result.used += blob
+    }
+    (result.pack.usedBlobs, result.pack.usedBytes) = (result.used.blobs, result.used.bytes)
+    result.pack.unusedBytes = result.unused.bytes
+    return result
+  }
+
+  /// - Throws: For a pack that another index lists differently: neither list is all of it.
+  mutating func add(_ findings: [Finding]) throws(VaultError) {
+    for finding in findings {
+      if let number = numbers[finding.pack.id] {
+        guard listings[number] == finding.listing else { throw .packListedInParts(finding.pack.id) }
+        continue
       }
-      packs.append(entry)
+      numbers[finding.pack.id] = packs.count
+      listings.append(finding.listing)
+      packs.append(finding.pack)
+      used += finding.used
+      unused += finding.unused
     }
   }
 
