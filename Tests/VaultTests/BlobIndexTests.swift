@@ -228,6 +228,31 @@ import Testing
     #expect(load.files == [Digest.of("good")] && index.count(.data) == 1)
   }
 
+  @Test func `of two copies in use, one counts and is written again`() throws {
+    func blob(_ name: String, _ offset: Int) -> PackedBlob {
+      PackedBlob(kind: .data, id: Digest.of(name), offset: offset, length: 40, uncompressedBytes: 0)
+    }
+    let packs = [
+      IndexedPack(id: Digest.of("p"), blobs: [blob("x", 0), blob("y", 40)]),
+      IndexedPack(id: Digest.of("q"), blobs: [blob("x", 0), blob("z", 40), blob("unused", 80)]),
+    ]
+    var index = BlobIndex(seed: 1)
+    for pack in packs { index.add(pack: pack.id, pack.blobs[...]) }
+    let used = BlobSet(index.freeze())
+    for name in ["x", "y", "z"] { #expect(used.insert(.data, Digest.of(name))?.isNew == true) }
+    #expect(used.insert(.data, Digest.of("x"))?.isNew == false && used.insert(.data, Digest.of("absent")) == nil)
+    var survey = PruneSurvey(used)
+    try survey.add(packs.map { survey.look(at: $0) })
+    try survey.settle([packs[0].id: 1000, packs[1].id: 1000])
+    #expect(survey.used.blobs == 3 && survey.duplicates.blobs == 1 && survey.unused.blobs == 1)
+    let wanted = packs.flatMap { survey.wanted(of: $0) }
+    #expect(Set(wanted.map(\.id)).count == 3 && wanted.count == 3)
+    // The same list once more is nothing new; another one is refused.
+    try survey.add([survey.look(at: packs[0])])
+    let other = survey.look(at: IndexedPack(id: packs[0].id, blobs: [blob("y", 40)]))
+    #expect(throws: VaultError.self) { try survey.add([other]) }
+  }
+
   @Test func `while a numbering is used, the index keeps its sorted part; afterwards it goes on`() {
     var index = BlobIndex(seed: 1, recentLimit: 10)
     func add(_ range: Range<Int>) {
