@@ -82,7 +82,9 @@ package protocol Benchmark: Sendable {
 }
 
 package enum BenchmarkRegistry {
-  package static let all: [any Benchmark.Type] = [CatalogBench.self, VaultBench.self, PointsBench.self]
+  package static let all: [any Benchmark.Type] = [
+    CatalogBench.self, VaultBench.self, IndexBench.self, PointsBench.self,
+  ]
 }
 
 /// What a run prints, and what it writes for machines.

@@ -280,7 +280,7 @@ struct PeerRunner {
     }
   }
 
-  private var salvor: [String] { [Self.ownProgram, "vault"] }
+  var salvor: [String] { [Self.ownProgram, "vault"] }
   private var restic: [String] { ["restic", "-q", "--no-cache", "-r", repository] }
 
   /// Built beside this program.
@@ -291,7 +291,8 @@ struct PeerRunner {
     return Files.parent(of: own) + "/salvor"
   }
 
-  private func call(_ words: [String]) throws -> salvor_measured {
+  /// Carries a command out in this place's environment.
+  func call(_ words: [String]) throws -> salvor_measured {
     let errors = try File(place + "/errors", O_RDWR | O_CREAT | O_TRUNC)
     var environment =
       [

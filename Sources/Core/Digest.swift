@@ -3,7 +3,9 @@ import Crypto
 /// A SHA-256, which is also the name of everything in a vault.
 package struct Digest: Hashable, Comparable, Sendable {
   /// The 32 bytes as four big-endian words: no heap object per digest, and the order of the bytes.
-  private let words: (UInt64, UInt64, UInt64, UInt64)
+  package let words: (UInt64, UInt64, UInt64, UInt64)
+
+  package init(words: (UInt64, UInt64, UInt64, UInt64)) { self.words = words }
 
   package init(_ bytes: UnsafeRawBufferPointer) {
     precondition(bytes.count == 32, "a SHA-256 has 32 bytes")

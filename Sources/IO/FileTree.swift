@@ -172,9 +172,22 @@ package protocol TreeSource: Sendable {
   /// Writes the tree below `root` into `directory`, which must be empty or absent; metadata included.
   ///
   /// Returns when everything is on stable storage.
+  ///
+  /// - Parameter first: Patterns of files that are whole before others are begun; those of an earlier pattern before those
+  ///   of a later one.
   func materialise(
-    _ root: TreePath, at directory: String, progress: @escaping @Sendable (_ doneBytes: Int64) -> Void
+    _ root: TreePath, at directory: String, first: [String],
+    progress: @escaping @Sendable (_ doneBytes: Int64) -> Void
   ) async throws(AnyFailure)
+}
+
+extension TreeSource {
+  /// Writes the tree below `root` in whatever order is best.
+  package func materialise(
+    _ root: TreePath, at directory: String, progress: @escaping @Sendable (_ doneBytes: Int64) -> Void
+  ) async throws(AnyFailure) {
+    try await materialise(root, at: directory, first: [], progress: progress)
+  }
 }
 
 package struct TreeEntry: Hashable, Sendable {

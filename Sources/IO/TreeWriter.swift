@@ -79,7 +79,7 @@ package final class TreeTarget: Sendable {
 
 /// One open directory of a ``TreeTarget``. Names are single components; nothing that exists is replaced.
 package final class TargetDirectory: Sendable {
-  private let file: File
+  let file: File
   private let shownPath: String
 
   init(_ file: File, _ shownPath: String) { (self.file, self.shownPath) = (file, shownPath) }

@@ -122,8 +122,9 @@ package struct PrefixedSource: TreeSource {
   }
 
   package func materialise(
-    _ root: TreePath, at directory: String, progress: @escaping @Sendable (_ doneBytes: Int64) -> Void
+    _ root: TreePath, at directory: String, first: [String],
+    progress: @escaping @Sendable (_ doneBytes: Int64) -> Void
   ) async throws(AnyFailure) {
-    try await source.materialise(prefix.appending(root), at: directory, progress: progress)
+    try await source.materialise(prefix.appending(root), at: directory, first: first, progress: progress)
   }
 }

@@ -17,8 +17,9 @@ struct LazySource: TreeSource {
   }
 
   func materialise(
-    _ root: TreePath, at directory: String, progress: @escaping @Sendable (_ doneBytes: Int64) -> Void
+    _ root: TreePath, at directory: String, first: [String],
+    progress: @escaping @Sendable (_ doneBytes: Int64) -> Void
   ) async throws(AnyFailure) {
-    try await open().materialise(root, at: directory, progress: progress)
+    try await open().materialise(root, at: directory, first: first, progress: progress)
   }
 }

@@ -64,7 +64,8 @@ private struct EmptySource: TreeSource {
   func entries(below root: TreePath) async throws(AnyFailure) -> [TreeEntry] { [] }
   func contents(of path: TreePath, limitBytes: Int) async throws(AnyFailure) -> [UInt8] { [] }
   func materialise(
-    _ root: TreePath, at directory: String, progress: @escaping @Sendable (_ doneBytes: Int64) -> Void
+    _ root: TreePath, at directory: String, first: [String],
+    progress: @escaping @Sendable (_ doneBytes: Int64) -> Void
   ) async throws(AnyFailure) {}
 }
 

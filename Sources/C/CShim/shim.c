@@ -54,6 +54,10 @@ int salvor_fsetxattr(int descriptor, const char *name, const void *value, size_t
   return fsetxattr(descriptor, name, value, size, 0);
 }
 
+ssize_t salvor_flistxattr(int descriptor, char *list, size_t size) { return flistxattr(descriptor, list, size); }
+
+int salvor_fremovexattr(int descriptor, const char *name) { return fremovexattr(descriptor, name); }
+
 int salvor_begin_writing(int descriptor, int64_t offset, int64_t bytes) {
   return sync_file_range(descriptor, offset, bytes, SYNC_FILE_RANGE_WRITE);
 }
@@ -74,6 +78,12 @@ void *salvor_allocate_pages(size_t bytes) {
   if (memory == MAP_FAILED) return NULL;
   madvise(memory, bytes, MADV_HUGEPAGE);
   return memory;
+}
+
+void *salvor_resize_pages(void *memory, size_t old_bytes, size_t bytes) {
+  void *result = memory ? mremap(memory, old_bytes, bytes, MREMAP_MAYMOVE)
+                        : mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  return result == MAP_FAILED ? NULL : result;
 }
 
 void salvor_free_pages(void *memory, size_t bytes) { munmap(memory, bytes); }

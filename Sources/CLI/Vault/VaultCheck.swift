@@ -288,14 +288,8 @@ extension VaultCommand {
       let (ids, filter, mode) = (ids, filter, mode)
       let result: [String: JSONValue] = try await options.locked { repository in
         if mode == .rawData {
-          var (count, bytes): (Int64, Int64) = (0, 0)
-          for kind in BlobKind.allCases {
-            for id in repository.blobIDs(kind) {
-              count += 1
-              bytes += Int64(repository.location(of: kind, id)?.length ?? 0)
-            }
-          }
-          return ["total_blob_count": .integer(count), "total_size": .integer(bytes)]
+          let (count, bytes) = repository.storedBlobs()
+          return ["total_blob_count": .integer(Int64(count)), "total_size": .integer(Int64(bytes))]
         }
         var snapshots: [StoredSnapshot] = []
         if ids.isEmpty {

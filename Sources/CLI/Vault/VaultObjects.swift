@@ -100,7 +100,7 @@ extension VaultCommand {
         case .key: return try await repository.contents(of: ObjectName(.key, try await repository.find(.key, id)))
         case .blob:
           let matches = BlobKind.allCases.flatMap { kind in
-            repository.blobIDs(kind).filter { $0.hex.hasPrefix(id.lowercased()) }.map { (kind, $0) }
+            repository.blobIDs(kind, beginningWith: id.lowercased()).map { (kind, $0) }
           }
           let (kind, blob) = try Repository.only(matches, of: "blob", id)
           return try await repository.load(kind, blob)

@@ -123,6 +123,16 @@ final class Zstd {
 
   /// - Returns: `nil` unless `input` is whole frames of zstd that hold no more than `limit` bytes.
   func decompress(_ input: UnsafeRawBufferPointer, limit: Int) -> [UInt8]? {
+    // A frame that says how much it holds is believed until it turns out wrong; pages that nothing comes into cost nothing.
+    let named = ZSTD_getFrameContentSize(input.baseAddress, input.count)
+    if named > 0, named <= UInt64(max(0, limit)) {
+      var isWhole = false
+      let result = [UInt8](unsafeUninitializedCapacity: Int(named)) { buffer, count in
+        isWhole = decompress(input, into: UnsafeMutableRawBufferPointer(buffer))
+        count = isWhole ? buffer.count : 0
+      }
+      if isWhole { return result }
+    }
     guard ZSTD_isError(ZSTD_DCtx_reset(decompressor, ZSTD_reset_session_only)) == 0 else { return nil }
     var source = ZSTD_inBuffer(src: input.baseAddress, size: input.count, pos: 0)
     var result: [UInt8] = []

@@ -104,6 +104,14 @@ struct JSONScanner {
   mutating func string() throws(JSONFault) -> String { try text().string() }
 
   mutating func digest() throws(JSONFault) -> Digest {
+    skipBlanks()
+    // As it is written: 64 digits between quotes. Whatever else stands here is looked at by character.
+    if input.count - offset >= 66, input[offset] == 0x22, input[offset + 65] == 0x22,
+      let digest = JSONText.digest(UnsafeRawBufferPointer(rebasing: input[offset + 1..<offset + 65]))
+    {
+      offset += 66
+      return digest
+    }
     let text = try text()
     guard let digest = text.digest else {
       throw JSONFault(offset: text.offset, reason: "64 hexadecimal digits expected")

@@ -23,14 +23,33 @@ struct JSONText {
   /// The digest that 64 lowercase digits spell.
   var digest: Digest? {
     guard raw.count == 64 else { return nil }
-    return withUnsafeTemporaryAllocation(byteCount: 32, alignment: 8) { bytes in
-      for index in 0..<32 {
-        let (high, low) = (hexValue(raw[2 * index]), hexValue(raw[2 * index + 1]))
-        guard high < 16, low < 16 else { return nil }
-        bytes[index] = high << 4 | low
-      }
-      return Digest(UnsafeRawBufferPointer(bytes))
+    return Self.digest(raw)
+  }
+
+  /// - Parameter digits: 64 bytes.
+  /// - Returns: `nil` unless all are lowercase hexadecimal digits.
+  static func digest(_ digits: UnsafeRawBufferPointer) -> Digest? {
+    func word(_ offset: Int) -> UInt64? {
+      guard let high = number(digits, offset), let low = number(digits, offset + 8) else { return nil }
+      return high << 32 | low
     }
+    guard let first = word(0), let second = word(16), let third = word(32), let fourth = word(48) else { return nil }
+    return Digest(words: (first, second, third, fourth))
+  }
+
+  /// Eight digits at once, a byte of the word for each: an index has a digit for every bit of its blobs' names.
+  @inline(__always)
+  private static func number(_ digits: UnsafeRawBufferPointer, _ offset: Int) -> UInt64? {
+    let ones: UInt64 = 0x0101_0101_0101_0101
+    let text = UInt64(bigEndian: digits.loadUnaligned(fromByteOffset: offset, as: UInt64.self))
+    let isLetter = text >> 6 & ones
+    let values = (text & (ones * 0x0f)) &+ isLetter &* 9
+    // Written out again, they must be what they were.
+    let needsLetter = (values &+ ones * 6) >> 4 & ones
+    guard values & (ones * 0xf0) == 0, values &+ ones * 0x30 &+ needsLetter &* 39 == text else { return nil }
+    let pairs = (values | values >> 4) & 0x00ff_00ff_00ff_00ff
+    let fours = (pairs | pairs >> 8) & 0x0000_ffff_0000_ffff
+    return (fours | fours >> 16) & 0xffff_ffff
   }
 
   /// As text; what isn't UTF-8, and halves of surrogate pairs, become U+FFFD, as in Go.

@@ -1,137 +1,141 @@
 import Core
 
-/// Where every blob lies, in memory: flat arrays and an open-addressing table per kind, no object per blob.
+/// Where every blob lies, in memory: flat, no object per blob.
 ///
-/// 48 bytes per blob and 4 to 8 for the table. A blob that lies in several packs is known by its first place; the
-/// others are kept aside for when that is damaged.
-struct BlobIndex {
+/// 48 bytes per blob, and seldom more than one in thirty of them unused. A blob that lies in several packs is known by one
+/// of its places; the others lie beside it, for when that is damaged.
+struct BlobIndex: Sendable {
   struct Place: Hashable, Sendable {
     var pack: Digest
     var blob: PackedBlob
   }
 
-  private struct Entry {
-    var id: BlobID
-    var pack: UInt32
-    var offset: UInt32
-    var length: UInt32
-    var uncompressed: UInt32
+  /// What it takes, in bytes, by what there is room for.
+  struct Memory: Hashable, Sendable {
+    var blobBytes: Int
+    var packBytes: Int
   }
 
-  private struct Table {
-    var entries: [Entry] = []
-    /// Index into `entries` plus one; 0 is free. A power of two, at most two thirds full.
-    var slots = [UInt32](repeating: 0, count: 64)
+  private var tables: [BlobTable]
+  private var packs: DigestNumbers
+  private let recentLimit: Int
+  /// There as long as somebody uses a numbering of these blobs.
+  private weak var hold: FrozenNumbering.Hold?
 
-    func find(_ id: BlobID, seed: UInt64) -> Int? {
-      let mask = slots.count - 1
-      var slot = Table.slot(id, seed) & mask
-      while slots[slot] != 0 {
-        let index = Int(slots[slot]) - 1
-        if entries[index].id == id { return index }
-        slot = (slot + 1) & mask
+  /// - Parameter recentLimit: As many new blobs may wait in a table of their own before all buckets are gone through.
+  init(seed: UInt64, recentLimit: Int = 65_536) {
+    self.recentLimit = recentLimit
+    tables = BlobKind.allCases.map { _ in BlobTable(seed: seed) }
+    packs = DigestNumbers(seed: seed)
+  }
+
+  var packIDs: [Digest] { packs.digests }
+
+  var memory: Memory { Memory(blobBytes: tables.reduce(0) { $0 + $1.bytes }, packBytes: packs.bytes) }
+
+  // MARK: Looking up
+
+  /// Each once, in no order.
+  func ids(_ kind: BlobKind) -> [BlobID] {
+    var result: [BlobID] = []
+    result.reserveCapacity(count(kind))
+    var last: BlobName?
+    tables[Int(kind.rawValue)].forEach { entry in
+      if last != entry.name { result.append(entry.id) }
+      last = entry.name
+    }
+    // Only what came since may be elsewhere too.
+    if result.count > count(kind) { return Array(Set(result)) }
+    return result
+  }
+
+  /// Those between two names, both included.
+  func ids(_ kind: BlobKind, in range: ClosedRange<BlobID>) -> [BlobID] { tables[Int(kind.rawValue)].ids(in: range) }
+
+  /// How many different ones there are.
+  func count(_ kind: BlobKind) -> Int { tables[Int(kind.rawValue)].count }
+
+  /// All of them, and the bytes they take, further copies not counted.
+  func stored() -> (count: Int, bytes: Int) {
+    var (count, bytes) = (0, 0)
+    for table in tables {
+      var last: BlobName?
+      table.forEach { entry in
+        defer { last = entry.name }
+        guard entry.name != last, table.first(entry.id) == entry else { return }
+        (count, bytes) = (count + 1, bytes + Int(entry.length))
       }
-      return nil
     }
-
-    mutating func insert(_ entry: Entry, seed: UInt64) {
-      entries.append(entry)
-      if entries.count * 3 > slots.count * 2 { grow(seed: seed) } else { place(entries.count - 1, seed: seed) }
-    }
-
-    private mutating func grow(seed: UInt64) {
-      slots = [UInt32](repeating: 0, count: slots.count * 2)
-      for index in entries.indices { place(index, seed: seed) }
-    }
-
-    private mutating func place(_ index: Int, seed: UInt64) {
-      let mask = slots.count - 1
-      var slot = Table.slot(entries[index].id, seed) & mask
-      while slots[slot] != 0 { slot = (slot + 1) & mask }
-      slots[slot] = UInt32(index + 1)
-    }
-
-    /// The seed keeps chosen ids from sharing a slot.
-    private static func slot(_ id: BlobID, _ seed: UInt64) -> Int {
-      Int(truncatingIfNeeded: ((id.leadingWord ^ seed) &* 0x9e37_79b9_7f4a_7c15) >> 24)
-    }
+    return (count, bytes)
   }
 
-  private var tables = [Table(), Table()]
-  private var packs: [Digest] = []
-  private var packNumbers: [Digest: UInt32] = [:]
-  private var duplicates: [BlobID: [Place]] = [:]
-  private let seed: UInt64
+  func contains(_ kind: BlobKind, _ id: BlobID) -> Bool { tables[Int(kind.rawValue)].first(id) != nil }
 
-  init(seed: UInt64) { self.seed = seed }
+  func contains(pack: Digest) -> Bool { packs.number(pack) != nil }
 
-  var packIDs: [Digest] { packs }
-
-  func ids(_ kind: BlobKind) -> [BlobID] { tables[Int(kind.rawValue)].entries.map(\.id) }
-
-  func count(_ kind: BlobKind) -> Int { tables[Int(kind.rawValue)].entries.count }
-
-  func contains(_ kind: BlobKind, _ id: BlobID) -> Bool { tables[Int(kind.rawValue)].find(id, seed: seed) != nil }
-
-  /// A blob's number among those of its kind, from 0 and without gaps; stays the same as blobs are added.
-  func number(_ kind: BlobKind, _ id: BlobID) -> Int? { tables[Int(kind.rawValue)].find(id, seed: seed) }
-
-  func contains(pack: Digest) -> Bool { packNumbers[pack] != nil }
-
-  func place(_ kind: BlobKind, _ id: BlobID) -> Place? {
-    let table = tables[Int(kind.rawValue)]
-    return table.find(id, seed: seed).map { place(kind, table.entries[$0]) }
-  }
+  func place(_ kind: BlobKind, _ id: BlobID) -> Place? { tables[Int(kind.rawValue)].first(id).map { place(kind, $0) } }
 
   /// Other copies of a blob, if there are any.
-  func otherPlaces(_ kind: BlobKind, _ id: BlobID) -> [Place] { (duplicates[id] ?? []).filter { $0.blob.kind == kind } }
-
-  /// Blobs that lie in more than one place.
-  var duplicated: Set<BlobKey> {
-    Set(duplicates.values.joined().map { BlobKey(kind: $0.blob.kind, id: $0.blob.id) })
+  func otherPlaces(_ kind: BlobKind, _ id: BlobID) -> [Place] {
+    tables[Int(kind.rawValue)].copies(id).dropFirst().map { place(kind, $0) }
   }
+
+  /// What these packs hold, each in order of offset; every pack's if `wanted` is `nil`.
+  func blobsByPack(_ wanted: Set<Digest>? = nil) -> [Digest: [PackedBlob]] {
+    let numbers = wanted.map { Set($0.compactMap { packs.number($0) }) }
+    var result: [UInt32: [PackedBlob]] = [:]
+    for kind in BlobKind.allCases {
+      tables[Int(kind.rawValue)].forEach { entry in
+        if numbers?.contains(entry.pack) ?? true { result[entry.pack, default: []].append(entry.blob(kind)) }
+      }
+    }
+    return Dictionary(
+      uniqueKeysWithValues: result.map { (packs.digests[Int($0)], $1.sorted { $0.offset < $1.offset }) })
+  }
+
+  private func place(_ kind: BlobKind, _ entry: BlobEntry) -> Place {
+    Place(pack: packs.digests[Int(entry.pack)], blob: entry.blob(kind))
+  }
+
+  // MARK: Adding
 
   /// Two indexes may list the same pack; what is known already is left as it is.
   mutating func add(pack: Digest, _ blobs: ArraySlice<PackedBlob>) {
-    let number = packNumbers[pack] ?? UInt32(packs.count)
-    if number == packs.count {
-      packs.append(pack)
-      packNumbers[pack] = number
-    }
+    let number = packs.add(pack)
     for blob in blobs {
       let kind = Int(blob.kind.rawValue)
-      if let known = tables[kind].find(blob.id, seed: seed) {
-        let place = Place(pack: pack, blob: blob)
-        guard self.place(blob.kind, tables[kind].entries[known]) != place else { continue }
-        if duplicates[blob.id]?.contains(place) != true { duplicates[blob.id, default: []].append(place) }
-      } else {
-        tables[kind].insert(
-          Entry(
-            id: blob.id, pack: number, offset: UInt32(truncatingIfNeeded: blob.offset),
-            length: UInt32(truncatingIfNeeded: blob.length),
-            uncompressed: UInt32(truncatingIfNeeded: blob.uncompressedBytes)), seed: seed)
+      tables[kind].add(BlobEntry(blob, pack: number))
+      // Whoever holds a numbering holds the buckets: to change them would be to have them twice.
+      if tables[kind].recentCount >= recentLimit, hold == nil { tables[kind].settle() }
+    }
+  }
+
+  /// Takes over what index files say, and leaves nothing behind.
+  mutating func take(_ load: IndexLoad) {
+    let loaded = load.finish()
+    // Most often there is nothing yet, and numbers stay as they are.
+    let numbers = packs.digests.isEmpty ? nil : loaded.packs.digests.map { packs.add($0) }
+    if numbers == nil { packs = loaded.packs }
+    for (kind, parts) in loaded.parts.enumerated() {
+      for (bucket, part) in parts.enumerated() {
+        var (entries, names) = part.take()
+        if let numbers, !entries.isEmpty {
+          entries.withMutableEntries { entries in
+            for index in entries.indices { entries[index].pack = numbers[Int(entries[index].pack)] }
+            // Copies of a blob lie in order of their packs' numbers.
+            entries.sortEntries(from: 1)
+          }
+        }
+        if !entries.isEmpty { tables[kind].take(entries, names: names, bucket: bucket) }
       }
     }
   }
 
-  /// Every blob by pack, in order of offset; duplicates included. For checks.
-  func blobsByPack() -> [Digest: [PackedBlob]] {
-    var result: [Digest: [PackedBlob]] = [:]
-    for kind in BlobKind.allCases {
-      for entry in tables[Int(kind.rawValue)].entries {
-        let place = place(kind, entry)
-        result[place.pack, default: []].append(place.blob)
-      }
-    }
-    for place in duplicates.values.joined() { result[place.pack, default: []].append(place.blob) }
-    return result.mapValues { $0.sorted { $0.offset < $1.offset } }
-  }
-
-  private func place(_ kind: BlobKind, _ entry: Entry) -> Place {
-    Place(
-      pack: packs[Int(entry.pack)],
-      blob: PackedBlob(
-        kind: kind, id: entry.id, offset: Int(entry.offset), length: Int(entry.length),
-        uncompressedBytes: Int(entry.uncompressed)))
+  /// Gives every copy of every blob a number, from 0 and without gaps, that stays as long as the numbering is used.
+  mutating func freeze() -> FrozenNumbering {
+    for kind in tables.indices { tables[kind].settle() }
+    let hold = hold ?? FrozenNumbering.Hold()
+    self.hold = hold
+    return FrozenNumbering(tables.map(\.buckets), packs.digests, hold)
   }
 }

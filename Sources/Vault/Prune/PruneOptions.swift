@@ -41,6 +41,11 @@ package struct PruneReport: Hashable, Sendable, Codable {
       a.blobs += 1
       a.bytes += b.length
     }
+
+    static func += (a: inout Amount, b: Amount) {
+      a.blobs += b.blobs
+      a.bytes += b.bytes
+    }
   }
 
   package var snapshots = 0

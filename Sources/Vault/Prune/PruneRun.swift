@@ -13,11 +13,18 @@ struct PruneRun {
   let progress: @Sendable (PruneProgress) -> Void
 
   func run() async throws(VaultError) -> PruneReport {
+    let report = try await decideAndAct()
+    // The index is read anew only when nobody holds the old one any more.
+    if !options.isDryRun { try await repository.refreshIndex() }
+    return report
+  }
+
+  private func decideAndAct() async throws(VaultError) -> PruneReport {
     var report = PruneReport()
-    let blobs = repository.index.withLock { $0.blobs }
-    let used = BlobSet(blobs)
+    let used = BlobSet(repository.index.withLock { $0.blobs.freeze() })
+    let trees = used.numbering.count(.tree)
     let snapshots = try await repository.markUsed(used) { done in
-      progress(PruneProgress(phase: .trees, done: done, total: blobs.count(.tree)))
+      progress(PruneProgress(phase: .trees, done: done, total: trees))
     }
     report.snapshots = snapshots.count
     let indexes = try await list(.index).compactMap(\.name.id)
@@ -25,14 +32,10 @@ struct PruneRun {
     if let gone = repository.index.withLock({ $0.files }).subtracting(indexes).min() {
       throw .listingBehind(ObjectName(.index, gone))
     }
-    var survey = PruneSurvey(used)
-    for (number, id) in indexes.enumerated() {
-      progress(PruneProgress(phase: .packs, done: number, total: indexes.count))
-      try survey.add(try await read(index: id))
-    }
+    var survey = try await survey(indexes, used)
     var sizes: [Digest: Int] = [:]
     for info in try await list(.data) { if let id = info.name.id { sizes[id] = info.sizeBytes } }
-    try survey.settle(blobs, sizes)
+    try survey.settle(sizes)
     let (plan, locked) = try await planned(survey, indexes)
     var unindexed = sizes.keys.filter { !survey.isKnown($0) }.sorted()
     let lockedUnindexed = try await repository.locked(unindexed.map { ObjectName(.data, $0) })
@@ -54,11 +57,23 @@ struct PruneRun {
     try await delete(outdated.map { ObjectName(.index, $0) })
     let going = plan.repacked.union(plan.removed).filter { sizes[$0] != nil }.sorted()
     try await delete(going.map { ObjectName(.data, $0) })
-    try await repository.refreshIndex()
     return report
   }
 
   // MARK: Deciding
+
+  private func survey(_ indexes: [Digest], _ used: BlobSet) async throws(VaultError) -> PruneSurvey {
+    let start = PruneSurvey(used)
+    let result = Mutex(start)
+    let done = Tally()
+    try await inParallel(indexes, limit: repository.settings.downloads) { (id) throws(VaultError) in
+      let packs = try await read(index: id)
+      let found = try await repository.computing { () throws(VaultError) in packs.map { start.look(at: $0) } }
+      try result.withLock { (survey) throws(VaultError) in try survey.add(found) }
+      progress(PruneProgress(phase: .packs, done: done.next(), total: indexes.count))
+    }
+    return result.withLock { $0 }
+  }
 
   /// What is locked stays, and so does every pack that a locked index names: that index would name what isn't there.
   ///

@@ -9,62 +9,67 @@ struct PruneSurvey: Sendable {
   private var numbers: [Digest: Int] = [:]
   /// By number, something that two lists of the same blobs have in common.
   private var listings: [Int] = []
-  /// Of blobs in use that lie in several places, the one that counts.
-  private var chosen: [BlobKey: BlobIndex.Place] = [:]
+  /// Blobs that snapshots need.
   private let inUse: BlobSet
+  /// Copies of them that don't count, for another does.
+  private let surplus: BlobSet
 
   /// - Parameter inUse: By what trees there are.
-  init(_ inUse: BlobSet) { self.inUse = inUse }
+  init(_ inUse: BlobSet) { (self.inUse, surplus) = (inUse, BlobSet(inUse.numbering)) }
 
-  /// - Throws: For a pack that another index lists differently: neither list is all of it.
-  mutating func add(_ indexed: [IndexedPack]) throws(VaultError) {
-    for pack in indexed {
-      let listing = pack.blobs.reduce(0) { $0 ^ $1.hashValue }
-      if let number = numbers[pack.id] {
-        guard listings[number] == listing else { throw .packListedInParts(pack.id) }
+  /// What one pack holds, by one index file.
+  struct Finding: Sendable {
+    fileprivate var pack: PrunePlan.Pack
+    fileprivate var listing: Int
+    fileprivate var used = PruneReport.Amount()
+    fileprivate var unused = PruneReport.Amount()
+  }
+
+  /// Looks every blob up; many threads may do that side by side.
+  func look(at pack: IndexedPack) -> Finding {
+    var result = Finding(
+      pack: PrunePlan.Pack(
+        id: pack.id, sizeBytes: pack.blobs.reduce(PackHeader.sizeBytes(pack.blobs)) { $0 + $1.length }),
+      listing: pack.blobs.reduce(0) { $0 ^ $1.hashValue })
+    for blob in pack.blobs {
+      switch blob.kind {
+      case .data: result.pack.hasData = true
+      case .tree: result.pack.hasTrees = true
+      }
+      guard inUse.contains(blob.kind, blob.id) else {
+        result.unused += blob
         continue
       }
-      numbers[pack.id] = packs.count
-      listings.append(listing)
-      var entry = PrunePlan.Pack(
-        id: pack.id, sizeBytes: pack.blobs.reduce(PackHeader.sizeBytes(pack.blobs)) { $0 + $1.length })
-      for blob in pack.blobs {
-        switch blob.kind {
-        case .data: entry.hasData = true
-        case .tree: entry.hasTrees = true
-        }
-        guard inUse.contains(blob.kind, blob.id) else {
-          entry.unusedBytes += blob.length
-          unused += blob
-          continue
-        }
-        if blob.uncompressedBytes == 0 { entry.hasPlain = true }
-        entry.usedBlobs += 1
-        entry.usedBytes += blob.length
-        used += blob
+      if blob.uncompressedBytes == 0 { result.pack.hasPlain = true }
+      result.used += blob
+    }
+    (result.pack.usedBlobs, result.pack.usedBytes) = (result.used.blobs, result.used.bytes)
+    result.pack.unusedBytes = result.unused.bytes
+    return result
+  }
+
+  /// - Throws: For a pack that another index lists differently: neither list is all of it.
+  mutating func add(_ findings: [Finding]) throws(VaultError) {
+    for finding in findings {
+      if let number = numbers[finding.pack.id] {
+        guard listings[number] == finding.listing else { throw .packListedInParts(finding.pack.id) }
+        continue
       }
-      packs.append(entry)
+      numbers[finding.pack.id] = packs.count
+      listings.append(finding.listing)
+      packs.append(finding.pack)
+      used += finding.used
+      unused += finding.unused
     }
   }
 
   /// Compares with the files there are, and decides which copy of a blob counts.
   ///
   /// - Parameter sizes: Of every pack in the store, in bytes.
-  mutating func settle(_ blobs: BlobIndex, _ sizes: [Digest: Int]) throws(VaultError) {
-    // The pack that has most in use is the likeliest to stay.
-    for key in blobs.duplicated where inUse.contains(key.kind, key.id) {
-      guard let first = blobs.place(key.kind, key.id) else { continue }
-      let places = ([first] + blobs.otherPlaces(key.kind, key.id)).filter { numbers[$0.pack] != nil }
-      guard let best = places.max(by: { weight($0, sizes) < weight($1, sizes) }) else { continue }
-      chosen[key] = best
-      for place in places where place != best {
-        guard let number = numbers[place.pack] else { continue }
-        packs[number].usedBlobs -= 1
-        packs[number].usedBytes -= place.blob.length
-        packs[number].unusedBytes += place.blob.length
-        duplicates += place.blob
-        used.blobs -= 1
-        used.bytes -= place.blob.length
+  mutating func settle(_ sizes: [Digest: Int]) throws(VaultError) {
+    for kind in BlobKind.allCases {
+      inUse.numbering.forEachDuplicated(kind) { copies in
+        if inUse.contains(kind, number: copies.lowerBound) { choose(of: copies, kind, sizes) }
       }
     }
     for pack in packs where pack.usedBlobs > 0 {
@@ -72,6 +77,23 @@ struct PruneSurvey: Sendable {
       guard size >= pack.sizeBytes else {
         throw .packTruncated(pack.id, sizeBytes: size, neededBytes: pack.sizeBytes)
       }
+    }
+  }
+
+  /// The pack that has most in use is the likeliest to stay.
+  private mutating func choose(of copies: Range<Int>, _ kind: BlobKind, _ sizes: [Digest: Int]) {
+    let places = copies.map { (number: $0, place: inUse.numbering.place(kind, $0)) }
+      .filter { numbers[$0.place.pack] != nil }
+    guard let best = places.max(by: { weight($0.place, sizes) < weight($1.place, sizes) }) else { return }
+    for (copy, place) in places where copy != best.number {
+      surplus.insert(kind, number: copy)
+      guard let number = numbers[place.pack] else { continue }
+      packs[number].usedBlobs -= 1
+      packs[number].usedBytes -= place.blob.length
+      packs[number].unusedBytes += place.blob.length
+      duplicates += place.blob
+      used.blobs -= 1
+      used.bytes -= place.blob.length
     }
   }
 
@@ -85,8 +107,8 @@ struct PruneSurvey: Sendable {
   func wanted(of pack: IndexedPack) -> [PackedBlob] {
     pack.blobs.filter { blob in
       guard inUse.contains(blob.kind, blob.id) else { return false }
-      guard let place = chosen[BlobKey(kind: blob.kind, id: blob.id)] else { return true }
-      return place == BlobIndex.Place(pack: pack.id, blob: blob)
+      guard let copy = inUse.numbering.number(BlobIndex.Place(pack: pack.id, blob: blob)) else { return true }
+      return !surplus.contains(blob.kind, number: copy)
     }
   }
 

@@ -19,10 +19,10 @@ extension Repository {
     _ change: ObjectLockChange, progress: @escaping @Sendable (PruneProgress) -> Void = { _ in }
   ) async throws(VaultError) -> ObjectLockReport {
     var report = ObjectLockReport()
-    let blobs = index.withLock { $0.blobs }
-    let used = BlobSet(blobs)
+    let used = BlobSet(index.withLock { $0.blobs.freeze() })
+    let trees = used.numbering.count(.tree)
     report.snapshots = try await markUsed(used) { done in
-      progress(PruneProgress(phase: .trees, done: done, total: blobs.count(.tree)))
+      progress(PruneProgress(phase: .trees, done: done, total: trees))
     }.count
     var names: Set<ObjectName> = [.config]
     for kind in [ObjectKind.key, .snapshot, .index] {

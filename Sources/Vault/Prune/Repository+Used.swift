@@ -11,45 +11,63 @@ extension Repository {
     let snapshots = try await snapshots()
     let walk = TreeMarks()
     for snapshot in snapshots {
-      var level = [snapshot.snapshot.tree]
+      let root = snapshot.snapshot.tree
+      guard let (number, isNew) = used.insert(.tree, root) else { throw .blobMissing(.tree, root) }
+      var level = isNew ? [number] : []
       while !level.isEmpty {
-        var fresh: [BlobID] = []
-        for id in level {
-          guard let isNew = used.insert(.tree, id) else { throw .blobMissing(.tree, id) }
-          if isNew { fresh.append(id) }
-        }
-        try await loadMany(.tree, fresh, parallel: settings.downloads) { (id, json) throws(VaultError) in
-          let references: TreeReferences
-          do throws(JSONFault) { references = try TreeReferences(json: json) } catch {
-            throw .treeDamaged(id, error.reason)
+        level = Self.inOrder(level, used.numbering)
+        for start in stride(from: 0, to: level.count, by: Self.treesAtOnce) {
+          let ids = level[start..<min(start + Self.treesAtOnce, level.count)].map { used.numbering.id(.tree, $0) }
+          try await loadMany(.tree, ids, parallel: settings.downloads) { (id, json) throws(VaultError) in
+            let references: TreeReferences
+            do throws(JSONFault) { references = try TreeReferences(json: json) } catch {
+              throw .treeDamaged(id, error.reason)
+            }
+            for blob in references.content where used.insert(.data, blob) == nil { throw .blobMissing(.data, blob) }
+            var below: [Int] = []
+            for tree in references.subtrees {
+              guard let (number, isNew) = used.insert(.tree, tree) else { throw .blobMissing(.tree, tree) }
+              if isNew { below.append(number) }
+            }
+            walk.add(below)
           }
-          for blob in references.content where used.insert(.data, blob) == nil { throw .blobMissing(.data, blob) }
-          walk.add(references.subtrees, done: 1)
+          progress(walk.done)
         }
-        let (below, done) = walk.take()
-        level = below
-        progress(done)
+        level = walk.takeBelow()
       }
     }
     return Set(snapshots.map(\.id))
   }
+
+  /// What reading directories takes beside their text stays small, however many a level has.
+  private static let treesAtOnce = 4096
+
+  /// In the order in which they lie: neighbours are read together.
+  private static func inOrder(_ trees: [Int], _ numbering: FrozenNumbering) -> [Int] {
+    var places = trees.map { (numbering.position(.tree, $0), $0) }
+    places.sort { $0.0 < $1.0 }
+    return places.map(\.1)
+  }
 }
 
-/// Trees that a level of the walk leads to.
+/// Trees that a level of the walk leads to, by number.
 private final class TreeMarks: Sendable {
-  private let state = Mutex((below: [BlobID](), done: 0))
+  private let state = Mutex((below: [Int](), done: 0))
 
-  func add(_ ids: [BlobID], done: Int) {
+  var done: Int { state.withLock { $0.done } }
+
+  /// Adds what one tree leads to.
+  func add(_ below: [Int]) {
     state.withLock { state in
-      state.below += ids
-      state.done += done
+      state.below += below
+      state.done += 1
     }
   }
 
-  func take() -> (below: [BlobID], done: Int) {
+  func takeBelow() -> [Int] {
     state.withLock { state in
       defer { state.below = [] }
-      return state
+      return state.below
     }
   }
 }

@@ -29,14 +29,14 @@ struct PackRepairRun {
 
   func run() async throws(VaultError) -> PackRepairReport {
     let index = repository.index.withLock { $0.blobs }
-    let indexed = index.blobsByPack()
     let listed = try await repository.access { store throws(StoreError) in try await store.list(.data) }
-    let candidates = options.packs.isEmpty ? Set(listed.compactMap(\.name.id)).union(indexed.keys) : Set(options.packs)
+    let candidates = options.packs.isEmpty ? Set(listed.compactMap(\.name.id)).union(index.packIDs) : Set(options.packs)
     var report = PackRepairReport()
     report.packs = candidates.count
     let damaged = try await findDamaged(candidates.sorted())
     var gone: [Digest] = []
     let bad = Set(damaged.map(\.id))
+    let indexed = index.blobsByPack(bad)
     for pack in damaged {
       var repair = PackRepair(pack: pack.id, damage: pack.damage.report)
       if let source = try await restore(pack.id) {

@@ -26,31 +26,28 @@ extension Repository {
       }
       return (isWhole, listed.subtracting(state.files).sorted())
     }
-    try await inParallel(missing, limit: settings.downloads) { [self] (id) throws(VaultError) in
-      let json = try await readFile(.index, id) { VaultError.indexDamaged($0, $1) }
-      try await settings.pool.run { [self] () throws(VaultError) in try absorb(json, of: id) }
+    if missing.isEmpty { return isWhole }
+    let load = IndexLoad(seed: seed)
+    let failure: VaultError?
+    do throws(VaultError) {
+      try await inParallel(missing, limit: settings.downloads) { [self] (id) throws(VaultError) in
+        let json = try await readFile(.index, id) { VaultError.indexDamaged($0, $1) }
+        try await computing { () throws(VaultError) in
+          do throws(JSONFault) { try load.add(json, of: id) } catch { throw .indexDamaged(id, error.reason) }
+        }
+      }
+      failure = nil
+    } catch { failure = error }
+    // What could be read is had, whatever became of the others.
+    await settings.pool.run { [self] in
+      load.settle(threads: settings.processors)
+      index.withLock { state in
+        state.files.formUnion(load.files)
+        state.blobs.take(load)
+      }
     }
+    if let failure { throw failure }
     return isWhole
-  }
-
-  private func absorb(_ json: [UInt8], of id: Digest) throws(VaultError) {
-    // Parsed whole before anything is taken over: a damaged index leaves nothing behind, and nobody waits for parsing.
-    var packs: [(id: Digest, end: Int)] = []
-    var blobs: [PackedBlob] = []
-    do throws(JSONFault) {
-      try IndexFile.decode(json) { (pack, listed) throws(JSONFault) in
-        blobs.append(contentsOf: listed)
-        packs.append((pack, blobs.count))
-      }
-    } catch { throw .indexDamaged(id, error.reason) }
-    index.withLock { state in
-      guard state.files.insert(id).inserted else { return }
-      var start = 0
-      for pack in packs {
-        state.blobs.add(pack: pack.id, blobs[start..<pack.end])
-        start = pack.end
-      }
-    }
   }
 
   /// How many different blobs are stored, those on their way not counted.
@@ -58,4 +55,22 @@ extension Repository {
 
   /// Every blob in the index, in no order.
   package func blobIDs(_ kind: BlobKind) -> [BlobID] { index.withLock { $0.blobs.ids(kind) } }
+
+  /// Blobs in the index whose names begin with these digits, ascending.
+  package func blobIDs(_ kind: BlobKind, beginningWith digits: String) -> [BlobID] {
+    func filled(_ digit: Character) -> BlobID? {
+      BlobID(hex: digits + String(repeating: digit, count: max(0, 64 - digits.utf8.count)))
+    }
+    guard let first = filled("0"), let last = filled("f") else { return [] }
+    return index.withLock { $0.blobs.ids(kind, in: first...last) }
+  }
+
+  /// How many blobs of any kind are in the index, and how many bytes they take in packs, further copies not counted.
+  package func storedBlobs() -> (count: Int, bytes: Int) { index.withLock { $0.blobs.stored() } }
+
+  /// What the index takes in memory, in bytes, by what there is room for.
+  package func indexMemory() -> (blobBytes: Int, packBytes: Int) {
+    let memory = index.withLock { $0.blobs.memory }
+    return (memory.blobBytes, memory.packBytes)
+  }
 }

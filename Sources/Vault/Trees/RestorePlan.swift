@@ -9,9 +9,26 @@ package struct RestoreOptions: Sendable {
     case never
     /// Other entries may stand beside; a name that is taken is a failure of that entry.
     case besides
+    /// Anything, and what has a name of the snapshot's becomes what the snapshot says.
+    case inPlace(Existing)
+  }
+
+  /// Which of the files that stand in the target already are touched; the words are restic's.
+  package enum Existing: String, Sendable, CaseIterable {
+    /// All: each is read, and what differs is written.
+    case always
+    /// All, but one of the same size and time of modification is not read.
+    case ifChanged = "if-changed"
+    /// Those that are older than in the snapshot.
+    case ifNewer = "if-newer"
+    /// None.
+    case never
   }
 
   package var overwrite: Overwrite
+  /// Files that are whole before others are begun, those of an earlier pattern before those of a later one; a directory
+  /// stands for all that is below it.
+  package var first: [ExcludePattern]
   /// Only these entries, and what is below them, with the directories on the way; empty for everything.
   package var include: [TreePath]
   /// Never these, nor what is below them.
@@ -24,11 +41,13 @@ package struct RestoreOptions: Sendable {
   package var progress: @Sendable (_ doneBytes: Int64) -> Void
 
   package init(
-    overwrite: Overwrite = .never, include: [TreePath] = [], exclude: [ExcludePattern] = [], isDryRun: Bool = false,
+    overwrite: Overwrite = .never, first: [ExcludePattern] = [], include: [TreePath] = [],
+    exclude: [ExcludePattern] = [], isDryRun: Bool = false,
     rights: RestoreRights = RestoreRights(), parallel: Int = 3,
     progress: @escaping @Sendable (_ doneBytes: Int64) -> Void = { _ in }
   ) {
     self.overwrite = overwrite
+    self.first = first
     self.include = include
     self.exclude = exclude
     self.isDryRun = isDryRun
@@ -43,6 +62,11 @@ package struct RestoreReport: Sendable, Equatable {
   package var totals = TreeTotals()
   /// Names that were made as further names of a file restored before.
   package var hardLinks: Int64 = 0
+  /// Content that was in its place already, and content that was written, or would be.
+  package var keptBytes: Int64 = 0
+  package var writtenBytes: Int64 = 0
+  /// Files that stayed as they were because that is what was asked for.
+  package var leftFiles: Int64 = 0
   /// Entries that are missing or incomplete, with the reason. Empty: everything is as in the snapshot.
   package var failures: [String] = []
 }
@@ -92,6 +116,22 @@ struct RestorePlan: Sendable {
   /// Blobs of files that have more than one, or whose blob goes elsewhere too: every id and its places.
   var places: [BlobID: [Place]] = [:]
   var totals = TreeTotals()
+
+  /// How early each file comes: 0 for those of the first pattern.
+  func ranks(_ first: [ExcludePattern]) -> [Int] {
+    guard !first.isEmpty else { return [Int](repeating: 0, count: files.count) }
+    func rank(_ path: TreePath) -> Int { first.firstIndex { $0.matches(path) } ?? first.count }
+    var ofDirectories: [TreePath: Int] = [:]
+    // Parents come before children.
+    for directory in directories {
+      let above = directory.path.components.isEmpty ? nil : ofDirectories[directory.path.parent]
+      ofDirectories[directory.path] = min(above ?? first.count, rank(directory.path))
+    }
+    return files.map { file in
+      let directory = directories[file.directory].path
+      return min(ofDirectories[directory] ?? first.count, rank(directory.appending(file.name)))
+    }
+  }
 
   /// - Parameter length: The plaintext's length of a blob.
   init(

@@ -13,6 +13,9 @@ extension SnapshotTree {
   /// further names of files, special files; owners, attributes, modes and times last, directories deepest first.
   /// Returns when everything is on stable storage. No symbolic link below `directory` is ever followed.
   ///
+  /// In place, what stands there is read first, and only blobs that differ are fetched. A restore that was interrupted is
+  /// taken up that way.
+  ///
   /// - Returns: What was done; look at ``RestoreReport/failures``.
   /// - Throws: If nothing could be written, or a blob is missing or damaged. What was written by then stays.
   package func restore(
@@ -21,10 +24,20 @@ extension SnapshotTree {
     let trees = try await allTrees(below: try await tree(at: root))
     let reader = reader
     let selection = RestoreSelection(include: options.include, exclude: options.exclude)
-    let plan = try RestorePlan(trees, selection) { reader.length(.data, $0) }
-    if options.isDryRun { return RestoreReport(totals: plan.totals) }
-    let run = RestoreRun(plan, options)
+    var plan = try RestorePlan(trees, selection) { reader.length(.data, $0) }
     do {
+      var standing: StandingFiles?
+      if case .inPlace(let existing) = options.overwrite,
+        await pool.run({ !options.isDryRun || Files.exists(directory) })
+      {
+        let target = try await pool.run { () throws(SystemFailure) in try TreeTarget(directory) }
+        let found = try await StandingFiles.find(
+          plan, existing, target, parallel: options.parallel, pool, { reader.length(.data, $0) }, options.progress)
+        found.takeOut(of: &plan)
+        standing = found
+      }
+      let run = RestoreRun(plan, options, standing)
+      if options.isDryRun { return run.report }
       let target = try await pool.run { () throws(SystemFailure) -> TreeTarget? in
         let target = try TreeTarget(directory)
         if options.overwrite == .never, try !target.isEmpty() { return nil }
@@ -32,18 +45,26 @@ extension SnapshotTree {
       }
       guard let target else { throw TreeError.targetNotEmpty(directory) }
       try await write(run, target)
+      return run.report
     } catch { throw TreeError(error) }
-    return run.report
   }
 
   private func write(_ run: RestoreRun, _ target: TreeTarget) async throws {
     try await pool.run { () throws(SystemFailure) in try run.prepare(target) }
     try Task.checkCancellation()
     do throws(VaultError) {
-      try await reader.lendMany(.data, run.blobs, parallel: run.options.parallel, pool: pool) {
-        (id, bytes) throws(VaultError) -> Void in
-        if Task.isCancelled { throw .cancelled }
-        do throws(SystemFailure) { try run.write(id, bytes, target) } catch { throw .outside(AnyFailure(error)) }
+      for (number, blobs) in run.waves.enumerated() {
+        // What had to come first can be relied on before the others begin.
+        if number > 0 {
+          do throws(SystemFailure) {
+            try await pool.run { () throws(SystemFailure) in try target.synchronize() }
+          } catch { throw VaultError.outside(AnyFailure(error)) }
+        }
+        try await reader.lendMany(.data, blobs, parallel: run.options.parallel, pool: pool) {
+          (id, bytes) throws(VaultError) -> Void in
+          if Task.isCancelled { throw .cancelled }
+          do throws(SystemFailure) { try run.write(id, bytes, target) } catch { throw .outside(AnyFailure(error)) }
+        }
       }
     } catch {
       if case .outside(let failure) = error { throw failure.underlying }
@@ -61,6 +82,8 @@ extension SnapshotTree {
 final class RestoreRun: Sendable {
   let plan: RestorePlan
   let options: RestoreOptions
+  /// `nil` unless it is in place.
+  private let standing: StandingFiles?
 
   private struct State {
     var report = RestoreReport()
@@ -81,24 +104,38 @@ final class RestoreRun: Sendable {
   /// Held while a file that several threads write to is made.
   private let making = Mutex(())
 
-  init(_ plan: RestorePlan, _ options: RestoreOptions) {
-    (self.plan, self.options) = (plan, options)
+  init(_ plan: RestorePlan, _ options: RestoreOptions, _ standing: StandingFiles? = nil) {
+    (self.plan, self.options, self.standing) = (plan, options, standing)
+    var report = RestoreReport(totals: plan.totals)
+    (report.keptBytes, report.leftFiles) = (standing?.keptBytes ?? 0, standing?.leftFiles ?? 0)
+    report.writtenBytes = plan.totals.bytes - report.keptBytes - (standing?.leftBytes ?? 0)
+    var missing = [Int32](repeating: 0, count: plan.files.count)
+    for place in plan.places.values.joined() where missing[place.file] < .max { missing[place.file] += 1 }
     state = Mutex(
       State(
-        report: RestoreReport(totals: plan.totals), missing: plan.files.map { Int32(clamping: $0.content.count) },
-        isMade: [Bool](repeating: false, count: plan.files.count),
-        isBroken: [Bool](repeating: false, count: plan.files.count)))
+        report: report, missing: missing, isMade: [Bool](repeating: false, count: plan.files.count),
+        isBroken: [Bool](repeating: false, count: plan.files.count), doneBytes: report.keptBytes))
   }
 
   var report: RestoreReport {
     state.withLock { state in
       var report = state.report
+      if !options.isDryRun { report.writtenBytes = state.doneBytes - report.keptBytes }
       report.failures.sort()
       return report
     }
   }
 
-  var blobs: [BlobID] { Array(plan.places.keys) }
+  /// What has to be read, in the order in which files are wanted; each blob once, when it is wanted first.
+  var waves: [[BlobID]] {
+    if options.first.isEmpty { return [Array(plan.places.keys)] }
+    let ranks = plan.ranks(options.first)
+    var result = [[BlobID]](repeating: [], count: options.first.count + 1)
+    for (id, places) in plan.places {
+      result[places.reduce(options.first.count) { min($0, ranks[$1.file]) }].append(id)
+    }
+    return result.filter { !$0.isEmpty }
+  }
 
   /// Makes every directory, and every file without content. A directory that can't be made ends the restore.
   func prepare(_ target: TreeTarget) throws(SystemFailure) {
@@ -108,21 +145,45 @@ final class RestoreRun: Sendable {
       let place = try target.directory(directory.path)
       for name in directory.children {
         do throws(SystemFailure) { try place.makeDirectory(name) } catch {
-          guard options.overwrite == .besides, error.number == EEXIST else { throw error }
+          guard options.overwrite != .never, error.number == EEXIST else { throw error }
         }
       }
     }
     for directory in plan.directories {
-      let empty = directory.files.filter { plan.files[$0].content.isEmpty }
+      let empty = directory.files.filter { isEmpty($0) || standing?.isWhole($0) == true }
       guard !empty.isEmpty else { continue }
       let place = try target.directory(directory.path)
       for index in empty {
         try attempt(index) { () throws(SystemFailure) in
-          let file = try place.createFile(plan.files[index].name)
-          try file.apply(plan.files[index].metadata, options.rights)
+          let metadata = plan.files[index].metadata
+          guard let entry = standing?.files[index].inPlace else {
+            return try create(index, place).apply(metadata, options.rights)
+          }
+          let size = plan.files[index].size
+          let file =
+            try entry.size == size
+            ? place.openStanding(plan.files[index].name, entry)
+            : place.openStandingForWriting(plan.files[index].name, entry)
+          if entry.size != size { try file.truncate(to: size) }
+          try finish(file, index)
         }
       }
     }
+  }
+
+  private func isEmpty(_ index: Int) -> Bool { plan.files[index].content.isEmpty && !(standing?.files[index] == .left) }
+
+  /// A new file; what has its name in the way goes first, if that was asked for.
+  private func create(_ index: Int, _ directory: TargetDirectory, mode: UInt16 = 0o600) throws(SystemFailure) -> File {
+    if standing?.files[index] == .inTheWay { try directory.remove(plan.files[index].name) }
+    return try directory.createFile(plan.files[index].name, mode: mode)
+  }
+
+  /// Metadata, once the content is whole.
+  private func finish(_ file: File, _ index: Int) throws(SystemFailure) {
+    let metadata = plan.files[index].metadata
+    if standing?.files[index].inPlace != nil { try file.removeAttributes(notIn: metadata, options.rights) }
+    try file.apply(metadata, options.rights)
   }
 
   // MARK: Content
@@ -135,8 +196,8 @@ final class RestoreRun: Sendable {
       try attempt(place.file) { () throws(SystemFailure) in
         let file = plan.files[place.file]
         let directory = try directory(file.directory, target)
-        if file.content.count == 1 {
-          try writeWhole(bytes, to: file, directory)
+        if file.content.count == 1, standing?.files[place.file].inPlace == nil {
+          try writeWhole(bytes, to: place.file, directory)
         } else {
           try write(bytes, to: place, file, directory)
         }
@@ -151,10 +212,11 @@ final class RestoreRun: Sendable {
 
   /// A file of one blob: nobody else writes to it.
   private func writeWhole(
-    _ bytes: UnsafeRawBufferPointer, to file: RestorePlan.File, _ directory: TargetDirectory
+    _ bytes: UnsafeRawBufferPointer, to index: Int, _ directory: TargetDirectory
   ) throws(SystemFailure) {
+    let file = plan.files[index]
     let mode = defaults.withLock { $0 }?.mode(for: file.metadata, options.rights)
-    let handle = try directory.createFile(file.name, mode: mode ?? 0o600)
+    let handle = try create(index, directory, mode: mode ?? 0o600)
     if try writeData(bytes, to: handle, at: 0) < bytes.count { try handle.truncate(to: file.size) }
     try handle.apply(file.metadata, options.rights, isOwned: mode != nil)
   }
@@ -164,12 +226,17 @@ final class RestoreRun: Sendable {
     _ directory: TargetDirectory
   ) throws(SystemFailure) {
     let handle = try openFile(place.file, file, directory)
-    _ = try writeData(bytes, to: handle, at: place.offset, isUncached: file.size >= Self.uncachedBytes)
+    if let entry = standing?.files[place.file].inPlace, place.offset < entry.size {
+      // Zeros have to be written here: something else may stand in their place.
+      try handle.write(bytes, at: place.offset)
+    } else {
+      _ = try writeData(bytes, to: handle, at: place.offset, isUncached: file.size >= Self.uncachedBytes)
+    }
     let isLast = state.withLock { state in
       state.missing[place.file] -= 1
       return state.missing[place.file] == 0
     }
-    if isLast { try handle.apply(file.metadata, options.rights) }
+    if isLast { try finish(handle, place.file) }
   }
 
   /// Writes everything but runs of zeros.
@@ -221,7 +288,12 @@ final class RestoreRun: Sendable {
       let made = making.withLock { _ -> Result<File?, SystemFailure> in
         if state.withLock({ $0.isMade[index] }) { return .success(nil) }
         do throws(SystemFailure) {
-          let handle = try directory.createFile(file.name)
+          let handle: File
+          if let entry = standing?.files[index].inPlace {
+            handle = try directory.openStandingForWriting(file.name, entry)
+          } else {
+            handle = try create(index, directory)
+          }
           try handle.truncate(to: file.size)
           state.withLock { $0.isMade[index] = true }
           return .success(handle)
@@ -239,16 +311,49 @@ final class RestoreRun: Sendable {
     for directory in plan.directories where !directory.others.isEmpty {
       guard let place = opened(target, directory.path) else { continue }
       for other in plan.others[directory.others] {
-        do throws(SystemFailure) {
-          if let link = other.linkTo {
-            try self.link(link, as: other.name, in: place, target)
-            state.withLock { $0.report.hardLinks += 1 }
-          } else {
-            try place.make(other.metadata.kind, other.name)
-            try place.apply(other.metadata, to: other.name, options.rights)
-          }
-        } catch { fail(error) }
+        do throws(SystemFailure) { try make(other, in: place, target) } catch { fail(error) }
       }
+    }
+  }
+
+  private func make(
+    _ other: RestorePlan.Other, in place: TargetDirectory, _ target: TreeTarget
+  ) throws(SystemFailure) {
+    if let standing, let entry = try place.standing(other.name) {
+      if standing.isLeft(entry, other.metadata) {
+        return state.withLock { $0.report.leftFiles += 1 }
+      }
+      if try isRight(entry, other, in: place, target) {
+        if other.linkTo != nil { return state.withLock { $0.report.hardLinks += 1 } }
+        return try place.apply(other.metadata, to: other.name, options.rights)
+      }
+      try place.remove(other.name)
+    }
+    if let link = other.linkTo {
+      try self.link(link, as: other.name, in: place, target)
+      state.withLock { $0.report.hardLinks += 1 }
+    } else {
+      try place.make(other.metadata.kind, other.name)
+      try place.apply(other.metadata, to: other.name, options.rights)
+    }
+  }
+
+  /// Whether what stands there needs no making anew.
+  private func isRight(
+    _ entry: StandingEntry, _ other: RestorePlan.Other, in place: TargetDirectory, _ target: TreeTarget
+  ) throws(SystemFailure) -> Bool {
+    switch other.linkTo {
+    case .file(let index)?:
+      let file = plan.files[index]
+      return try target.directory(plan.directories[file.directory].path).standing(file.name)?.isSameFile(entry) == true
+    case .other(let directory, let first)?:
+      return try target.directory(plan.directories[directory].path).standing(plan.others[first].name)?
+        .isSameFile(entry) == true
+    case nil:
+      // Many names may lead to it, and what is set here would be set for all of them.
+      if entry.links > 1 { return false }
+      if case .symbolicLink(let text) = other.metadata.kind { return place.isLink(other.name, to: text) }
+      return entry.isSpecial(other.metadata.kind)
     }
   }
 

@@ -134,10 +134,12 @@ package struct SnapshotTree: TreeSource {
   }
 
   package func materialise(
-    _ root: TreePath, at directory: String, progress: @escaping @Sendable (_ doneBytes: Int64) -> Void
+    _ root: TreePath, at directory: String, first: [String],
+    progress: @escaping @Sendable (_ doneBytes: Int64) -> Void
   ) async throws(AnyFailure) {
     do throws(TreeError) {
-      let report = try await restore(root, to: directory, RestoreOptions(progress: progress))
+      let options = RestoreOptions(first: first.map { ExcludePattern($0) }, progress: progress)
+      let report = try await restore(root, to: directory, options)
       if !report.failures.isEmpty { throw TreeError.partlyRestored(report.failures) }
     } catch { throw AnyFailure(error) }
   }

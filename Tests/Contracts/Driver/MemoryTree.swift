@@ -115,7 +115,8 @@ package final class MemoryTree: TreeSink, TreeSource {
   }
 
   package func materialise(
-    _ root: TreePath, at directory: String, progress: @escaping @Sendable (_ doneBytes: Int64) -> Void
+    _ root: TreePath, at directory: String, first: [String],
+    progress: @escaping @Sendable (_ doneBytes: Int64) -> Void
   ) async throws(AnyFailure) {
     let list = try await entries(below: root)
     let all = entries

@@ -19,6 +19,9 @@ ssize_t salvor_listxattrat(int directory, const char *name, char *list, size_t s
 ssize_t salvor_lgetxattr(const char *path, const char *name, void *value, size_t size);
 int salvor_lsetxattr(const char *path, const char *name, const void *value, size_t size);
 int salvor_fsetxattr(int descriptor, const char *name, const void *value, size_t size);
+/// flistxattr(2), fremovexattr(2).
+ssize_t salvor_flistxattr(int descriptor, char *list, size_t size);
+int salvor_fremovexattr(int descriptor, const char *name);
 /// sync_file_range(2) with SYNC_FILE_RANGE_WRITE. 0, or -1 with errno.
 int salvor_begin_writing(int descriptor, int64_t offset, int64_t bytes);
 /// syncfs(2). 0, or -1 with errno.
@@ -103,4 +106,7 @@ int salvor_scrypt_pairs(void);
 void salvor_scrypt_mix_two(uint8_t *a, uint8_t *b, size_t n, size_t r, void *memory);
 /// Memory fresh from the system in pages as large as there are, or NULL; goes back with salvor_free_pages.
 void *salvor_allocate_pages(size_t bytes);
+/// Memory of whole pages that grows and shrinks where it lies, or moves without being copied: mremap(2). NULL if there is
+/// none. `memory` is NULL at first.
+void *salvor_resize_pages(void *memory, size_t old_bytes, size_t bytes);
 void salvor_free_pages(void *memory, size_t bytes);
