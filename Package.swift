@@ -70,6 +70,7 @@ let libraries: [Target] = [
   system("CLibcrypto", "libcrypto", apt: "libssl-dev"),
   system("CPQ", "libpq", apt: "libpq-dev"),
   system("CHiredis", "hiredis", apt: "libhiredis-dev"),
+  system("CMariaDB", "libmariadb", apt: "libmariadb-dev"),
   system("CISAL", "libisal", apt: "libisal-dev"),
   system("CCrypt", "libcrypt", apt: "libcrypt-dev"),
   system("CFUSE", "fuse3", apt: "libfuse3-dev"),
@@ -107,6 +108,8 @@ let adapters: [Target] = [
   module(
     "DriverPostgreSQL", at: "Adapters/Drivers/PostgreSQL", ["Core", "IO", "DriverKit", "CPQ", .subprocess],
     settings: hot),
+  module(
+    "DriverMariaDB", at: "Adapters/Drivers/MariaDB", ["Core", "IO", "DriverKit", "CMariaDB", .subprocess]),
   module("DriverRedis", at: "Adapters/Drivers/Redis", ["Core", "IO", "DriverKit", "CHiredis"]),
   module("ObjectStoreLocal", at: "Adapters/ObjectStores/Local", ["Core", "IO", "Vault"]),
   module("ObjectStoreMemory", at: "Adapters/ObjectStores/Memory", ["Core", "Vault"]),
@@ -216,6 +219,8 @@ let testTargets: [Target] = [
     "DriverPostgreSQLTests", ["Core", "IO", "DriverKit", "DriverPostgreSQL", "DriverContract", "TestSupport", "CPQ"]),
   tests(
     "DriverRedisTests", ["Core", "IO", "DriverKit", "DriverRedis", "DriverContract", "TestSupport", "CHiredis"]),
+  tests(
+    "DriverMariaDBTests", ["Core", "IO", "DriverKit", "DriverMariaDB", "DriverContract", "TestSupport", "CMariaDB"]),
   tests("PlanningTests", ["Core", "Catalog", "StateKit", "Planning", "TestSupport"]),
   tests(
     "WorkflowTests",

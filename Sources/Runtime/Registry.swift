@@ -1,6 +1,7 @@
 import Core
 import DriverFiles
 import DriverKit
+import DriverMariaDB
 import DriverPostgreSQL
 import DriverRedis
 import DriverSQLite
@@ -26,6 +27,7 @@ import Vault
 package enum Registry {
   package static let drivers: [any DriverFactory.Type] = [
     SQLiteDriverFactory.self, FilesDriverFactory.self, PostgreSQLDriverFactory.self, RedisDriverFactory.self,
+    MariaDBDriverFactory.self,
   ]
 
   static func objectStores(_ host: Machine) -> [any ObjectStoreFactory] {
