@@ -110,6 +110,7 @@ let adapters: [Target] = [
     settings: hot),
   module(
     "DriverMariaDB", at: "Adapters/Drivers/MariaDB", ["Core", "IO", "DriverKit", "CMariaDB", .subprocess]),
+  module("DriverExec", at: "Adapters/Drivers/Exec", ["Core", "IO", "DriverKit"]),
   module("DriverRedis", at: "Adapters/Drivers/Redis", ["Core", "IO", "DriverKit", "CHiredis"]),
   module("ObjectStoreLocal", at: "Adapters/ObjectStores/Local", ["Core", "IO", "Vault"]),
   module("ObjectStoreMemory", at: "Adapters/ObjectStores/Memory", ["Core", "Vault"]),
@@ -135,6 +136,7 @@ let acts: [Target] = [
   module("Workflow", at: "Sources/Workflow", ["Core", "StateKit", "Telemetry"]),
   module("Validation", at: "Sources/Validation", ["Core", "Catalog", "DriverKit"]),
   module("Recovery", at: "Sources/Recovery", ["Core", "IO", "Telemetry", "Catalog", "Vault", "DriverKit", "StateKit"]),
+  module("DriverContract", at: "Sources/DriverContract", ["Core", "IO", "CShim", "DriverKit"]),
   module("Governance", at: "Sources/Governance", ["Core", .crypto]),
 ]
 
@@ -147,7 +149,7 @@ let doors: [Target] = [
     "Runtime", at: "Sources/Runtime",
     [
       "Core", "IO", "Telemetry", "Catalog", "Vault", "DriverKit", "StateKit", "Planning", "Workflow", "Validation",
-      "Recovery", "Governance", .asyncHTTPClient, .crypto, .logging, .subprocess,
+      "Recovery", "Governance", "DriverContract", .asyncHTTPClient, .crypto, .logging, .subprocess,
     ] + adapterNames),
   module(
     "Demo", at: "Sources/Demo",
@@ -199,9 +201,8 @@ let doors: [Target] = [
 // MARK: Tests
 
 let testTargets: [Target] = [
-  // Support: temporary directories and live servers; and the contract every driver, store and journal must keep.
+  // Support: temporary directories and live servers; and the contracts every store and journal must keep.
   module("TestSupport", at: "Tests/Support", ["Core", "IO", .subprocess]),
-  module("DriverContract", at: "Tests/Contracts/Driver", ["Core", "IO", "CShim", "DriverKit", "TestSupport"]),
   module("ObjectStoreContract", at: "Tests/Contracts/ObjectStore", ["Core", "IO", "Vault", "TestSupport"]),
   module("JournalContract", at: "Tests/Contracts/Journal", ["Core", "StateKit", "TestSupport"]),
   tests("CoreTests", ["Core", "IO"]),
@@ -221,6 +222,9 @@ let testTargets: [Target] = [
     "DriverRedisTests", ["Core", "IO", "DriverKit", "DriverRedis", "DriverContract", "TestSupport", "CHiredis"]),
   tests(
     "DriverMariaDBTests", ["Core", "IO", "DriverKit", "DriverMariaDB", "DriverContract", "TestSupport", "CMariaDB"]),
+  tests(
+    "DriverExecTests",
+    ["Core", "IO", "DriverKit", "DriverExec", "DriverContract", "Runtime", "TestSupport", "salvor"]),
   tests("PlanningTests", ["Core", "Catalog", "StateKit", "Planning", "TestSupport"]),
   tests(
     "WorkflowTests",

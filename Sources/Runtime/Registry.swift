@@ -1,4 +1,5 @@
 import Core
+import DriverExec
 import DriverFiles
 import DriverKit
 import DriverMariaDB
@@ -27,7 +28,7 @@ import Vault
 package enum Registry {
   package static let drivers: [any DriverFactory.Type] = [
     SQLiteDriverFactory.self, FilesDriverFactory.self, PostgreSQLDriverFactory.self, RedisDriverFactory.self,
-    MariaDBDriverFactory.self,
+    MariaDBDriverFactory.self, ExecDriverFactory.self,
   ]
 
   static func objectStores(_ host: Machine) -> [any ObjectStoreFactory] {

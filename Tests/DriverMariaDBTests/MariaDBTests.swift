@@ -93,14 +93,18 @@ import Testing
           "INSERT INTO shop.records VALUES (100, 'ahead')", "DELETE FROM shop.records WHERE number = 3",
           "INSERT INTO shop.plain VALUES (100, 'ahead')", "INSERT INTO shop.safe VALUES (100, 'ahead')",
           "CREATE TABLE shop.late (number BIGINT PRIMARY KEY, payload BLOB)", "FLUSH BINARY LOGS",
-          "INSERT INTO shop.late SELECT seq, REPEAT(CHAR(seq % 256), 100000) FROM seq_1_to_20",
+          "INSERT INTO shop.late SELECT seq, REPEAT(CHAR(seq % 256), 60000) FROM shop.seq_1_to_20",
           "SELECT NEXTVAL(shop.numbers)", "CREATE USER teller@localhost IDENTIFIED BY 'x'",
           "GRANT SELECT ON shop.* TO teller@localhost", "CREATE DATABASE annex",
           "CREATE TRIGGER shop.follow AFTER INSERT ON shop.late FOR EACH ROW INSERT INTO shop.safe VALUES (NEW.number, 't')",
           "INSERT INTO shop.late VALUES (500, 'x')", "ALTER TABLE shop.records ADD COLUMN note VARCHAR(20) DEFAULT 'n'",
+        ] { try await fixture.run(statement) }
+        let other = try await fixture.connect()
+        for statement in [
           "XA START 'a'", "INSERT INTO shop.records (number, payload) VALUES (300, 'prepared')", "XA END 'a'",
           "XA PREPARE 'a'",
-        ] { try await fixture.run(statement) }
+        ] { try await other.run(statement) }
+        await other.close()
       } behind: {
         for statement in [
           "INSERT INTO shop.plain VALUES (200, 'behind')", "INSERT INTO shop.safe VALUES (200, 'behind')",
@@ -122,7 +126,9 @@ import Testing
       #expect(try await fixture.run("SHOW TABLES FROM shop LIKE 'after'").rows.isEmpty)
       #expect(try await fixture.run("SHOW GRANTS FOR teller@localhost").rows.count == 2)
       #expect(try await fixture.run("XA RECOVER").rows.count == 1, "what was prepared is prepared")
-      #expect(try await fixture.run("SELECT NEXTVAL(shop.numbers)").rows == [["1001"]], "a sequence starts at its next reserve")
+      #expect(
+        try await fixture.run("SELECT NEXTVAL(shop.numbers)").rows == [["1001"]],
+        "a sequence starts at its next reserve")
     }
   }
 
@@ -147,7 +153,7 @@ import Testing
         try await fixture.write(100, payload: "ahead")
         try await fixture.run("FLUSH BINARY LOGS")
         try await fixture.write(101, payload: "ahead")
-        try await fixture.run("PURGE BINARY LOGS TO 'bin.000002'")
+        try await purge(fixture)
       }
       _ = try await restore(taken, fixture)
       #expect(try await fixture.records().isSuperset(of: [100, 101]))
@@ -158,12 +164,22 @@ import Testing
             try await fixture.write(number, payload: "ahead")
           }
         } behind: {
-          let last = try await fixture.run("SHOW BINARY LOGS").rows.last?[0] ?? ""
-          try await fixture.run("PURGE BINARY LOGS TO '\(last)'")
+          try await purge(fixture)
         }
       }
       guard case .logGap = error else { throw ContractBroken("\(error)") }
     }
+  }
+
+  /// Until none but the last is there: the server keeps a log for as long as InnoDB has not flushed what is in it.
+  private func purge(_ fixture: MariaDBFixture) async throws {
+    for _ in 0..<100 {
+      let logs = try await fixture.run("SHOW BINARY LOGS").rows
+      if logs.count == 1 { return }
+      try await fixture.run("PURGE BINARY LOGS TO '\(logs.last?[0] ?? "")'")
+      try await SystemTime().sleep(for: .milliseconds(100))
+    }
+    throw ContractBroken("the server keeps its logs")
   }
 
   @Test(.timeLimit(.minutes(2)))
@@ -238,7 +254,8 @@ import Testing
         "setsid",
         ["--fork"] + MariaDBServer.asOwner
           + [
-            "sh", "-c", "exec /usr/sbin/mariadbd --no-defaults --skip-networking --datadir=\"$0\" --socket=s.sock >/dev/null 2>&1",
+            "sh", "-c",
+            "exec /usr/sbin/mariadbd --no-defaults --skip-networking --datadir=\"$0\" --socket=s.sock >/dev/null 2>&1",
             workspace + "/incomplete",
           ], asOwner: false)
       while fixture.server.processes().count < 2 { try await SystemTime().sleep(for: .milliseconds(20)) }
@@ -300,7 +317,10 @@ import Testing
         try await open.run("COMMIT")
         try await group.waitForAll()
         _ = try await restore(taken, fixture)
-        #expect(try await fixture.run("SELECT payload FROM shop.records WHERE number = 1").rows == [["salvor-record-1-of-the-contract"]])
+        #expect(
+          try await fixture.run("SELECT payload FROM shop.records WHERE number = 1").rows == [
+            ["salvor-record-1-of-the-contract"]
+          ])
         #expect(try await fixture.records().count == 20)
       }
       await open.close()
@@ -318,7 +338,7 @@ import Testing
           group.addTask { try await busy.run("INSERT INTO shop.plain SELECT 900, SLEEP(3)") }
           try await SystemTime().sleep(for: .milliseconds(300))
           let error = try await failure { try await session.hold(limit: .milliseconds(500)) }
-          #expect(error == .holdTimeout(.milliseconds(500)))
+          guard case .holdTimeout(.milliseconds(500)) = error else { throw ContractBroken("\(error)") }
           let began = SystemTime().monotonicNanoseconds()
           try await fixture.write(100, payload: "x")
           try await fixture.run("CREATE TABLE shop.new (n INT)")
@@ -453,13 +473,19 @@ import Testing
       ] {
         try await fixture.run("UPDATE shop.kinds SET \(change)")
         let part = try #require(
-          try await RowDigest.part(connection, .init(schema: "shop", name: "kinds", isVersioned: false)))
+          try await part(connection, "kinds"))
         #expect(!seen.contains(part), "\(change) is seen")
         seen.append(part)
       }
       await connection.close()
       _ = try await restore(try await capture(fixture), fixture)
     }
+  }
+
+  private func part(_ connection: Connection, _ name: String) async throws -> ContentDigest.Part? {
+    var table = RowDigest.Table(schema: "shop", name: name, isVersioned: false)
+    table.columns = try await RowDigest.columns(connection, table)
+    return try await RowDigest.part(connection, table)
   }
 
   /// The scheme is documented: anybody can compute it.
@@ -470,13 +496,13 @@ import Testing
       try await fixture.run("INSERT INTO shop.fixed VALUES (1, 'one'), (2, NULL), (3, '')")
       let connection = try await fixture.connect()
       try await connection.run(RowDigest.settings)
-      let part = try await RowDigest.part(connection, .init(schema: "shop", name: "fixed", isVersioned: false))
+      let part = try await part(connection, "fixed")
       #expect(part == ContentDigest.Part(digest: Self.fixedDigest, count: 3))
       await connection.close()
     }
   }
 
-  static let fixedDigest = "?"
+  static let fixedDigest = "d1b24f7426491f053bfa952d1bab33366901d6e76c94d15abeca32fcb680856d"
 
   @Test(.timeLimit(.minutes(2)))
   func `a table changed while digests are read has none, and that is said`() async throws {
@@ -485,7 +511,8 @@ import Testing
       try await fixture.run("CREATE TABLE shop.wide (n INT PRIMARY KEY)")
       try await fixture.run("CREATE TABLE shop.empty (n INT PRIMARY KEY)")
       try await fixture.run("INSERT INTO shop.empty VALUES (1)")
-      let taken = try await capture(fixture) {} behind: {
+      let taken = try await capture(fixture) {
+      } behind: {
         try await fixture.run("DROP TABLE shop.gone")
         try await fixture.run("ALTER TABLE shop.wide ADD COLUMN m INT DEFAULT 5")
         try await fixture.run("TRUNCATE TABLE shop.empty")
@@ -567,7 +594,8 @@ import Testing
         try await group.waitForAll()
         for (path, entry) in taken.tree.entries {
           try promise(
-            !String(decoding: entry.content.prefix(1 << 20), as: UTF8.self).contains(secret), "the password is in \(path)")
+            !String(decoding: entry.content.prefix(1 << 20), as: UTF8.self).contains(secret),
+            "the password is in \(path)")
         }
       }
     }
@@ -590,7 +618,8 @@ import Testing
       try await taken.tree.materialise(TreePath(), at: place.file("tree")) { _ in }
       let page = String(decoding: try Files.read(Self.page), as: UTF8.self)
       let section = try #require(page.components(separatedBy: "## The exit door").last)
-      let block = try #require(section.components(separatedBy: "```sh\n").dropFirst().first?.components(separatedBy: "```").first)
+      let block = try #require(
+        section.components(separatedBy: "```sh\n").dropFirst().first?.components(separatedBy: "```").first)
       try await PostgreSQLServer.command("chmod", ["711", place.path], asOwner: false)
       // Without restic: the tree is there.
       let script = block.split(separator: "\n").filter { !$0.hasPrefix("restic ") }.joined(separator: "\n")

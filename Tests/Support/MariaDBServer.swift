@@ -41,6 +41,8 @@ package final class MariaDBServer: Sendable {
       var lines = [
         "[mariadbd]", "datadir=\(server.data)", "port=\(server.port)", "socket=\(server.socket)",
         "bind-address=127.0.0.1", "skip-name-resolve", "pid-file=\(server.directory.file("run"))/pid",
+        // Each its own: at its start a server removes every temporary table that it finds there.
+        "tmpdir=\(server.directory.file("run"))",
         "log-error=\(server.log)", "innodb-buffer-pool-size=16M", "innodb-log-file-size=4M",
         "innodb-flush-log-at-trx-commit=0", "innodb-flush-method=nosync", "performance-schema=0", "server-id=1",
         "innodb-buffer-pool-dump-at-shutdown=0", "aria-pagecache-buffer-size=8M", "key-buffer-size=8M",
@@ -181,7 +183,7 @@ package final class MariaDBServer: Sendable {
         ["--wait"] + asOwner
           + [
             "mariadb-install-db", "--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db",
-            "--skip-name-resolve", "--innodb-log-file-size=4M", "--datadir=\(data)",
+            "--skip-name-resolve", "--innodb-log-file-size=4M", "--datadir=\(data)", "--tmpdir=\(directory.path)",
           ], asOwner: false)
       // Statements as at a first start, without a server anybody could reach.
       let literal = MariaDBServer.password.map { $0 == "'" || $0 == "\\" ? "\\\($0)" : String($0) }.joined()
@@ -195,7 +197,8 @@ package final class MariaDBServer: Sendable {
         "setsid",
         ["--wait"] + asOwner
           + [
-            "/usr/sbin/mariadbd", "--no-defaults", "--bootstrap", "--datadir=\(data)", "--innodb-log-file-size=4M",
+            "/usr/sbin/mariadbd", "--no-defaults", "--bootstrap", "--datadir=\(data)", "--tmpdir=\(directory.path)",
+            "--innodb-log-file-size=4M",
             "--log-warnings=0",
           ], asOwner: false,
         input: (["FLUSH PRIVILEGES;"] + statements + ["CREATE DATABASE shop;"]).joined(separator: "\n") + "\n")

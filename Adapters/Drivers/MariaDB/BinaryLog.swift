@@ -67,8 +67,9 @@ struct BinaryLog: Sendable {
 
   private static let magic: [UInt8] = [0xfe, 0x62, 0x69, 0x6e]
   private static let eventHeaderBytes = 19
-  /// A header with the lengths of all kinds of events; a few hundred bytes.
-  private static let descriptionLimit = 4096
+  /// What a file begins with, and nothing else: the lengths of all kinds of events, and the GTIDs it goes on from.
+  private static let preamble: Set<UInt8> = [15, 163]
+  private static let preambleLimit: Int64 = 1 << 20
 
   /// The stretches from `start` to `end`, by the names of all files in their order.
   static func stretches(
@@ -80,11 +81,18 @@ struct BinaryLog: Sendable {
     guard let last = files.firstIndex(where: { $0.name == end.file }), last >= first,
       last > first || end.offset >= start.offset
     else { throw .logGap("the mark \(end) is not behind the copy's position \(start)") }
+    for (one, next) in zip(files[first..<last], files[(first + 1)...]) where number(one.name) + 1 != number(next.name) {
+      throw .logGap("the server removed what came after \(one.name): keep binary logs for longer")
+    }
     return files[first...last].enumerated().map { index, file in
       let from = index == 0 ? start.offset : 4
       let to = first + index == last ? end.offset : file.size
       return Stretch(file: file.name, range: from..<max(from, to))
     }
+  }
+
+  private static func number(_ name: String) -> Int64 {
+    name.lastIndex(of: ".").flatMap { Int64(name[name.index(after: $0)...]) } ?? -2
   }
 
   /// A file's header, and with it where its events begin; and the file itself, which stays readable when the server
@@ -93,16 +101,23 @@ struct BinaryLog: Sendable {
     let path = "\(directory)/\(name)"
     do throws(SystemFailure) {
       let file = try File(path, O_RDONLY)
-      let head = try file.read(at: 0, count: 4 + Self.eventHeaderBytes)
-      guard head.count == 4 + Self.eventHeaderBytes, Array(head[..<4]) == Self.magic else {
+      guard try file.read(at: 0, count: 4) == Self.magic else {
         throw SystemFailure("read", path: path, number: EBADMSG)
       }
-      let length = Int(head.withUnsafeBytes { UInt32(littleEndian: $0.loadUnaligned(fromByteOffset: 13, as: UInt32.self)) })
-      guard head[8] == 15, (Self.eventHeaderBytes...Self.descriptionLimit).contains(length) else {
+      var end: Int64 = 4
+      while true {
+        let head = try file.read(at: end, count: Self.eventHeaderBytes)
+        guard head.count == Self.eventHeaderBytes, Self.preamble.contains(head[4]) else { break }
+        let length = head.withUnsafeBytes { UInt32(littleEndian: $0.loadUnaligned(fromByteOffset: 9, as: UInt32.self)) }
+        end += Int64(length)
+        guard length >= UInt32(Self.eventHeaderBytes), end <= Self.preambleLimit else {
+          throw SystemFailure("read", path: path, number: EBADMSG)
+        }
+      }
+      var header = try file.read(at: 0, count: Int(end))
+      guard header.count == Int(end), end > 4, header[8] == 15 else {
         throw SystemFailure("read", path: path, number: EBADMSG)
       }
-      var header = try file.read(at: 0, count: 4 + length)
-      guard header.count == 4 + length else { throw SystemFailure("read", path: path, number: EBADMSG) }
       // "In use": the file the server writes to now. The checksum is that without it.
       header[4 + 17] &= ~1
       return (file, header)

@@ -58,7 +58,8 @@ final class Connection: Sendable {
 
   /// Held for the length of a statement: the library allows one thread per connection.
   private let handle: Mutex<Handle>
-  /// The connection's descriptor while it is open, for ``interrupt()``.
+  /// A descriptor of our own for the connection, while it is open, for ``interrupt()``: the library closes its own when it
+  /// meets an error, and the number goes to somebody else.
   private let socket: Mutex<Int32?>
   private let pool: BlockingPool
   /// The server's number for it.
@@ -70,12 +71,26 @@ final class Connection: Sendable {
 
   private init(adopting pointer: sending UnsafeMutablePointer<MYSQL>, pool: BlockingPool) {
     id = UInt(mysql_thread_id(pointer))
-    socket = Mutex(mysql_get_socket(pointer))
+    let descriptor = mysql_get_socket(pointer)
+    // No child may keep a connection, and with it a hold, open.
+    _ = fcntl(descriptor, F_SETFD, FD_CLOEXEC)
+    let copy = fcntl(descriptor, F_DUPFD_CLOEXEC, 0)
+    socket = Mutex(copy >= 0 ? copy : nil)
     handle = Mutex(Handle(pointer: pointer))
     self.pool = pool
   }
 
-  deinit { handle.withLock { if let pointer = $0.pointer { mysql_close(pointer) } } }
+  deinit {
+    handle.withLock { if let pointer = $0.pointer { mysql_close(pointer) } }
+    forgetSocket()
+  }
+
+  private func forgetSocket() {
+    socket.withLock { descriptor in
+      if let descriptor { Glibc.close(descriptor) }
+      descriptor = nil
+    }
+  }
 
   static func open(_ address: ServerAddress, password: Secret?, pool: BlockingPool) async throws(DriverError)
     -> Connection
@@ -184,9 +199,9 @@ final class Connection: Sendable {
   func close() async {
     await pool.run {
       self.handle.withLock { handle in
-        self.socket.withLock { $0 = nil }
         if let pointer = handle.pointer { mysql_close(pointer) }
         handle.pointer = nil
+        self.forgetSocket()
       }
     }
   }
@@ -215,7 +230,9 @@ private func perform(
   var outcome = QueryResult(columns: [], rows: [])
   if let fields = mysql_fetch_fields(result) {
     outcome.columns = (0..<width).map { index in
-      String(decoding: UnsafeRawBufferPointer(start: fields[index].name, count: Int(fields[index].name_length)), as: UTF8.self)
+      String(
+        decoding: UnsafeRawBufferPointer(start: fields[index].name, count: Int(fields[index].name_length)),
+        as: UTF8.self)
     }
   }
   while let row = mysql_fetch_row(result) {

@@ -18,6 +18,8 @@ actor MariaDBCapture: CaptureSession {
   private var hold: CommitHold?
   /// Sees what the tables of InnoDB said at the mark.
   private var reader: Connection?
+  /// As they were before the hold; what is something else when it is read has no digest.
+  private var tables: [RowDigest.Table] = []
   private var marked: Mark?
   private var isHeld = false
   private var notes: [String] = []
@@ -73,6 +75,11 @@ actor MariaDBCapture: CaptureSession {
       }
     }
     try await copy().copy(directory, to: "data")
+    if reader != nil {
+      do throws(StatementFailure) { tables = try await RowDigest.tables(control) } catch {
+        throw error.driverError("looking for tables")
+      }
+    }
     await driver.environment.pool.run { try? Files.removeTree(directory) }
   }
 
@@ -187,11 +194,11 @@ actor MariaDBCapture: CaptureSession {
   }
 
   private func readDigest() async throws(DriverError) -> ContentDigest? {
-    guard let reader, let control else { return nil }
+    guard let reader else { return nil }
     var parts: [String: ContentDigest.Part] = [:]
     var lacking: [String] = []
     do throws(StatementFailure) {
-      for table in try await RowDigest.tables(control) {
+      for table in tables {
         // A savepoint, so that a table is in nobody's way once it has been read.
         try await reader.run("SAVEPOINT salvor")
         if let part = try await RowDigest.part(reader, table) {

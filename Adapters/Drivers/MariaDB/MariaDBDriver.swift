@@ -109,7 +109,8 @@ struct MariaDBDriver: DataStoreDriver {
     } catch { result = .failure(error) }
     await connection.close()
     let facts = try result.get()
-    return DriverTraits(version: facts.version, hold: facts.hold, sizeBytes: facts.sizeBytes, notes: facts.notes)
+    let size = await environment.pool.run { try? treeBytes(dataDirectory) }
+    return DriverTraits(version: facts.version, hold: facts.hold, sizeBytes: size, notes: facts.notes)
   }
 
   func capture(_ context: CaptureContext) async throws(DriverError) -> any CaptureSession {

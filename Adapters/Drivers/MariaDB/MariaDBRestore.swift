@@ -149,7 +149,9 @@ extension MariaDBDriver {
         throw error
       }
     } catch { result = .failure(await explained(error, server, started)) }
-    let isWhole = await end(started, isKilled: (try? result.get()) == nil)
+    var isFailed = false
+    if case .failure = result { isFailed = true }
+    let isWhole = await end(started, isKilled: isFailed)
     let digest = try result.get()
     guard isWhole else {
       throw await explained(.engineFailed("the server beside did not stop cleanly", log: ""), server, started)
@@ -239,7 +241,9 @@ extension MariaDBDriver {
   }
 
   /// Errors of a replay that say that log and copy don't belong together, or that the log is damaged.
-  private static let contradictions: Set<Int> = [1032, 1049, 1050, 1051, 1054, 1062, 1146, 1534, 1535, 1594, 1595, 1677]
+  private static let contradictions: Set<Int> = [
+    1032, 1049, 1050, 1051, 1054, 1062, 1146, 1534, 1535, 1594, 1595, 1677,
+  ]
 
   private func replay(_ replay: RestoreFacts.Replay, _ connection: Connection) async throws(DriverError) {
     guard let start = GTIDList(replay.startGTID), let mark = GTIDList(replay.markGTID),
@@ -269,7 +273,8 @@ extension MariaDBDriver {
     do throws(StatementFailure) {
       let reached = try await connection.value("SELECT @@GLOBAL.gtid_slave_pos") ?? ""
       guard GTIDList(reached) == mark else {
-        throw StatementFailure(code: 1, message: "the binary log leads to \(reached), not to the mark \(mark.description)")
+        throw StatementFailure(
+          code: 1, message: "the binary log leads to \(reached), not to the mark \(mark.description)")
       }
       for statement in [
         "STOP SLAVE", "RESET SLAVE ALL", "SET GLOBAL gtid_slave_pos = '\(replicated.description)'",

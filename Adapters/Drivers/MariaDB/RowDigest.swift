@@ -17,37 +17,50 @@ enum RowDigest {
     var schema: String
     var name: String
     var isVersioned: Bool
+    /// Names and types, in their order.
+    var columns: [[String?]] = []
 
     /// As a part of a digest; quoted where a dot would make it another table's.
     var part: String { [schema, name].contains { $0.contains(".") } ? quoted : "\(schema).\(name)" }
     var quoted: String { RowDigest.quoted(schema) + "." + RowDigest.quoted(name) }
   }
 
-  /// Tables with snapshots; not sequences, which have none.
+  /// Tables with snapshots, and what they are made of; not sequences, which have no snapshots.
   static func tables(_ connection: Connection) async throws(StatementFailure) -> [Table] {
-    try await connection.run(
+    let rows = try await connection.run(
       """
       SELECT TABLE_SCHEMA, TABLE_NAME, TABLE_TYPE FROM information_schema.TABLES
       WHERE TABLE_TYPE IN ('BASE TABLE', 'SYSTEM VERSIONED') AND ENGINE = 'InnoDB'
       AND TABLE_SCHEMA NOT IN \(ServerFacts.ownSchemas) ORDER BY TABLE_SCHEMA, TABLE_NAME
       """
-    ).rows.compactMap { row in
-      guard row.count == 3, let schema = row[0], let name = row[1] else { return nil }
-      return Table(schema: schema, name: name, isVersioned: row[2] == "SYSTEM VERSIONED")
+    ).rows
+    var tables: [Table] = []
+    for row in rows {
+      guard row.count == 3, let schema = row[0], let name = row[1] else { continue }
+      var table = Table(schema: schema, name: name, isVersioned: row[2] == "SYSTEM VERSIONED")
+      table.columns = try await columns(connection, table)
+      tables.append(table)
     }
+    return tables
+  }
+
+  static func columns(_ connection: Connection, _ table: Table) async throws(StatementFailure) -> [[String?]] {
+    try await connection.run(
+      """
+      SELECT COLUMN_NAME, COLUMN_TYPE FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = \(text(table.schema))
+      AND TABLE_NAME = \(text(table.name)) ORDER BY ORDINAL_POSITION
+      """
+    ).rows
   }
 
   /// - Returns: `nil` if the table is not there, or is no longer what the transaction's snapshot saw.
   static func part(_ connection: Connection, _ table: Table) async throws(StatementFailure) -> ContentDigest.Part? {
     do throws(StatementFailure) {
-      let columns = try await connection.run(
-        """
-        SELECT COLUMN_NAME FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = \(text(table.schema))
-        AND TABLE_NAME = \(text(table.name)) ORDER BY ORDINAL_POSITION
-        """
-      ).rows.compactMap { $0.first ?? nil }
-      guard !columns.isEmpty else { return nil }
-      let hashes = columns.map { "COALESCE(MD5(\(quoted($0))), '-')" }.joined(separator: ", ")
+      // From here on nobody alters it; a column that came after the snapshot would be read with its default.
+      try await connection.run("SELECT 1 FROM \(table.quoted) LIMIT 0")
+      guard !table.columns.isEmpty, try await columns(connection, table) == table.columns else { return nil }
+      let hashes = table.columns.map { "COALESCE(MD5(\(quoted(($0.first ?? nil) ?? ""))), '-')" }.joined(
+        separator: ", ")
       let sums = try await connection.row(
         """
         SELECT COUNT(*), COALESCE(SUM(CAST(CONV(SUBSTR(h, 1, 15), 16, 10) AS UNSIGNED)), 0),

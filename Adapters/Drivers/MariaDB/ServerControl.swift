@@ -162,7 +162,8 @@ extension MariaDBDriver {
   /// Such as `10.11.19`, by `mariadbd --version`; `nil` without it.
   func installedVersion() async -> String? {
     guard let server = try? program("mariadbd"),
-      let text = try? await ServerCommand(executable: server, arguments: ["--no-defaults", "--version"], user: nil).run(),
+      let text = try? await ServerCommand(executable: server, arguments: ["--no-defaults", "--version"], user: nil)
+        .run(),
       let place = text.range(of: "Ver ")
     else { return nil }
     return String(text[place.upperBound...].prefix { $0.isNumber || $0 == "." })

@@ -8,7 +8,6 @@ struct ServerFacts: Sendable {
   var variables: [String: String]
   /// Engines of tables that people made, with how many tables each has.
   var engines: [String: Int]
-  var sizeBytes: Int64
   var binlogFilters: Bool
 
   /// Engines whose tables are copied and whose changes are in the binary log.
@@ -51,8 +50,6 @@ struct ServerFacts: Sendable {
         GROUP BY ENGINE
         """
       ).rows
-      let size = try await connection.value(
-        "SELECT CAST(COALESCE(SUM(DATA_LENGTH + INDEX_LENGTH), 0) AS UNSIGNED) FROM information_schema.TABLES")
       var filters = false
       if variables["log_bin"] == "ON" {
         filters = try await connection.row("SHOW MASTER STATUS", 4)[2...3].contains { $0?.isEmpty == false }
@@ -61,7 +58,7 @@ struct ServerFacts: Sendable {
         version: String(version.prefix { $0.isNumber || $0 == "." }), variables: variables,
         engines: Dictionary(
           engines.compactMap { row in row.count == 2 ? (row[0] ?? "unknown", row[1].flatMap { Int($0) } ?? 0) : nil },
-          uniquingKeysWith: { first, _ in first }), sizeBytes: size.flatMap { Int64($0) } ?? 0, binlogFilters: filters)
+          uniquingKeysWith: { first, _ in first }), binlogFilters: filters)
     } catch {
       if error.code == 1 { throw .unsupported(error.message) }
       throw error.driverError("asking the server about itself")
@@ -93,7 +90,8 @@ struct ServerFacts: Sendable {
     }
     if variables["log_slave_updates"] != "ON", variables["gtid_slave_pos"]?.isEmpty == false {
       return .outside(
-        why: "the server replicates from another, and its binary log lacks what comes from there: set log_slave_updates")
+        why: "the server replicates from another, and its binary log lacks what comes from there: set log_slave_updates"
+      )
     }
     let others = engines.keys.filter { !Self.heldEngines.contains($0) }.sorted()
     if !others.isEmpty {
