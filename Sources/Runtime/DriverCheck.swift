@@ -182,12 +182,12 @@ package struct ProgramFixture: DriverFixture {
 
   package func driver(_ variant: DriverVariant) throws -> any DataStoreDriver {
     var (settings, place) = (settings, state)
-    var workspace: String? = state == nil ? directory + "/restores" : nil
+    var workspace: String? = state == nil ? livePaths.first.map { Files.parent(of: $0) } ?? directory : nil
     switch variant {
     case .usual: break
     case .withoutStop: settings["stop"] = "none"
     case .liveState(let below):
-      if place != nil { place = below + "/state" } else { workspace = below + "/restores" }
+      if place != nil { place = below + "/state" } else { workspace = below }
     }
     var options: [String: JSONValue] = [
       "command": .string(

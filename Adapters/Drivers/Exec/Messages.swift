@@ -141,6 +141,13 @@ extension DriverError {
       case "log-gap": .logGap(text)
       case "server-running": .serverRunning(text)
       case "query-failed": .queryFailed(text)
+      case "kept-missing":
+        .system(
+          .init(
+            Report("DRIVER-608", "the state that was to be kept can't be put back: \(text)", retry: .never)
+              .state("nothing was changed")
+              .remedy(
+                "look at the store; put the state back by hand if you have it elsewhere, or restore an earlier point")))
       case "cancelled": .cancelled
       // An unknown code is the engine's own.
       default: .engineFailed(text, log: "")
