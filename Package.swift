@@ -221,7 +221,8 @@ let testTargets: [Target] = [
   tests(
     "DriverRedisTests", ["Core", "IO", "DriverKit", "DriverRedis", "DriverContract", "TestSupport", "CHiredis"]),
   tests(
-    "DriverMariaDBTests", ["Core", "IO", "DriverKit", "DriverMariaDB", "DriverContract", "TestSupport", "CMariaDB"]),
+    "DriverMariaDBTests",
+    ["Core", "IO", "DriverKit", "DriverMariaDB", "DriverContract", "TestSupport", "CMariaDB", "salvor"]),
   tests(
     "DriverExecTests",
     ["Core", "IO", "DriverKit", "DriverExec", "DriverContract", "Runtime", "TestSupport", "salvor"]),

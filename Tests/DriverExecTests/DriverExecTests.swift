@@ -129,6 +129,63 @@ import Testing
     #expect(tried.broken.contains { $0.hasPrefix(promise) }, "\(tried.broken)")
   }
 
+  // MARK: The whole way
+
+  @Test(.timeLimit(.minutes(2))) func `a store with a server comes back through the command line`() async throws {
+    let place = try TemporaryDirectory("exec-system")
+    try Files.createDirectory(place.file("server"))
+    let settings = ["directory": place.file("server")]
+    let command = ["python3", Self.logServer]
+    func ask(_ call: String, _ fields: [String: JSONValue] = [:]) async throws -> JSONValue {
+      let program = try await ProgramConversation.begin(command, in: .live)
+      _ = try await program.hello(settings: settings, state: place.file("server/data"))
+      let answer = try await program.call(call, fields)
+      _ = await program.end()
+      return answer
+    }
+    _ = try await ask("start")
+    do {
+      for number in Int64(1)...3 { _ = try await ask("test.write", ["number": .integer(number), "payload": "early"]) }
+      try await CommandRun([
+        Self.salvor, "init", "--file", place.file("first.yaml"), "--repository", place.file("vault"), "--password-file",
+        place.file("password"),
+      ]).succeeded()
+      try Files.replace(
+        place.file("salvor.yaml"),
+        with: Array(
+          """
+          apiVersion: salvor.dev/v1
+          kind: Repository
+          metadata: {name: main}
+          spec: {location: "local:\(place.file("vault"))", password: "file:\(place.file("password"))"}
+          ---
+          apiVersion: salvor.dev/v1
+          kind: Service
+          metadata: {name: notes}
+          spec:
+            stores:
+              - name: log
+                exec:
+                  command: "python3 \(Self.logServer)"
+                  settings: ["directory=\(place.file("server"))"]
+                  state: "\(place.file("server/data"))"
+          """.utf8))
+      let options = ["--catalog", place.file("salvor.yaml"), "--state", place.file("state")]
+      try await CommandRun([Self.salvor, "backup"] + options).succeeded()
+      _ = try await ask("test.write", ["number": 4, "payload": "late"])
+      try await CommandRun([Self.salvor, "restore", "--yes"] + options).succeeded()
+      #expect(try await ask("test.records")["numbers"] == [1, 2, 3])
+      let runs = try await CommandRun([Self.salvor, "runs", "-o", "json"] + options).succeeded().output
+      let run = try #require(runs.firstMatch(of: /recovery-[0-9a-f]+/)).output
+      try await CommandRun([Self.salvor, "run", "rollback", String(run), "--yes"] + options).succeeded()
+      #expect(try await ask("test.records")["numbers"] == [1, 2, 3, 4])
+    } catch {
+      _ = try? await ask("stop")
+      throw error
+    }
+    _ = try await ask("stop")
+  }
+
   // MARK: When Salvor dies
 
   /// Two stores of a group are held side by side; while the second still takes its time, Salvor is killed.

@@ -601,6 +601,57 @@ import Testing
     }
   }
 
+  // MARK: The whole way
+
+  @Test(.timeLimit(.minutes(3))) func `a server comes back through the command line, and again by a rollback`()
+    async throws
+  {
+    try await withServer { fixture in
+      let salvor = try CommandRun.product("salvor")
+      let place = try TemporaryDirectory("maria-system")
+      try await CommandRun([
+        salvor, "init", "--file", place.file("first.yaml"), "--repository", place.file("vault"), "--password-file",
+        place.file("password"),
+      ]).succeeded()
+      try Files.replace(
+        place.file("salvor.yaml"),
+        with: Array(
+          """
+          apiVersion: salvor.dev/v1
+          kind: Repository
+          metadata: {name: main}
+          spec: {location: "local:\(place.file("vault"))", password: "file:\(place.file("password"))"}
+          ---
+          apiVersion: salvor.dev/v1
+          kind: Service
+          metadata: {name: shop}
+          spec:
+            stores:
+              - name: goods
+                mariadb:
+                  socket: "\(fixture.server.socket)"
+                  password: "file:\(fixture.server.passwordFile)"
+                  dataDirectory: "\(fixture.server.data)"
+                  configFile: "\(fixture.server.configFile)"
+          ---
+          apiVersion: salvor.dev/v1
+          kind: Invariant
+          metadata: {name: every-record-has-text}
+          spec:
+            constant: {store: goods, query: "SELECT COUNT(*) FROM shop.records WHERE payload = ''", equals: "0"}
+          """.utf8))
+      let options = ["--catalog", place.file("salvor.yaml"), "--state", place.file("state")]
+      try await CommandRun([salvor, "backup"] + options).succeeded()
+      try await fixture.write(100, payload: "late")
+      try await CommandRun([salvor, "restore", "--yes"] + options).succeeded()
+      #expect(try await fixture.records() == Set(1...20))
+      let runs = try await CommandRun([salvor, "runs", "-o", "json"] + options).succeeded().output
+      let run = try #require(runs.firstMatch(of: /recovery-[0-9a-f]+/)).output
+      try await CommandRun([salvor, "run", "rollback", String(run), "--yes"] + options).succeeded()
+      #expect(try await fixture.records() == Set((1...20) + [100]))
+    }
+  }
+
   // MARK: The exit door
 
   /// The page's own words.
