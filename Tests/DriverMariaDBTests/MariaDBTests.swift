@@ -3,6 +3,7 @@ import DriverContract
 import DriverKit
 import Foundation
 import IO
+import Synchronization
 import TestSupport
 import Testing
 
@@ -607,40 +608,8 @@ import Testing
     async throws
   {
     try await withServer { fixture in
-      let salvor = try CommandRun.product("salvor")
       let place = try TemporaryDirectory("maria-system")
-      try await CommandRun([
-        salvor, "init", "--file", place.file("first.yaml"), "--repository", place.file("vault"), "--password-file",
-        place.file("password"),
-      ]).succeeded()
-      try Files.replace(
-        place.file("salvor.yaml"),
-        with: Array(
-          """
-          apiVersion: salvor.dev/v1
-          kind: Repository
-          metadata: {name: main}
-          spec: {location: "local:\(place.file("vault"))", password: "file:\(place.file("password"))"}
-          ---
-          apiVersion: salvor.dev/v1
-          kind: Service
-          metadata: {name: shop}
-          spec:
-            stores:
-              - name: goods
-                mariadb:
-                  socket: "\(fixture.server.socket)"
-                  password: "file:\(fixture.server.passwordFile)"
-                  dataDirectory: "\(fixture.server.data)"
-                  configFile: "\(fixture.server.configFile)"
-          ---
-          apiVersion: salvor.dev/v1
-          kind: Invariant
-          metadata: {name: every-record-has-text}
-          spec:
-            constant: {store: goods, query: "SELECT COUNT(*) FROM shop.records WHERE payload = ''", equals: "0"}
-          """.utf8))
-      let options = ["--catalog", place.file("salvor.yaml"), "--state", place.file("state")]
+      let options = try await system(fixture, in: place)
       try await CommandRun([salvor, "backup"] + options).succeeded()
       try await fixture.write(100, payload: "late")
       try await CommandRun([salvor, "restore", "--yes"] + options).succeeded()
@@ -650,6 +619,125 @@ import Testing
       try await CommandRun([salvor, "run", "rollback", String(run), "--yes"] + options).succeeded()
       #expect(try await fixture.records() == Set((1...20) + [100]))
     }
+  }
+
+  private var salvor: String { (try? CommandRun.product("salvor")) ?? "salvor" }
+
+  /// A repository and a catalog with the server in it.
+  ///
+  /// - Parameter more: Further stores of the service, as lines.
+  /// - Returns: Options for commands.
+  private func system(
+    _ fixture: MariaDBFixture, in place: TemporaryDirectory, more: String = ""
+  ) async throws -> [String] {
+    try await CommandRun([
+      salvor, "init", "--file", place.file("first.yaml"), "--repository", place.file("vault"), "--password-file",
+      place.file("password"),
+    ]).succeeded()
+    try Files.replace(
+      place.file("salvor.yaml"),
+      with: Array(
+        """
+        apiVersion: salvor.dev/v1
+        kind: Repository
+        metadata: {name: main}
+        spec: {location: "local:\(place.file("vault"))", password: "file:\(place.file("password"))"}
+        ---
+        apiVersion: salvor.dev/v1
+        kind: ConsistencyGroup
+        metadata: {name: all}
+        spec: {services: [shop], holdBudget: 60s}
+        ---
+        apiVersion: salvor.dev/v1
+        kind: Service
+        metadata: {name: shop}
+        spec:
+          stores:
+            - name: goods
+              mariadb:
+                socket: "\(fixture.server.socket)"
+                password: "file:\(fixture.server.passwordFile)"
+                dataDirectory: "\(fixture.server.data)"
+                configFile: "\(fixture.server.configFile)"
+        \(more)
+        ---
+        apiVersion: salvor.dev/v1
+        kind: Invariant
+        metadata: {name: every-record-has-text}
+        spec:
+          constant: {store: goods, query: "SELECT COUNT(*) FROM shop.records WHERE payload = ''", equals: "0"}
+        """.utf8))
+    return ["--catalog", place.file("salvor.yaml"), "--state", place.file("state")]
+  }
+
+  /// Killed while it restores beside, proves, stops, swaps or starts: whoever resumes finds a way from there.
+  @Test(.timeLimit(.minutes(4)), arguments: [700, 1400, 2100, 2800, 3500, 4200])
+  func `a restore that was killed is resumed`(_ milliseconds: Int) async throws {
+    try await withServer { fixture in
+      let place = try TemporaryDirectory("maria-killed")
+      let options = try await system(fixture, in: place)
+      try await CommandRun([salvor, "backup"] + options).succeeded()
+      try await fixture.write(100, payload: "late")
+      let restore = try PipedProcess([salvor, "restore", "--yes"] + options)
+      try await SystemTime().sleep(for: .milliseconds(milliseconds))
+      restore.kill()
+      let runs = try await CommandRun([salvor, "runs", "-o", "json"] + options).succeeded().output
+      if let run = runs.firstMatch(of: /recovery-[0-9a-f]+/) {
+        let resumed = try await CommandRun([salvor, "run", "resume", String(run.output)] + options)
+        #expect(resumed.status == 0 || resumed.errors.contains("ended"), "\(resumed.output) \(resumed.errors)")
+      } else {
+        try await CommandRun([salvor, "restore", "--yes"] + options).succeeded()
+      }
+      #expect(try await fixture.records() == Set(1...20))
+      #expect(fixture.server.processes().count == 1, "one server is left: the live one")
+    }
+  }
+
+  /// While another store of the group still takes its time to be held.
+  @Test(.timeLimit(.minutes(2))) func `a hold lapses when Salvor is killed`() async throws {
+    try await withServer { fixture in
+      let place = try TemporaryDirectory("maria-held")
+      let root = Files.parent(of: Files.parent(of: Files.parent(of: Self.page)))
+      let text = String(decoding: try Files.read(root + "/examples/drivers/journal.sh"), as: UTF8.self)
+      let slow = text.replacingOccurrences(of: "capture.hold) take_hold", with: "capture.hold) sleep 20; take_hold")
+      try #require(slow != text)
+      try Files.replace(place.file("slow.sh"), with: Array(slow.utf8), mode: 0o755)
+      try Files.createDirectory(place.file("slow"))
+      for name in ["entries", "lock"] { try Files.replace(place.file("slow/" + name), with: Array("1 a\n".utf8)) }
+      let options = try await system(
+        fixture, in: place,
+        more: """
+              - name: slow
+                exec: {command: "\(place.file("slow.sh"))", state: "\(place.file("slow"))"}
+          """)
+      let backup = try PipedProcess([salvor, "backup", "all"] + options)
+      try await withThrowingTaskGroup(of: Void.self) { group in
+        let shared = Shared()
+        group.addTask {
+          while !Task.isCancelled {
+            let number = shared.last.withLock { $0.number + 1 }
+            try await fixture.write(number, payload: "x")
+            shared.last.withLock { $0 = (number, SystemTime().monotonicNanoseconds()) }
+          }
+        }
+        func silence() -> Int64 { SystemTime().monotonicNanoseconds() - shared.last.withLock { $0.at } }
+        for _ in 0..<400 where silence() < 2_000_000_000 {
+          try await SystemTime().sleep(for: .milliseconds(50))
+          try #require(backup.isRunning, "\(backup.errors)")
+        }
+        #expect(silence() >= 2_000_000_000, "writers were never held")
+        backup.kill()
+        try await SystemTime().sleep(for: .seconds(3))
+        #expect(silence() < 2_000_000_000, "the hold outlived Salvor")
+        group.cancelAll()
+        try? await group.waitForAll()
+      }
+    }
+  }
+
+  private final class Shared: Sendable {
+    /// The last write that was acknowledged, and when.
+    let last = Mutex<(number: Int64, at: Int64)>((1000, SystemTime().monotonicNanoseconds()))
   }
 
   // MARK: The exit door
