@@ -70,6 +70,7 @@ let libraries: [Target] = [
   system("CLibcrypto", "libcrypto", apt: "libssl-dev"),
   system("CPQ", "libpq", apt: "libpq-dev"),
   system("CHiredis", "hiredis", apt: "libhiredis-dev"),
+  system("CMariaDB", "libmariadb", apt: "libmariadb-dev"),
   system("CISAL", "libisal", apt: "libisal-dev"),
   system("CCrypt", "libcrypt", apt: "libcrypt-dev"),
   system("CFUSE", "fuse3", apt: "libfuse3-dev"),
@@ -107,6 +108,9 @@ let adapters: [Target] = [
   module(
     "DriverPostgreSQL", at: "Adapters/Drivers/PostgreSQL", ["Core", "IO", "DriverKit", "CPQ", .subprocess],
     settings: hot),
+  module(
+    "DriverMariaDB", at: "Adapters/Drivers/MariaDB", ["Core", "IO", "DriverKit", "CMariaDB", .subprocess]),
+  module("DriverExec", at: "Adapters/Drivers/Exec", ["Core", "IO", "DriverKit"]),
   module("DriverRedis", at: "Adapters/Drivers/Redis", ["Core", "IO", "DriverKit", "CHiredis"]),
   module("ObjectStoreLocal", at: "Adapters/ObjectStores/Local", ["Core", "IO", "Vault"]),
   module("ObjectStoreMemory", at: "Adapters/ObjectStores/Memory", ["Core", "Vault"]),
@@ -132,6 +136,7 @@ let acts: [Target] = [
   module("Workflow", at: "Sources/Workflow", ["Core", "StateKit", "Telemetry"]),
   module("Validation", at: "Sources/Validation", ["Core", "Catalog", "DriverKit"]),
   module("Recovery", at: "Sources/Recovery", ["Core", "IO", "Telemetry", "Catalog", "Vault", "DriverKit", "StateKit"]),
+  module("DriverContract", at: "Sources/DriverContract", ["Core", "IO", "CShim", "DriverKit"]),
   module("Governance", at: "Sources/Governance", ["Core", .crypto]),
 ]
 
@@ -144,7 +149,7 @@ let doors: [Target] = [
     "Runtime", at: "Sources/Runtime",
     [
       "Core", "IO", "Telemetry", "Catalog", "Vault", "DriverKit", "StateKit", "Planning", "Workflow", "Validation",
-      "Recovery", "Governance", .asyncHTTPClient, .crypto, .logging, .subprocess,
+      "Recovery", "Governance", "DriverContract", .asyncHTTPClient, .crypto, .logging, .subprocess,
     ] + adapterNames),
   module(
     "Demo", at: "Sources/Demo",
@@ -196,9 +201,8 @@ let doors: [Target] = [
 // MARK: Tests
 
 let testTargets: [Target] = [
-  // Support: temporary directories and live servers; and the contract every driver, store and journal must keep.
+  // Support: temporary directories and live servers; and the contracts every store and journal must keep.
   module("TestSupport", at: "Tests/Support", ["Core", "IO", .subprocess]),
-  module("DriverContract", at: "Tests/Contracts/Driver", ["Core", "IO", "CShim", "DriverKit", "TestSupport"]),
   module("ObjectStoreContract", at: "Tests/Contracts/ObjectStore", ["Core", "IO", "Vault", "TestSupport"]),
   module("JournalContract", at: "Tests/Contracts/Journal", ["Core", "StateKit", "TestSupport"]),
   tests("CoreTests", ["Core", "IO"]),
@@ -216,6 +220,12 @@ let testTargets: [Target] = [
     "DriverPostgreSQLTests", ["Core", "IO", "DriverKit", "DriverPostgreSQL", "DriverContract", "TestSupport", "CPQ"]),
   tests(
     "DriverRedisTests", ["Core", "IO", "DriverKit", "DriverRedis", "DriverContract", "TestSupport", "CHiredis"]),
+  tests(
+    "DriverMariaDBTests",
+    ["Core", "IO", "DriverKit", "DriverMariaDB", "DriverContract", "TestSupport", "CMariaDB", "salvor"]),
+  tests(
+    "DriverExecTests",
+    ["Core", "IO", "DriverKit", "DriverExec", "DriverContract", "Runtime", "TestSupport", "salvor"]),
   tests("PlanningTests", ["Core", "Catalog", "StateKit", "Planning", "TestSupport"]),
   tests(
     "WorkflowTests",

@@ -29,7 +29,7 @@ package struct SalvorCommand: AsyncParsableCommand {
       InitCommand.self, ValidateCommand.self, GraphCommand.self, SchemaCommand.self,
       BackupCommand.self, PointsCommand.self, PlanCommand.self, RestoreCommand.self,
       RunsCommand.self, RunCommand.self, VerifyCommand.self, EvidenceCommand.self,
-      VaultCommand.self, DemoCommand.self, CompletionCommand.self,
+      VaultCommand.self, DriverCommand.self, DemoCommand.self, CompletionCommand.self,
     ])
 
   package static let version = "0.1.0"

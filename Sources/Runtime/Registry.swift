@@ -1,6 +1,8 @@
 import Core
+import DriverExec
 import DriverFiles
 import DriverKit
+import DriverMariaDB
 import DriverPostgreSQL
 import DriverRedis
 import DriverSQLite
@@ -26,6 +28,7 @@ import Vault
 package enum Registry {
   package static let drivers: [any DriverFactory.Type] = [
     SQLiteDriverFactory.self, FilesDriverFactory.self, PostgreSQLDriverFactory.self, RedisDriverFactory.self,
+    MariaDBDriverFactory.self, ExecDriverFactory.self,
   ]
 
   static func objectStores(_ host: Machine) -> [any ObjectStoreFactory] {

@@ -6,7 +6,8 @@ import Testing
 @Suite("The exit door") struct ExitDoorTests {
   /// Cases that are run below; a block of another name would be nobody's.
   private static let cases: Set<String> = [
-    "variables", "points", "check", "point", "files", "sqlite", "postgresql", "postgresql-check", "redis",
+    "variables", "points", "check", "point", "files", "sqlite", "postgresql", "postgresql-check", "redis", "mariadb",
+    "mariadb-stop",
   ]
 
   @Test func `every block of the page is a case`() throws {
@@ -19,7 +20,7 @@ import Testing
   @Test(.timeLimit(.minutes(3)))
   func `the page brings every kind of store back`() async throws {
     let page = try Page()
-    let system = try await FourStores.start()
+    let system = try await AllStores.start()
     do {
       try await follow(page, system)
       await system.shutDown()
@@ -29,11 +30,12 @@ import Testing
     }
   }
 
-  private func follow(_ page: Page, _ system: FourStores) async throws {
-    let tree = try await FourStores.tree(system.documents)
-    let database = try await FourStores.database(system.ledger)
-    let rows = try await FourStores.cluster(port: "\(system.cluster.port)")
-    let keys = try await FourStores.keys(port: "\(system.redis.port)")
+  private func follow(_ page: Page, _ system: AllStores) async throws {
+    let tree = try await AllStores.tree(system.documents)
+    let database = try await AllStores.database(system.ledger)
+    let rows = try await AllStores.cluster(port: "\(system.cluster.port)")
+    let keys = try await AllStores.keys(port: "\(system.redis.port)")
+    let goods = try await AllStores.goods(socket: system.maria.socket)
     let point = try await system.takePoint()
     try await system.goOn()
 
@@ -42,7 +44,7 @@ import Testing
     func run(_ cases: String..., store: String = "", destination: String = "", port: String = "") async throws -> String
     {
       let script = try (["variables"] + cases).map { try #require(page.blocks[$0]) }.joined()
-      return try await FourStores.shell(
+      return try await AllStores.shell(
         script,
         environment: [
           "REPO": system.repository, "PASSWORD_FILE": system.passwordFile, "TARGET": place.file("target"),
@@ -57,33 +59,44 @@ import Testing
     #expect(said.contains("\"id\" : \"\(point)\"") && said.contains("salvor.yaml"))
 
     _ = try await run("files", store: "documents", destination: place.file("documents"))
-    #expect(try await FourStores.tree(place.file("documents")) == tree)
+    #expect(try await AllStores.tree(place.file("documents")) == tree)
 
     _ = try await run("sqlite", store: "ledger", destination: place.file("ledger.db"))
-    #expect(try await FourStores.database(place.file("ledger.db")) == database)
+    #expect(try await AllStores.database(place.file("ledger.db")) == database)
     await #expect(throws: CommandRun.Failed.self, "a file that is there is never replaced") {
       _ = try await run("sqlite", store: "ledger", destination: place.file("ledger.db"))
     }
 
     let redisPort = "\(try freePort())"
     _ = try await run("redis", store: "sessions", destination: place.file("sessions"), port: redisPort)
-    let restored = try await FourStores.keys(port: redisPort)
-    try await FourStores.shell("redis-cli -p \(redisPort) SHUTDOWN NOSAVE || true")
+    let restored = try await AllStores.keys(port: redisPort)
+    try await AllStores.shell("redis-cli -p \(redisPort) SHUTDOWN NOSAVE || true")
     #expect(restored == keys)
+
+    // At the path of a socket that is not too long for one.
+    let shop = place.file("shop")
+    do {
+      _ = try await run("mariadb", store: "goods", destination: shop)
+      #expect(try await AllStores.goods(socket: shop + "/exit-door.sock") == goods)
+    } catch {
+      try? await run("mariadb-stop", destination: shop)
+      throw error
+    }
+    _ = try await run("mariadb-stop", destination: shop)
 
     let data = place.file("cluster")
     do {
       let port = "\(try freePort())"
       _ = try await run("postgresql", store: "entries", destination: data, port: port)
-      #expect(try await FourStores.cluster(port: port) == rows)
+      #expect(try await AllStores.cluster(port: port) == rows)
       _ = try await run("postgresql-check", destination: data, port: port)
-      let control = try await FourStores.shell("\(PostgreSQLServer.program("pg_controldata")) -D \(data)")
+      let control = try await AllStores.shell("\(PostgreSQLServer.program("pg_controldata")) -D \(data)")
       #expect(control.contains(/TimeLineID: +2\n/), "a timeline of its own")
       #expect(
         try !String(decoding: Files.read(data + "/postgresql.auto.conf"), as: UTF8.self).contains("restore_command"))
       let spaces = try Files.names(in: data + "/pg_tblspc").map(\.lossyText)
       #expect(spaces.count == 1)
-      let link = try await FourStores.shell("readlink \(data)/pg_tblspc/*")
+      let link = try await AllStores.shell("readlink \(data)/pg_tblspc/*")
       #expect(link.hasPrefix(place.path), "not the live tablespace: \(link)")
     } catch {
       try await stop(data)

@@ -1,11 +1,10 @@
 import Core
 import DriverKit
 import IO
-import TestSupport
 
 /// What the contract needs from one engine: a real store of the test's own, with records in it.
 ///
-/// How to fill it: `start()` starts a real server (or makes a real file) in a ``TestSupport/TemporaryDirectory``, with
+/// How to fill it: `start()` starts a real server (or makes a real file) in a temporary directory, with
 /// a table, keyspace or directory for records, and writes a handful (numbers below 1000). The contract calls
 /// everything else; several writes run at a time, next to a capture. Nothing here may block a thread of Swift's
 /// own: C clients go through ``IO/BlockingPool``. A record is a number with a payload, which must be stored as text

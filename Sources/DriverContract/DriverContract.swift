@@ -1,7 +1,6 @@
 import Core
 import DriverKit
 import IO
-import TestSupport
 
 /// Every promise of ``DriverKit/DataStoreDriver``, as one function each; a driver keeps them all.
 ///

@@ -3,10 +3,11 @@ import IO
 import TestSupport
 
 /// A system with one store of every kind, on real servers, and a catalog that names them.
-final class FourStores: Sendable {
+final class AllStores: Sendable {
   let directory: TemporaryDirectory
   let cluster: PostgreSQLServer
   let redis: RedisServer
+  let maria: MariaDBServer
 
   var documents: String { directory.file("documents") }
   var ledger: String { directory.file("ledger.db") }
@@ -14,14 +15,15 @@ final class FourStores: Sendable {
   var passwordFile: String { directory.file("password") }
   private var catalog: String { directory.file("salvor.yaml") }
 
-  private init(directory: TemporaryDirectory, cluster: PostgreSQLServer, redis: RedisServer) {
-    (self.directory, self.cluster, self.redis) = (directory, cluster, redis)
-  }
+  private init(
+    directory: TemporaryDirectory, cluster: PostgreSQLServer, redis: RedisServer, maria: MariaDBServer
+  ) { (self.directory, self.cluster, self.redis, self.maria) = (directory, cluster, redis, maria) }
 
-  static func start() async throws -> FourStores {
+  static func start() async throws -> AllStores {
     let directory = try TemporaryDirectory("exit-door")
     let redis = try await BlockingPool.shared.run { try RedisServer() }
-    let system = FourStores(directory: directory, cluster: try await .start(), redis: redis)
+    let system = AllStores(
+      directory: directory, cluster: try await .start(), redis: redis, maria: try await .start())
     do {
       try await system.fill()
       return system
@@ -33,6 +35,7 @@ final class FourStores: Sendable {
 
   func shutDown() async {
     await cluster.shutDown()
+    await maria.shutDown()
     await BlockingPool.shared.run { self.redis.stop() }
   }
 
@@ -45,6 +48,11 @@ final class FourStores: Sendable {
       "CREATE TABLE far_entries (id bigint PRIMARY KEY) TABLESPACE far",
       "INSERT INTO entries SELECT n, repeat('note ' || n, 40) FROM generate_series(1, 2000) AS n",
       "INSERT INTO far_entries SELECT generate_series(1, 300)")
+    try await maria.sql(
+      "CREATE TABLE shop.goods (id INT PRIMARY KEY, name TEXT) ENGINE = InnoDB",
+      "INSERT INTO shop.goods SELECT seq, CONCAT('good ', seq) FROM shop.seq_1_to_500",
+      "CREATE TABLE shop.notes (id INT PRIMARY KEY, name TEXT) ENGINE = MyISAM",
+      "INSERT INTO shop.notes VALUES (1, 'one')", "FLUSH BINARY LOGS")
     try await shell(
       """
       mkdir -p '\(documents)/2026/empty'
@@ -83,6 +91,11 @@ final class FourStores: Sendable {
               dataDirectory: "\(cluster.data)"
           - name: sessions
             redis: {host: 127.0.0.1, port: \(redis.port), dataDirectory: "\(redis.dataDirectory)"}
+          - name: goods
+            mariadb:
+              socket: "\(maria.socket)"
+              password: "file:\(maria.passwordFile)"
+              dataDirectory: "\(maria.data)"
 
       """
     try Files.replace(catalog, with: Array(text.utf8))
@@ -106,6 +119,7 @@ final class FourStores: Sendable {
   /// Work that goes on after the point, and must not come back.
   func goOn() async throws {
     try await cluster.sql("INSERT INTO entries VALUES (9999, 'late')", "DELETE FROM entries WHERE id < 100")
+    try await maria.sql("DELETE FROM shop.goods WHERE id > 10", "INSERT INTO shop.notes VALUES (2, 'late')")
     try await shell(
       """
       echo late > '\(documents)/late'; sqlite3 '\(ledger)' 'DELETE FROM t WHERE id > 10'
@@ -142,6 +156,13 @@ final class FourStores: Sendable {
       PostgreSQLServer.program("psql"),
       ["-XAtqc", query, "host=127.0.0.1 port=\(port) user=\(PostgreSQLServer.user) dbname=postgres"],
       asOwner: false, environment: ["PGPASSWORD": PostgreSQLServer.password])
+  }
+
+  static func goods(socket: String) async throws -> String {
+    try await shell(
+      """
+      mariadb --no-defaults -N -uroot --socket='\(socket)' -e 'SELECT * FROM shop.goods ORDER BY id; SELECT * FROM shop.notes'
+      """)
   }
 
   static func keys(port: String) async throws -> String {

@@ -2,7 +2,6 @@ import Core
 import DriverKit
 import Glibc
 import IO
-import TestSupport
 
 extension DriverContract {
   /// Restores beside, swaps in and starts: what the engine's users see afterwards is the capture.

@@ -1,0 +1,234 @@
+import Core
+import DriverKit
+import IO
+
+/// One physical copy of a running server, and the binary log from the copy up to a mark under a hold.
+actor MariaDBCapture: CaptureSession {
+  private let driver: MariaDBDriver
+  private let context: CaptureContext
+  private let counter: ByteCounter
+
+  private var control: Connection?
+  private var facts: ServerFacts?
+  private var base: BaseCopy?
+  private var owner: FileMetadata?
+  /// Of the file in which the copy stands; kept open, so that the server can remove it and we still have it.
+  private var firstLog: (file: File, header: [UInt8])?
+  private var locks: Connection?
+  private var hold: CommitHold?
+  /// Sees what the tables of InnoDB said at the mark.
+  private var reader: Connection?
+  /// As they were before the hold; what is something else when it is read has no digest.
+  private var tables: [RowDigest.Table] = []
+  private var marked: Mark?
+  private var isHeld = false
+  private var notes: [String] = []
+
+  private struct Mark: Sendable {
+    var position: BinlogPosition
+    /// What the binary log holds, per domain.
+    var gtid: String
+    /// What the server itself had replicated from others.
+    var replicated: String
+  }
+
+  init(_ driver: MariaDBDriver, _ context: CaptureContext) {
+    (self.driver, self.context) = (driver, context)
+    counter = ByteCounter(context.progress)
+  }
+
+  private func copy() throws(DriverError) -> TreeCopy {
+    guard let owner else { throw .holdImpossible("the session is not prepared") }
+    return TreeCopy(sink: context.sink, pool: driver.environment.pool, counter: counter, owner: owner)
+  }
+
+  // MARK: Before the hold
+
+  func prepare() async throws(DriverError) {
+    let control = try await driver.connect()
+    self.control = control
+    let facts = try await ServerFacts.read(control)
+    self.facts = facts
+    try facts.requireCapturable()
+    try await driver.requireOwnDirectory(facts)
+    notes += facts.notes
+    guard let owner = readMetadata(driver.dataDirectory) else {
+      throw .unsupported("there is no directory \(driver.dataDirectory)")
+    }
+    self.owner = owner
+    let directory = context.scratch + "/copy"
+    let base = try await driver.copyFiles(to: directory, isLogged: facts.isLogged)
+    self.base = base
+    if facts.isHeld {
+      guard let position = base.position else { throw .unsupported("the server does not say where its log stands") }
+      let log = binaryLog(facts)
+      firstLog = try await driver.blocking { () throws(DriverError) in try log.open(position.file) }
+      let locks = try await driver.connect()
+      self.locks = locks
+      hold = CommitHold(locks)
+      if context.wantsContentDigest {
+        let reader = try await driver.connect()
+        self.reader = reader
+        do throws(StatementFailure) { try await reader.run(RowDigest.settings) } catch {
+          throw error.driverError("preparing to read")
+        }
+      }
+    }
+    try await copy().copy(directory, to: "data")
+    if reader != nil {
+      do throws(StatementFailure) { tables = try await RowDigest.tables(control) } catch {
+        throw error.driverError("looking for tables")
+      }
+    }
+    await driver.environment.pool.run { try? Files.removeTree(directory) }
+  }
+
+  private func binaryLog(_ facts: ServerFacts) -> BinaryLog {
+    BinaryLog(directory: Files.parent(of: facts.variables["log_bin_basename"] ?? ""))
+  }
+
+  // MARK: The hold
+
+  func hold(limit: Duration) async throws(DriverError) {
+    guard let facts else { throw .holdImpossible("the session is not prepared") }
+    guard facts.isHeld else { return }
+    guard let hold else { throw .holdImpossible("the session is not prepared") }
+    try await hold.take(limit: limit, time: driver.environment.time)
+    isHeld = true
+  }
+
+  func mark() async throws(DriverError) -> LogPosition {
+    guard let control, let facts, let base else { throw .holdImpossible("the session is not prepared") }
+    guard facts.isHeld else { return position(of: base) }
+    do throws(StatementFailure) {
+      if isHeld, let reader { try await reader.run("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY") }
+      let status = try await control.row("SHOW MASTER STATUS", 2)
+      let sets = try await control.row("SELECT @@GLOBAL.gtid_binlog_pos, @@GLOBAL.gtid_slave_pos", 2)
+      guard let file = status[0], let offset = status[1].flatMap({ Int64($0) }),
+        let position = BinlogPosition(file: file, offset: offset), let gtid = sets[0], GTIDList(gtid) != nil
+      else { throw StatementFailure(code: 2027, message: "the server did not name its position") }
+      let mark = Mark(position: position, gtid: gtid, replicated: sets[1] ?? "")
+      marked = mark
+      return self.position(of: mark)
+    } catch {
+      throw error.driverError("naming the position")
+    }
+  }
+
+  private func position(of mark: Mark) -> LogPosition {
+    LogPosition(kind: "binlog", value: mark.position.description, details: ["gtid": mark.gtid])
+  }
+
+  private func position(of base: BaseCopy) -> LogPosition { LogPosition(kind: "lsn", value: base.lsn) }
+
+  func release() async -> Bool {
+    guard let hold, isHeld else { return false }
+    isHeld = false
+    let wasHeld = await hold.release()
+    if !wasHeld {
+      // What the reader sees may be later than the mark.
+      await reader?.close()
+      reader = nil
+    }
+    return wasHeld
+  }
+
+  // MARK: After the hold
+
+  func finish() async throws(DriverError) -> CaptureResult {
+    guard let control, let facts, let base else { throw .holdImpossible("the session is not prepared") }
+    var restore = RestoreFacts(
+      version: facts.version, lsn: base.lsn, dataDirectory: driver.dataDirectory,
+      variables: facts.variables.filter { ServerFacts.replayed.contains($0.key) })
+    guard facts.isHeld else {
+      return CaptureResult(
+        version: facts.version, position: position(of: base), sizeBytes: counter.value, facts: restore.encoded,
+        notes: notes)
+    }
+    guard let marked, let start = base.position else { throw .holdImpossible("there is no mark") }
+    let files: [(name: String, size: Int64)]
+    do throws(StatementFailure) {
+      files = try await control.run("SHOW BINARY LOGS").rows.compactMap { row in
+        guard row.count >= 2, let name = row[0], let size = row[1].flatMap({ Int64($0) }) else { return nil }
+        return BinlogPosition.isName(name) ? (name, size) : nil
+      }
+    } catch { throw error.driverError("listing the binary logs") }
+    let log = binaryLog(facts)
+    var known = files
+    // Removed meanwhile, and still open here.
+    if !known.contains(where: { $0.name == start.file }), let firstLog {
+      known.insert((start.file, (try? Int64(firstLog.file.status().st_size)) ?? 0), at: 0)
+    }
+    let stretches = try BinaryLog.stretches(from: start, to: marked.position, in: known)
+    let copy = try copy()
+    try await copy.addDirectory("binlog")
+    for (index, stretch) in stretches.enumerated() {
+      let opened: (file: File, header: [UInt8])
+      if index == 0, let firstLog {
+        opened = firstLog
+      } else {
+        opened = try await driver.blocking { () throws(DriverError) in try log.open(stretch.file) }
+      }
+      let head = Int64(opened.header.count)
+      let size = head + max(0, stretch.range.upperBound - max(head, stretch.range.lowerBound))
+      try await copy.add(TreePath("binlog").appending(FileName(stretch.file)), size: size) {
+        BinlogSource(opened, stretch.range)
+      }
+    }
+    restore.replay = RestoreFacts.Replay(
+      files: stretches.map(\.file), start: start.description, startGTID: base.gtid,
+      mark: marked.position.description, markGTID: marked.gtid, replicated: marked.replicated,
+      logBaseName: logInside(facts))
+    let digest = try await readDigest()
+    return CaptureResult(
+      version: facts.version, position: position(of: marked), contentDigest: digest, sizeBytes: counter.value,
+      facts: restore.encoded, notes: notes)
+  }
+
+  /// The binary log's own name, where it is kept in the data directory: then it goes when the directory is swapped.
+  private func logInside(_ facts: ServerFacts) -> String? {
+    let path = facts.variables["log_bin_basename"] ?? ""
+    let name = Files.last(of: path)
+    return Files.parent(of: path) == ServerFacts.directory(facts.variables["datadir"] ?? "")
+      && BinlogPosition.isName(name) ? name : nil
+  }
+
+  private func readDigest() async throws(DriverError) -> ContentDigest? {
+    guard let reader else { return nil }
+    var parts: [String: ContentDigest.Part] = [:]
+    var lacking: [String] = []
+    do throws(StatementFailure) {
+      for table in tables {
+        // A savepoint, so that a table is in nobody's way once it has been read.
+        try await reader.run("SAVEPOINT salvor")
+        if let part = try await RowDigest.part(reader, table) {
+          parts[table.part] = part
+        } else {
+          lacking.append(table.part)
+        }
+        try await reader.run("ROLLBACK TO SAVEPOINT salvor")
+      }
+      try await reader.run("ROLLBACK")
+    } catch {
+      throw error.driverError("reading the rows for the content digest")
+    }
+    if !lacking.isEmpty {
+      notes.append(
+        "no content digest of \(lacking.count) tables, which others changed or made: "
+          + lacking.prefix(10).joined(separator: ", ") + (lacking.count > 10 ? ", …" : ""))
+    }
+    return ContentDigest(scheme: RowDigest.scheme, parts: parts)
+  }
+
+  func close() async {
+    if isHeld { _ = await hold?.release() }
+    isHeld = false
+    hold = nil
+    // What a reader was told to do goes on in the server until it has an answer; so it is ended.
+    if let reader, let control { await control.runToEnd("KILL CONNECTION \(reader.id)") }
+    for connection in [locks, reader, control] { await connection?.close() }
+    (locks, reader, control, firstLog) = (nil, nil, nil, nil)
+    let directory = context.scratch + "/copy"
+    await driver.environment.pool.run { try? Files.removeTree(directory) }
+  }
+}
