@@ -128,14 +128,19 @@ final class ReplicationConnection: Sendable {
   ) async throws(StatementFailure) -> Message? {
     let command = "START_REPLICATION SLOT \(Self.quoted(slot)) PHYSICAL \(position) TIMELINE \(timeline)"
     return try await perform { (pointer) throws(StatementFailure) in
-      guard let result = PQexec(pointer, command) else { throw lost(pointer) }
-      defer { PQclear(result) }
-      switch PQresultStatus(result) {
-      case PGRES_COPY_BOTH: return nil
-      case PGRES_TUPLES_OK: return try timelineEnd(result)
-      case PGRES_COMMAND_OK: throw StatementFailure(code: "XX000", message: "the server has nothing to stream")
-      default: throw failure(of: result)
+      guard PQsendQuery(pointer, command) == 1 else { throw lost(pointer) }
+      var ended: Message?
+      while let result = PQgetResult(pointer) {
+        defer { PQclear(result) }
+        switch PQresultStatus(result) {
+        case PGRES_COPY_BOTH: return nil
+        case PGRES_TUPLES_OK: ended = try timelineEnd(result)
+        case PGRES_COMMAND_OK: continue
+        default: throw failure(of: result)
+        }
       }
+      guard let ended else { throw StatementFailure(code: "", message: "the server has nothing to stream") }
+      return ended
     }
   }
 

@@ -34,8 +34,10 @@ final class LogBuffer: LogSink {
     /// When the oldest byte of the drafts came.
     var waitingSince: Int64?
     var waitingBytes = 0
-    /// Came before any stretch began.
+    /// All that was attached since this buffer was made: a stretch that begins needs it too.
     var attachments: [String: [UInt8]] = [:]
+    /// Names of what the stretch under way has already.
+    var known: Set<String>
     var lastSaved: Int64
     var completeUntil: Timestamp?
     /// The number of the stretch that is saved next.
@@ -49,10 +51,14 @@ final class LogBuffer: LogSink {
 
   /// - Parameters:
   ///   - end: Where the archive ends.
+  ///   - next: The number of the stretch that comes next.
+  ///   - attached: Names of what is attached to the stretch that ends there.
   ///   - limitBytes: How much may wait in memory.
-  init(end: LogEnd?, next: Int64 = 1, time: any Timekeeper, limitBytes: Int) {
+  init(end: LogEnd?, next: Int64 = 1, attached: Set<String> = [], time: any Timekeeper, limitBytes: Int) {
     (self.time, self.limitBytes) = (time, limitBytes)
-    state = Mutex(State(end: end, durable: end?.position, lastSaved: time.monotonicNanoseconds(), next: next))
+    state = Mutex(
+      State(
+        end: end, durable: end?.position, known: attached, lastSaved: time.monotonicNanoseconds(), next: next))
   }
 
   /// Where a follower goes on.
@@ -68,7 +74,7 @@ final class LogBuffer: LogSink {
         beginning: beginning, stream: beginning.stream, after: beginning.cursor, end: beginning.cursor,
         from: beginning.position, to: beginning.position, receivedFrom: now, receivedTo: now)
       draft.attachments = state.attachments
-      state.attachments = [:]
+      state.known = Set(state.attachments.keys)
       state.epoch += 1
       draft.epoch = state.epoch
       // A word about the old stretch is none about the new one.
@@ -76,7 +82,6 @@ final class LogBuffer: LogSink {
       // One that holds nothing would be a chain without a byte in it.
       if let last = state.drafts.last, last.beginning != nil, last.pieces.isEmpty {
         draft.beginning?.why = last.beginning?.why ?? beginning.why
-        draft.attachments.merge(last.attachments) { new, _ in new }
         state.drafts.removeLast()
       }
       state.drafts.append(draft)
@@ -117,10 +122,8 @@ final class LogBuffer: LogSink {
   func attach(_ name: String, _ bytes: [UInt8]) {
     let now = time.now()
     state.withLock { state in
-      guard state.end != nil else {
-        state.attachments[name] = bytes
-        return
-      }
+      state.attachments[name] = bytes
+      guard state.end != nil, state.known.insert(name).inserted else { return }
       let draft = state.draft(now)
       state.drafts[draft].attachments[name] = bytes
       if state.waitingSince == nil { state.waitingSince = time.monotonicNanoseconds() }

@@ -98,8 +98,8 @@ package struct LogKeeper: Sendable {
     for (snapshot, why) in listing.unreadable { report(.unreadable(snapshot: snapshot, why)) }
     let chain = listing.chains.last
     let buffer = LogBuffer(
-      end: chain?.end, next: (listing.spans.map(\.span.numbers.upperBound).max() ?? 0) + 1, time: time,
-      limitBytes: options.bufferBytes)
+      end: chain?.end, next: (listing.spans.map(\.span.numbers.upperBound).max() ?? 0) + 1,
+      attached: Set(chain?.spans.flatMap(\.span.attachments) ?? []), time: time, limitBytes: options.bufferBytes)
     let mark = await hint()
     let ended = await withTaskGroup(of: Ended.self) { group in
       group.addTask { await self.follow(into: buffer, hint: mark, until: stop, report) }
