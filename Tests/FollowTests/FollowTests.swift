@@ -139,23 +139,27 @@ private let runs = ProcessInfo.processInfo.environment["SALVOR_LOG_RUNS"].flatMa
     }
   }
 
+  private static let moment = """
+    SELECT pg_current_wal_insert_lsn(),
+    to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
+    """
+
   @Test(.timeLimit(.minutes(10)))
   func `any moment and any position comes back as the history says it was`() async throws {
     try await FollowSite.with { site in
-      try await site.follow()
+      try await site.follow("--idle", "1s")
       try await site.salvor("backup", "-q").succeeded()
       var history: [(rows: Int, lsn: String, time: String)] = []
       for number in 1...25 {
         try await site.server.sql("INSERT INTO history DEFAULT VALUES")
-        let fields = try await site.server.sql(
-          "SELECT pg_current_wal_insert_lsn(), to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')"
-        ).split(separator: "|").map(String.init)
+        let fields = try await site.server.sql(Self.moment).split(separator: "|").map(String.init)
         history.append((number, fields[0], fields[1]))
       }
-      // After the last commit the log leads on in time, though nothing happens.
-      try await Task.sleep(for: .seconds(2))
       try await site.server.sql("SELECT pg_create_restore_point('closing')", "INSERT INTO history DEFAULT VALUES")
+      let last = try await site.server.sql(Self.moment).split(separator: "|").map(String.init)
       try await site.settle()
+      // After the last commit the log leads on in time, though nothing happens.
+      try await Task.sleep(for: .seconds(4))
       #expect(site.stopFollowing() == 0)
       func comesBack(_ words: [String], rows: Int) async throws {
         let ran = try await CommandRun(
@@ -173,6 +177,7 @@ private let runs = ProcessInfo.processInfo.environment["SALVOR_LOG_RUNS"].flatMa
         try await comesBack(["--to", b.time], rows: b.rows)
       }
       try await comesBack(["--to-name", "closing"], rows: 25)
+      try await comesBack(["--to", last[1]], rows: 26)
       try await comesBack(["--newest"], rows: 26)
       let late = try await site.salvor("restore", "shop", "--to", "2099-01-01T00:00:00Z", "--yes", "-q")
       #expect(late.status != 0 && late.errors.contains("LOG-103"), "\(late)")

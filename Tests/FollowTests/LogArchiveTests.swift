@@ -91,7 +91,7 @@ struct SampleLog {
       let spans = try await archive.list().chains.last?.spans.suffix(2) ?? []
       if spans.count == 2 { _ = try await archive.join(Array(spans)) }
     }
-    try await archive.removeJoined()
+    try await archive.removeJoined(among: try await archive.list().spans)
   }
 
   /// The whole log, read as a restore reads it, from the first byte to the last.

@@ -32,7 +32,7 @@ struct FollowCommand: AsyncParsableCommand {
     let targets = try follow.targets(try parseStores(stores))
     guard !targets.isEmpty else {
       throw CommandFailure(
-        .usage, Report("USAGE-401", "no store of the catalog has a log that can be followed").remedy("`salvor graph` lists them"))
+        .usage, Report("LOG-105", "no store of the catalog has a log that can be followed").remedy("`salvor graph` lists them"))
     }
     let isQuiet = output.quiet
     try await follow.run(targets, options: options) { store, news in

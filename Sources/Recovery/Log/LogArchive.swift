@@ -194,9 +194,8 @@ extension Report {
 
 extension LogArchive {
   /// Removes stretches that a joined one has taken the place of: a crash came between the two.
-  func removeJoined() async throws(RecoveryError) {
+  func removeJoined(among spans: [StoredSpan]) async throws(RecoveryError) {
     let vault = vault
-    let spans = try await list().spans
     for stored in spans {
       let numbers = stored.span.numbers
       let isJoined = spans.contains { other in

@@ -21,7 +21,7 @@ package enum LogJoining {
       for stored in rest {
         let bucket = bucket(stored.span, length)
         // What reaches over a boundary stays as it is: it has its size already.
-        guard let bucket, (bucket + 1) * length * 1_000_000_000 <= now.nanoseconds else {
+        guard let bucket, bucket < now.nanoseconds / (length * 1_000_000_000) else {
           close()
           left.append(stored)
           continue

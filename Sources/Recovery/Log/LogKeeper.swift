@@ -74,6 +74,8 @@ package struct LogKeeper: Sendable {
       do throws(RecoveryError) {
         return try await session(until: stop, report)
       } catch {
+        // The last stretch could not be written: whoever asked us to stop must hear that.
+        if stop.isOver { throw error }
         switch error {
         case .cancelled: throw error
         case .store(_, let report) where report.retry == .never: throw error
@@ -109,12 +111,12 @@ package struct LogKeeper: Sendable {
           return .stopped
         } catch { return .failed(error) }
       }
-      let first = await group.next() ?? .stopped
-      group.cancelAll()
-      var result = first
-      for await other in group {
-        if case .failed(.cancelled) = other { continue }
-        if case .stopped = result { result = other }
+      var result: Ended = .stopped
+      for await ended in group {
+        // Told to stop, both end by themselves: a stretch that is being written is written.
+        guard case .failed(let error) = ended else { continue }
+        if case .failed = result {} else { result = .failed(error) }
+        group.cancelAll()
       }
       return result
     }
@@ -184,7 +186,8 @@ package struct LogKeeper: Sendable {
   private func write(
     from buffer: LogBuffer, until stop: Stop, _ report: @Sendable (News) -> Void
   ) async throws(RecoveryError) {
-    var looked: Int64?
+    var looked = time.monotonicNanoseconds()
+    var known: [Digest: StoredSpan] = [:]
     let tick = max(.milliseconds(1), min(options.within / 8, .milliseconds(100)))
     while !stop.isOver {
       do { try await time.sleep(for: tick) } catch { throw .cancelled }
@@ -195,9 +198,13 @@ package struct LogKeeper: Sendable {
       } else if let idle = buffer.idle(for: options.idle) {
         try await save(idle, buffer, report)
       }
-      if looked.map({ now - $0 >= options.joining.wholeNanoseconds }) ?? true {
+      if Duration.nanoseconds(now - looked) >= options.joining {
         looked = now
-        try await join(report)
+        do throws(RecoveryError) { try await join(&known, report) } catch {
+          if case .cancelled = error { throw error }
+          // What is old can wait; what comes can't.
+          report(.trouble(error.report))
+        }
       }
     }
   }
@@ -217,15 +224,20 @@ package struct LogKeeper: Sendable {
     report(.saved(stored.span, bytes: draft.bytes))
   }
 
-  private func join(_ report: @Sendable (News) -> Void) async throws(RecoveryError) {
+  /// - Parameter known: Stretches that were read before.
+  private func join(
+    _ known: inout [Digest: StoredSpan], _ report: @Sendable (News) -> Void
+  ) async throws(RecoveryError) {
     let now = time.now()
-    for chain in try await archive.list().chains {
+    let listing = try await archive.list(known: known)
+    known = Dictionary(listing.spans.map { ($0.snapshot, $0) }, uniquingKeysWith: { $1 })
+    for chain in listing.chains {
       for run in LogJoining.due(in: chain, now: now) {
         _ = try await archive.join(run)
         report(.joined(run.count))
       }
     }
-    try await archive.removeJoined()
+    try await archive.removeJoined(among: listing.spans)
   }
 }
 

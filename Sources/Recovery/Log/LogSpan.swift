@@ -97,11 +97,14 @@ extension LogSpan {
     try values.encode(receivedTo, forKey: .receivedTo)
   }
 
+  /// In bytes; more is no file of any log.
+  private static let longestFile: Int64 = 1 << 50
+
   /// Whether its extents lead from ``after`` to ``end`` without a hole.
   var isWhole: Bool {
     var cursor = after
     for extent in extents {
-      guard extent.from >= 0, extent.to > extent.from, extent.goesOn(from: cursor) else { return false }
+      guard extent.from >= 0, extent.to > extent.from, extent.to <= Self.longestFile, extent.goesOn(from: cursor) else { return false }
       cursor = extent.end
     }
     return cursor == end
