@@ -19,7 +19,9 @@ package struct Follow: Sendable {
     }
     var targets: [RepositoryName: [StoreName]] = [:]
     for store in system.catalog.stores where names.isEmpty || names.contains(store.name) {
-      if try system.driver(of: store.name).follower() != nil { targets[store.repository, default: []].append(store.name) }
+      if try system.driver(of: store.name).follower() != nil {
+        targets[store.repository, default: []].append(store.name)
+      }
     }
     return targets
   }

@@ -53,7 +53,9 @@ package struct Logs: Sendable {
         let coverage = Recovery.coverage(of: found.bases, found.chains)
         let best = coverage.reaches.max { $0.toTime < $1.toTime }
         let state: Standing.State =
-          if coverage.unbased.contains(where: { $0.to == found.chains.last?.to }) { .needsCopy } else if found.chains.isEmpty {
+          if coverage.unbased.contains(where: { $0.to == found.chains.last?.to }) {
+            .needsCopy
+          } else if found.chains.isEmpty {
             best == nil ? .nothing : .copies
           } else { .followed }
         result.append(
@@ -116,7 +118,8 @@ package struct Logs: Sendable {
     let found = try await look(at: name)
     guard let follower = try system.driver(of: name).follower() else { throw RecoveryError.logNotFollowed(name) }
     var result: [LogForward] = []
-    var why = found.chains.isEmpty ? "no log of it is in the repository" : "no copy before it has a log that leads there"
+    var why =
+      found.chains.isEmpty ? "no log of it is in the repository" : "no copy before it has a log that leads there"
     for base in found.bases.sorted(by: { $0.time > $1.time }) {
       guard let from = base.cursor, let capture = found.captures[base.point],
         let chain = found.chains.last(where: { $0.place(of: from) != nil }), let start = chain.place(of: from)

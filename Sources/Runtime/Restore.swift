@@ -82,7 +82,8 @@ package struct Restore: Sendable {
     }
     // Several would come back to several moments, of which none is promised to fit the others.
     guard stores.count == 1, let store = stores.first else {
-      throw RecoveryError.refused(["going forward along a log is for one store, and \(stores.count) are to be restored"])
+      throw RecoveryError.refused(["going forward along a log is for one store, and \(stores.count) are to be restored"]
+      )
     }
     var damaged: [RejectedPoint] = []
     for forward in try await Logs(system).forwards(store, to: target) {

@@ -15,7 +15,8 @@ import Testing
         // Long records, which go over pages, and commits with much to say.
         try await server.sql(
           "INSERT INTO work SELECT \(number), repeat(md5(random()::text), 200) FROM generate_series(1, \(number))",
-          "BEGIN; CREATE TABLE made\(number) (n int); CREATE INDEX ON made\(number) (n); DROP TABLE made\(number); COMMIT")
+          "BEGIN; CREATE TABLE made\(number) (n int); CREATE INDEX ON made\(number) (n); DROP TABLE made\(number); COMMIT"
+        )
       }
       try await server.sql("BEGIN; INSERT INTO work VALUES (1); ROLLBACK")
       try await server.sql("BEGIN; INSERT INTO work VALUES (2); PREPARE TRANSACTION 'two'")
@@ -28,9 +29,13 @@ import Testing
       let geometry = try #require(LogGeometry(segmentBytes: 1 << 20))
       // What the engine's own reader finds; its last line is the end of the log.
       let listed = try await PostgreSQLServer.command(
-        "bash", ["-c", "\"$0\" --rmgr=Transaction -p \"$1\" \"$2\" \"$3\" 2>/dev/null || true",
-          PostgreSQLServer.program("pg_waldump"), directory, names[0], last], asOwner: false, environment: ["TZ": "UTC"])
-      let expected = listed.split(separator: "\n").filter { $0.contains("desc: COMMIT") }.compactMap { line -> Timestamp? in
+        "bash",
+        [
+          "-c", "\"$0\" --rmgr=Transaction -p \"$1\" \"$2\" \"$3\" 2>/dev/null || true",
+          PostgreSQLServer.program("pg_waldump"), directory, names[0], last,
+        ], asOwner: false, environment: ["TZ": "UTC"])
+      let expected = listed.split(separator: "\n").filter { $0.contains("desc: COMMIT") }.compactMap {
+        line -> Timestamp? in
         guard let range = line.firstRange(of: "desc: COMMIT") else { return nil }
         let rest = line[range.upperBound...].drop { $0 != " " }.dropFirst()
         // COMMIT_PREPARED names its transaction first.

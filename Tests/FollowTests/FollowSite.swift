@@ -62,7 +62,8 @@ final class FollowSite: @unchecked Sendable {
 
   private var environment: [String: String] {
     [
-      "HOME": home.path, "SALVOR_STATE": home.file("state"), "SALVOR_CATALOG": home.file("salvor.yaml"), "NO_COLOR": "1",
+      "HOME": home.path, "SALVOR_STATE": home.file("state"), "SALVOR_CATALOG": home.file("salvor.yaml"),
+      "NO_COLOR": "1",
       "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
     ]
   }

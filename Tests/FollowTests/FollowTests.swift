@@ -11,7 +11,8 @@ private let runs = ProcessInfo.processInfo.environment["SALVOR_LOG_RUNS"].flatMa
   @Test(.timeLimit(.minutes(5)))
   func `server and follower killed, the disk gone: two seconds are lost at most`() async throws {
     try await FollowSite.with { site in
-      try await site.follow()
+      // With 20s here it must fail.
+      try await site.follow("--within", ProcessInfo.processInfo.environment["SALVOR_LOG_WITHIN"] ?? "2s")
       try await site.salvor("backup", "-q").succeeded()
       try site.startWriting()
       let load = try PipedProcess(
@@ -49,9 +50,11 @@ private let runs = ProcessInfo.processInfo.environment["SALVOR_LOG_RUNS"].flatMa
       try await FollowSite.with { site in
         try await site.follow("--within", "100ms")
         try await site.salvor("backup", "-q").succeeded()
-        try await site.server.sql("ALTER SYSTEM SET synchronous_standby_names = 'salvor_shop_db'", "SELECT pg_reload_conf()")
+        try await site.server.sql(
+          "ALTER SYSTEM SET synchronous_standby_names = 'salvor_shop_db'", "SELECT pg_reload_conf()")
         try await site.until("commits wait") {
-          try await site.server.sql("SELECT sync_state FROM pg_stat_replication WHERE application_name = 'salvor_shop_db'")
+          try await site.server.sql(
+            "SELECT sync_state FROM pg_stat_replication WHERE application_name = 'salvor_shop_db'")
             == "sync"
         }
         try site.startWriting()
@@ -134,8 +137,9 @@ private let runs = ProcessInfo.processInfo.environment["SALVOR_LOG_RUNS"].flatMa
       #expect(try await site.server.sql("SELECT count(*) FROM history") == "60107")
       // From before the gap nothing leads beyond it.
       let first = try #require(mended["reaches"]?.array?.first)
-      #expect(first["toTime"]?.string.flatMap { Timestamp($0) } ?? Timestamp(seconds: 0)
-        < gap["beforeTime"]?.string.flatMap { Timestamp($0) } ?? .init(seconds: 0), "\(mended)")
+      #expect(
+        first["toTime"]?.string.flatMap { Timestamp($0) } ?? Timestamp(seconds: 0)
+          < gap["beforeTime"]?.string.flatMap { Timestamp($0) } ?? .init(seconds: 0), "\(mended)")
     }
   }
 

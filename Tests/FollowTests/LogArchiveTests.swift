@@ -163,7 +163,8 @@ struct SampleLog {
     try SampleLog.append(1500, to: buffer)
     let end = try #require(buffer.end)
     for (file, offset, follows) in [
-      (SampleLog.file(1500), 499, nil), (SampleLog.file(1500), 501, nil), ("g", 0, nil), ("g", 0, SampleLog.cursor(1499)),
+      (SampleLog.file(1500), 499, nil), (SampleLog.file(1500), 501, nil), ("g", 0, nil),
+      ("g", 0, SampleLog.cursor(1499)),
       ("g", 1, end.cursor), (SampleLog.file(1500), 0, end.cursor),
     ] as [(String, Int64, LogCursor?)] {
       #expect(throws: DriverError.self, "\(file)+\(offset)") {
@@ -212,7 +213,7 @@ struct SampleLog {
     var without = all
     without.remove(at: 1)
     let broken = chains(of: without)
-    #expect(broken.count == 2)
+    try #require(broken.count == 2)
     #expect(broken[1].gap?.why.contains("stretches 2 to 2") == true)
     #expect(broken[1].gap?.after == SampleLog.position(900) && broken[1].gap?.before == SampleLog.position(1800))
     // Joined, and what was joined not yet removed.
@@ -221,9 +222,9 @@ struct SampleLog {
     #expect(chains(of: all + [joined]).count == 1)
     #expect(chains(of: all + [joined])[0].spans.map(\.snapshot) == [joined, all[2], all[3]].map(\.snapshot))
     let elsewhere = chains(of: [all[0], Self.span(2...2, 950, 1800)])
-    #expect(elsewhere.count == 2 && elsewhere[1].gap?.why.contains("goes on at") == true)
+    #expect(elsewhere.count == 2 && elsewhere.last?.gap?.why.contains("goes on at") == true)
     let anew = chains(of: [all[0], Self.span(2...2, 1200, 1800, beginning: .some("the slot was gone"))])
-    #expect(anew.count == 2 && anew[1].gap?.why == "the slot was gone")
+    #expect(anew.count == 2 && anew.last?.gap?.why == "the slot was gone")
   }
 
   @Test func `a copy reaches to the end of the log that goes on from its mark, and no further`() throws {

@@ -42,7 +42,8 @@ struct CommitScanner: Sendable {
     while offset < bytes.count {
       let place = start.value + UInt64(offset)
       let inPage = place % LogGeometry.pageBytes
-      let needed = place % geometry.segmentBytes < LogGeometry.pageBytes
+      let needed =
+        place % geometry.segmentBytes < LogGeometry.pageBytes
         ? LogGeometry.longHeaderBytes : LogGeometry.shortHeaderBytes
       if inPage < needed, inPage == UInt64(header.count) {
         let count = min(Int(needed - inPage), bytes.count - offset)
@@ -92,7 +93,11 @@ struct CommitScanner: Sendable {
       if kept.count == 4 {
         let total = kept.withUnsafeBytes { UInt64($0.loadUnaligned(as: UInt32.self)) }
         // Zero after a switch of segments; anything else below a header's length is no record.
-        if total < Self.headerBytes || total > 1 << 30 { (expecting, kept) = (.page, []) } else { expecting = .rest(total - 4) }
+        if total < Self.headerBytes || total > 1 << 30 {
+          (expecting, kept) = (.page, [])
+        } else {
+          expecting = .rest(total - 4)
+        }
         isSkipping = false
       }
       return padding + count

@@ -113,7 +113,9 @@ extension PostgreSQLDriver {
       try file.truncate(to: Int64(geometry.segmentBytes))
       return file
     } catch {
-      if error.number == ENOENT { throw .logGap("the log begins in the middle of \(extent.file), and the copy has none of it") }
+      if error.number == ENOENT {
+        throw .logGap("the log begins in the middle of \(extent.file), and the copy has none of it")
+      }
       throw DriverError(error)
     }
   }

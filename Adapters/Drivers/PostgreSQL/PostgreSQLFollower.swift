@@ -37,7 +37,8 @@ struct PostgreSQLFollower: LogFollower {
       let session = try await open()
       let outcome: Result<Void, StatementFailure>
       do throws(StatementFailure) {
-        let start = try await start(session, from: refused == nil ? end : nil, hint: hint, refused, hadEnd: end != nil, sink)
+        let start = try await start(
+          session, from: refused == nil ? end : nil, hint: hint, refused, hadEnd: end != nil, sink)
         try await stream(session, from: start, into: sink)
         outcome = .success(())
       } catch { outcome = .failure(error) }
@@ -67,7 +68,9 @@ struct PostgreSQLFollower: LogFollower {
     address.applicationName = name
     var secret: Secret?
     if let password = driver.password {
-      do throws(AnyFailure) { secret = try await driver.environment.resolve(password) } catch { throw DriverError(error) }
+      do throws(AnyFailure) { secret = try await driver.environment.resolve(password) } catch {
+        throw DriverError(error)
+      }
     }
     let connection = try await ReplicationConnection.open(
       address, password: secret, pool: driver.environment.pool)
@@ -115,10 +118,12 @@ struct PostgreSQLFollower: LogFollower {
       sink.attach(history.name, history.bytes)
     }
     let anew = Start(
-      timeline: identity.timeline, position: LogSequenceNumber(session.slot.value / geometry.segmentBytes * geometry.segmentBytes),
+      timeline: identity.timeline,
+      position: LogSequenceNumber(session.slot.value / geometry.segmentBytes * geometry.segmentBytes),
       why: hadEnd ? refused : nil, isNew: true)
     guard let end else {
-      guard !hadEnd || refused != nil, let hint, let place = geometry.place(of: hint), place.timeline == identity.timeline
+      guard !hadEnd || refused != nil, let hint, let place = geometry.place(of: hint),
+        place.timeline == identity.timeline
       else { return anew }
       var start = anew
       let begin = place.position.value / geometry.segmentBytes * geometry.segmentBytes
@@ -136,7 +141,8 @@ struct PostgreSQLFollower: LogFollower {
     guard let place = geometry.place(of: end.cursor) else { return broken("the server cuts its log into other files") }
     if place.timeline == identity.timeline {
       guard place.position <= identity.flushed else {
-        return broken("the server's log ends at \(identity.flushed), before \(place.position): it lost what it had sent")
+        return broken(
+          "the server's log ends at \(identity.flushed), before \(place.position): it lost what it had sent")
       }
       return Start(timeline: place.timeline, position: place.position, why: nil, isNew: false)
     }
@@ -182,7 +188,8 @@ struct PostgreSQLFollower: LogFollower {
     var beginning: LogBeginning? =
       start.isNew
       ? LogBeginning(
-        stream: session.identity.systemIdentifier, cursor: stream.cursor, position: stream.mark.position, why: start.why)
+        stream: session.identity.systemIdentifier, cursor: stream.cursor, position: stream.mark.position, why: start.why
+      )
       : nil
     var ended = try await connection.start(slot: name, at: start.position, timeline: start.timeline)
     var acknowledged: LogSequenceNumber?

@@ -204,7 +204,9 @@ final class ReplicationConnection: Sendable {
 
   /// Source: PostgreSQL 15, "Streaming Replication Protocol", XLogData and Primary keepalive message.
   private static func message(_ raw: UnsafeRawBufferPointer) throws(StatementFailure) -> Message {
-    func number(_ offset: Int) -> UInt64 { UInt64(bigEndian: raw.loadUnaligned(fromByteOffset: offset, as: UInt64.self)) }
+    func number(_ offset: Int) -> UInt64 {
+      UInt64(bigEndian: raw.loadUnaligned(fromByteOffset: offset, as: UInt64.self))
+    }
     switch raw[0] {
     case 119 where raw.count >= 25:
       return .data(

@@ -32,7 +32,8 @@ struct FollowCommand: AsyncParsableCommand {
     let targets = try follow.targets(try parseStores(stores))
     guard !targets.isEmpty else {
       throw CommandFailure(
-        .usage, Report("LOG-105", "no store of the catalog has a log that can be followed").remedy("`salvor graph` lists them"))
+        .usage,
+        Report("LOG-105", "no store of the catalog has a log that can be followed").remedy("`salvor graph` lists them"))
     }
     let isQuiet = output.quiet
     try await follow.run(targets, options: options) { store, news in
@@ -172,7 +173,8 @@ enum LogText {
     for log in coverage.unbased {
       lines.append(
         style.paint("no copy", .warning)
-          + " leads to the log from \(log.from.description.harmless) to \(log.to.description.harmless): take a recovery point")
+          + " leads to the log from \(log.from.description.harmless) to \(log.to.description.harmless): take a recovery point"
+      )
     }
     return lines
   }

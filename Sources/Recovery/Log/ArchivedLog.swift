@@ -106,7 +106,8 @@ package actor ArchivedLog: LogSource {
           offset += Int64(length)
         }
         guard offset >= part.extent.to else {
-          throw RecoveryError.logDamaged(archive.store, "\(part.extent.file)+\(part.extent.from) is shorter than recorded")
+          throw RecoveryError.logDamaged(
+            archive.store, "\(part.extent.file)+\(part.extent.from) is shorter than recorded")
         }
       }
       let wantedPlaces = places

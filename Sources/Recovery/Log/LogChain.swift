@@ -27,7 +27,10 @@ package struct LogChain: Sendable, Equatable {
     if cursor == first.after { return LogPlace(extent: -1, offset: cursor.offset) }
     // The newest of that name: a file is never gone back to.
     let extents = extents
-    guard let index = extents.lastIndex(where: { $0.file == cursor.file && $0.from <= cursor.offset && cursor.offset <= $0.to })
+    guard
+      let index = extents.lastIndex(where: {
+        $0.file == cursor.file && $0.from <= cursor.offset && cursor.offset <= $0.to
+      })
     else { return nil }
     return LogPlace(extent: index, offset: cursor.offset)
   }

@@ -104,7 +104,9 @@ extension LogSpan {
   var isWhole: Bool {
     var cursor = after
     for extent in extents {
-      guard extent.from >= 0, extent.to > extent.from, extent.to <= Self.longestFile, extent.goesOn(from: cursor) else { return false }
+      guard extent.from >= 0, extent.to > extent.from, extent.to <= Self.longestFile, extent.goesOn(from: cursor) else {
+        return false
+      }
       cursor = extent.end
     }
     return cursor == end
