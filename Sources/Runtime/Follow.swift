@@ -38,32 +38,39 @@ package struct Follow: Sendable {
     do {
       try await Interruption.finishing { stopped in
         let stop = LogKeeper.Stop()
-        try await withThrowingTaskGroup(of: Bool.self) { group in
+        let failure = await withTaskGroup(of: Ended.self) { group in
           group.addTask {
             for await _ in stopped {}
             // Cancelled: everything else has ended.
             if !Task.isCancelled { stop.come() }
-            return false
+            return .watch
           }
           for (repository, stores) in targets {
             group.addTask {
-              try await keep(stores, in: repository, options, stop, report)
-              return true
+              do { try await keep(stores, in: repository, options, stop, report) } catch {
+                return .keeper(AnyFailure(error))
+              }
+              return .keeper(nil)
             }
           }
-          var left = targets.count
-          do {
-            while left > 0, let isKeeper = try await group.next() { if isKeeper { left -= 1 } }
-          } catch {
-            // What the others have in hand is still written.
-            stop.come()
-            while let other = try? await group.next() { _ = other }
-            throw error
+          var (left, failure) = (targets.count, AnyFailure?.none)
+          while left > 0, let ended = await group.next() {
+            guard case .keeper(let why) = ended else { continue }
+            left -= 1
+            failure = failure ?? why
           }
           group.cancelAll()
+          return failure
         }
+        if let failure { throw failure }
       }
     } catch { throw AnyFailure(error) }
+  }
+
+  private enum Ended: Sendable {
+    case watch
+    /// One repository's stores are no longer followed.
+    case keeper(AnyFailure?)
   }
 
   private func keep(

@@ -143,6 +143,15 @@ private let runs = ProcessInfo.processInfo.environment["SALVOR_LOG_RUNS"].flatMa
     }
   }
 
+  @Test(.timeLimit(.minutes(5)))
+  func `a store that may not be followed is given up with a reason`() async throws {
+    try await FollowSite.with { site in
+      try Files.replace(site.server.passwordFile, with: Array("wrong\n".utf8))
+      let ran = try await site.salvor("follow")
+      #expect(ran.status == 1 && ran.errors.contains("DRIVER-202"), "\(ran)")
+    }
+  }
+
   private static let moment = """
     SELECT pg_current_wal_insert_lsn(),
     to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
