@@ -234,6 +234,12 @@ let testTargets: [Target] = [
       "ServiceExec", "TestSupport", "salvor-torture-flow", .grdb, .logging,
     ]),
   tests("RecoveryTests", ["Core", "DriverKit", "Recovery"]),
+  // Runs the built program beside live servers, and the archive of logs over stores that fail.
+  tests(
+    "FollowTests",
+    [
+      "Core", "IO", "DriverKit", "Vault", "Recovery", "ObjectStoreMemory", "ObjectStoreFaulty", "TestSupport", "salvor",
+    ]),
   tests(
     "BankTests",
     [

@@ -15,6 +15,16 @@ enum PlanText {
     lines.append(
       "point \(style.paint(plan.pointID, .strong)) of \(plan.pointTime.format(fractionDigits: 3)), "
         + "\(plan.services.count.of("service")), \(plan.stores.count.of("store"))")
+    if let forward = prepared.input.forward {
+      let target: String =
+        switch forward.target {
+        case .newest: forward.time.map { "what was durable at \($0.format(fractionDigits: 3))" } ?? "\(forward.through)"
+        case .time(let time): time.format(fractionDigits: 3)
+        case .name(let name): "the restore point '\(name.harmless)'"
+        case .transaction(let id): "transaction \(id.harmless)"
+        }
+      lines.append("then \(forward.store) goes on along its log to \(style.paint(target, .strong))")
+    }
     lines += plan.refusals.map { style.paint("refused \($0.description.harmless)", .bad) }
     lines += plan.warnings.map { style.paint("warning \($0.description.harmless)", .warning) }
     guard !plan.steps.isEmpty else { return lines }

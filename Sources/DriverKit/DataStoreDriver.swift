@@ -56,6 +56,13 @@ package protocol DataStoreDriver: Sendable {
   ///
   /// - Returns: Rows of text; a driver without queries throws ``DriverError/unsupported(_:)``.
   func query(_ text: String, limit: QueryLimit) async throws(DriverError) -> QueryResult
+
+  /// Follows the store's log; `nil` for a store without one, or one nobody has taught us to read.
+  func follower() -> (any LogFollower)?
+}
+
+extension DataStoreDriver {
+  package func follower() -> (any LogFollower)? { nil }
 }
 
 /// Makes drivers of one kind from what the catalog says; one per adapter, listed in the registry.

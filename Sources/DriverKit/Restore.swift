@@ -14,6 +14,8 @@ package struct RestoreRequest: Sendable {
   /// The record says that ``DataStoreDriver/swapIn(_:)`` was begun. Then ``DataStoreDriver/swapOut(_:)`` must find the kept
   /// state, or that it is back already; finding no trace of either is an error.
   package var isSwapRecorded = false
+  /// The log to go on with from the copy's mark; `nil` ends at the mark.
+  package var replay: LogReplay?
 
   package init(
     id: String, source: any TreeSource, capture: CaptureResult,
@@ -30,7 +32,7 @@ package struct RestoreRequest: Sendable {
 
 /// What stands beside, ready to be swapped in.
 package struct RestoredState: Sendable, Equatable, Codable {
-  /// Where the engine says it ended up; must be the capture's position.
+  /// Where the engine says it ended up; must be the capture's position, unless it went on from there.
   package var position: LogPosition
   package var sizeBytes: Int64
   /// The engine's own checks that ran and passed, such as `integrity_check` or `recovered to 0/3000148`.

@@ -10,6 +10,10 @@ package enum RecoveryError: Failure {
   case ambiguousPoint(String, [String])
   case noPoint(why: [String])
   case pointDamaged(String, why: String)
+  case logDamaged(StoreName, String)
+  case logBroken(StoreName, from: String, to: String)
+  case logLagsBehind(StoreName, target: String, why: String)
+  case logNotFollowed(StoreName)
   case refused([String])
   case precheckFailed([Report])
   /// Every check that was made, those that passed too.
@@ -56,6 +60,18 @@ package enum RecoveryError: Failure {
       Report("POINT-204", "recovery point \(id) can't be trusted: \(why)", retry: .never)
         .state("nothing was changed").remedy(
           "choose another with `salvor points`; run `salvor vault check --read-data`")
+    case .logDamaged(let store, let why):
+      Report("LOG-101", "the log of \(store) can't be trusted: \(why)", retry: .never)
+        .remedy("run `salvor vault check --read-data`; `salvor timeline \(store)` shows what can be reached")
+    case .logBroken(let store, let from, let to):
+      Report("LOG-102", "the log of \(store) does not lead from \(from) to \(to) without a gap", retry: .never)
+        .state("nothing was changed").remedy("`salvor timeline \(store)` shows what can be reached, and why not more")
+    case .logLagsBehind(let store, let target, let why):
+      Report("LOG-103", "\(store) can't be brought to \(target): \(why)", retry: .never)
+        .state("nothing was changed").remedy("`salvor timeline \(store)` shows what can be reached, and why not more")
+    case .logNotFollowed(let store):
+      Report("LOG-104", "the log of \(store) can't be followed: its driver offers none", retry: .never)
+        .remedy("name stores that have one; take recovery points of this one more often")
     case .refused(let reasons):
       Report("RESTORE-101", "refused: \(reasons.joined(separator: "; "))").state("nothing was changed")
     case .precheckFailed(let reports):

@@ -61,6 +61,15 @@ package struct EvidenceArchive: Sendable {
           "remarks": .array(input.point.remarks.map { .string($0) }),
           "rejected": .array(input.rejected.map { ["id": .string($0.id), "why": .string($0.why)] }),
         ])
+      if let forward = input.forward {
+        try builder.add(
+          kind: "log", subject: forward.store.text,
+          body: [
+            "from": .string(forward.from.description), "through": .string(forward.through.description),
+            "target": try JSONValue(encoding: forward.target),
+            "time": forward.time.map { .string($0.description) } ?? .null,
+          ])
+      }
       for store in input.plan.stores {
         guard let part = input.point.stores[store] else { continue }
         try builder.add(

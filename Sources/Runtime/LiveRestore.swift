@@ -9,6 +9,7 @@ import Vault
 struct LiveRestore: RestoreEnvironment {
   let system: ManagedSystem
   let point: RecoveryPoint
+  let forward: LogForward?
   /// Those of the plan; the others stay as they are.
   let invariantNames: Set<CheckName>
 
@@ -23,7 +24,7 @@ struct LiveRestore: RestoreEnvironment {
     }
     let (system, point) = (system, point)
     // The vault is opened when something is read from it: swapping back needs nothing but local directories.
-    return StoreCopy(capture: part.capture) { () async throws(AnyFailure) in
+    var copy = StoreCopy(capture: part.capture) { () async throws(AnyFailure) in
       let vault = try await system.vault(of: store.repository)
       do {
         return try await PointCatalog(vault: vault, pool: system.host.pool).copy(of: name, in: point).source
@@ -31,6 +32,12 @@ struct LiveRestore: RestoreEnvironment {
         throw AnyFailure(error)
       }
     }
+    if let forward, forward.store == name {
+      copy.replay = forward.replay { () async throws(AnyFailure) in
+        LogArchive(vault: try await system.vault(of: store.repository), store: name, pool: system.host.pool)
+      }
+    }
+    return copy
   }
 
   func unit(of service: ServiceName) throws(RecoveryError) -> ServiceUnit? { try system.unit(of: service) }

@@ -20,6 +20,8 @@ package struct Restore: Sendable {
     package var verifies = true
     /// When the loss happened; RPO is measured from there. `nil` is now.
     package var failedAt: Timestamp?
+    /// Goes on from the point along the log; for services with one store between them.
+    package var forward: ForwardTarget?
 
     package init() {}
   }
@@ -48,8 +50,7 @@ package struct Restore: Sendable {
       for name in request.services where catalog.service(name) == nil { throw RecoveryError.noSuchService(name) }
       let services = request.services.isEmpty ? Set(catalog.services.map(\.name)) : request.services
       let stores = catalog.services.filter { services.contains($0.name) }.flatMap(\.stores).sorted()
-      let chosen = try await PointSelection(system: system).choose(
-        stores: stores, named: request.point, at: request.at, verifies: request.verifies, progress: progress)
+      let (chosen, forward) = try await choose(stores, request, progress)
       let plan = RestorePlan.make(
         PlanInput(
           catalog: catalog, services: request.services, point: chosen.facts, history: try await history(),
@@ -59,13 +60,45 @@ package struct Restore: Sendable {
       let repository =
         catalog.store(stores.first ?? StoreName(unchecked: ""))?.repository ?? catalog.repositories[0].name
       let now = system.host.time.now()
-      let input = RestoreInput(
+      var input = RestoreInput(
         plan: plan, point: chosen.point, repository: repository, catalogFiles: files, rejected: chosen.rejected,
         failedAt: request.failedAt, requestedAt: now)
+      input.forward = forward
       return Prepared(plan: plan, point: chosen.point, rejected: chosen.rejected, input: input)
     } catch {
       throw AnyFailure(error)
     }
+  }
+
+  private func choose(
+    _ stores: [StoreName], _ request: Request, _ progress: @escaping @Sendable (_ phase: String) -> Void
+  ) async throws -> (PointSelection.Chosen, LogForward?) {
+    let selection = PointSelection(system: system)
+    guard let target = request.forward else {
+      return (
+        try await selection.choose(
+          stores: stores, named: request.point, at: request.at, verifies: request.verifies, progress: progress), nil
+      )
+    }
+    // Several would come back to several moments, of which none is promised to fit the others.
+    guard stores.count == 1, let store = stores.first else {
+      throw RecoveryError.refused(["going forward along a log is for one store, and \(stores.count) are to be restored"]
+      )
+    }
+    var damaged: [RejectedPoint] = []
+    for forward in try await Logs(system).forwards(store, to: target) {
+      if let named = request.point, !forward.point.text.hasPrefix(named) { continue }
+      do {
+        var chosen = try await selection.choose(
+          stores: stores, named: forward.point.text, at: nil, verifies: request.verifies, progress: progress)
+        chosen.rejected = damaged
+        return (chosen, forward)
+      } catch {
+        guard error.report.code == "POINT-204" else { throw error }
+        damaged.append(RejectedPoint(id: forward.point.text, why: error.report.summary))
+      }
+    }
+    throw RecoveryError.noPoint(why: damaged.map { "\($0.id): \($0.why)" })
   }
 
   /// What earlier restores took, step by step.
@@ -115,7 +148,7 @@ package struct Restore: Sendable {
 
   func engine(for input: RestoreInput, observer: @escaping RunObserver) -> RunEngine {
     let environment = LiveRestore(
-      system: system, point: input.point, invariantNames: Set(input.plan.invariants))
+      system: system, point: input.point, forward: input.forward, invariantNames: Set(input.plan.invariants))
     let host = system.host
     var options = RunEngine.Options(holder: Holder.thisProcess)
     options.limits = ["copy": 4]
@@ -132,7 +165,7 @@ package struct Restore: Sendable {
     let evidence = try await EvidenceArchive(host: system.host).record(record, input, measured, in: system)
     return RestoreOutcome(
       run: record.spec.id, state: record.state, failure: record.head.failure, point: input.point.id,
-      pointTime: input.point.time, mode: input.point.mode, services: measured, rejected: input.rejected,
+      pointTime: input.targetTime, mode: input.point.mode, services: measured, rejected: input.rejected,
       comparisons: record.comparisons, checks: record.checks, gatesRetried: record.gatesRetried, evidence: evidence)
   }
 
@@ -153,7 +186,7 @@ package struct Restore: Sendable {
         return PhaseMeasurement(step: step.id, seconds: measurement.duration.seconds, bytes: measurement.bytes)
       }
       return ServiceMeasurement(
-        service: name, rpoSeconds: service.stores.isEmpty ? nil : max(0, (lostAt - input.point.time).seconds),
+        service: name, rpoSeconds: service.stores.isEmpty ? nil : max(0, (lostAt - input.targetTime).seconds),
         rpoObjectiveSeconds: service.objectives.rpo?.seconds,
         rtoSeconds: isBack ? ends.max().map { max(0, ($0 - start).seconds) } : nil,
         rtoObjectiveSeconds: service.objectives.rto?.seconds, phases: phases)

@@ -14,6 +14,11 @@ package struct RestoreInput: Sendable, Codable {
   package var rejected: [RejectedPoint]
   package var failedAt: Timestamp?
   package var requestedAt: Timestamp
+  /// Where the log is to lead to beyond the point; `nil` ends at the point.
+  package var forward: LogForward?
+
+  /// The moment that is come back to.
+  package var targetTime: Timestamp { forward?.time ?? point.time }
 }
 
 extension RestorePlan {

@@ -82,7 +82,8 @@ package struct Runs: Sendable {
       case .pending, .running, .rollingBack, .rollbackFailed:
         throw RunError.notPossible(record.spec.id, record.state, wanted: "released")
       }
-      let environment = LiveRestore(system: restore.system, point: input.point, invariantNames: [])
+      let environment = LiveRestore(
+        system: restore.system, point: input.point, forward: input.forward, invariantNames: [])
       for store in input.plan.stores {
         let copy = try await environment.copy(of: store)
         try await restore.system.driver(of: store).discardKept(

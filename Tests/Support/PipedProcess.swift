@@ -93,6 +93,9 @@ package final class PipedProcess: @unchecked Sendable {
     return waitid(P_PID, id_t(pid), &information, WEXITED | WNOHANG | WNOWAIT) == 0 && information.si_signo == 0
   }
 
+  /// Asks it to end.
+  package func terminate() { if status == nil { Glibc.kill(pid, SIGTERM) } }
+
   /// Ends it without a chance to tidy up.
   package func kill() {
     guard status == nil else { return }

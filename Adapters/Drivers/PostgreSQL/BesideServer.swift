@@ -13,6 +13,8 @@ struct BesideServer: Sendable {
   /// Where our own files go: a configuration, access rules, the socket, the log.
   var control: String
   var preloaded: String
+  /// What recovery is told beyond the usual, such as a target; none ends it at the end of the log that is there.
+  var recovery: [(String, String)] = []
 
   /// The one directory the server's user may write to, and nobody else may enter.
   ///
@@ -46,6 +48,10 @@ struct BesideServer: Sendable {
       ("shared_buffers", "128MB"), ("huge_pages", "off"), ("fsync", "on"), ("logging_collector", "off"),
       ("log_destination", "stderr"), ("lc_messages", "C"),
     ]
+    for (name, value) in recovery {
+      result.removeAll { $0.0 == name }
+      result.append((name, value))
+    }
     if !Files.exists(data + "/postgresql.conf") { result.append(("config_file", control + "/postgresql.conf")) }
     return result
   }

@@ -12,8 +12,8 @@ extension PostgreSQLDriver {
     let layout = RestoreLayout(request, facts, dataDirectory: dataDirectory)
     if let done = try await outcome(layout) { return done.state }
     try await clear(layout)
-    let sizeBytes = try await materialise(request, layout)
-    let done = try await prove(request, facts, layout, sizeBytes: sizeBytes)
+    let (sizeBytes, aim) = try await materialise(request, facts, layout)
+    let done = try await prove(request, facts, layout, aim, sizeBytes: sizeBytes)
     try await blocking { () throws(DriverError) in
       do {
         try Files.replace(layout.outcome, with: try CanonicalJSON.encode(done))
@@ -57,7 +57,9 @@ extension PostgreSQLDriver {
   }
 
   /// Writes the captured files into the workspaces, and readies them for a recovery beside.
-  private func materialise(_ request: RestoreRequest, _ layout: RestoreLayout) async throws(DriverError) -> Int64 {
+  private func materialise(
+    _ request: RestoreRequest, _ facts: RestoreFacts, _ layout: RestoreLayout
+  ) async throws(DriverError) -> (sizeBytes: Int64, aim: RecoveryAim?) {
     try await blocking { () throws(DriverError) in
       do throws(SystemFailure) {
         for swap in [layout.data] + layout.spaces.map(\.swap) { try makePassage(swap.workspace) }
@@ -73,10 +75,13 @@ extension PostgreSQLDriver {
       if let inner = error.underlying as? DriverError { throw inner }
       throw error.isCancellation ? .cancelled : DriverError(error)
     }
+    var aim: RecoveryAim?
+    if let replay = request.replay { aim = try await layLog(replay, facts, in: layout.data.beside) }
     let owner = try serverUser(layout.data.beside)
-    return try await blocking { () throws(DriverError) in
+    let sizeBytes = try await blocking { () throws(DriverError) in
       do throws(SystemFailure) { return try ready(layout, owner) } catch { throw DriverError(error) }
     }
+    return (sizeBytes, aim)
   }
 
   /// Gives a tablespace's location to the server's user, if that is what it was made for: the path comes from a snapshot,
@@ -113,20 +118,33 @@ extension PostgreSQLDriver {
 
   /// Recovers to the mark, has the engine check itself, and counts the content.
   private func prove(
-    _ request: RestoreRequest, _ facts: RestoreFacts, _ layout: RestoreLayout, sizeBytes: Int64
+    _ request: RestoreRequest, _ facts: RestoreFacts, _ layout: RestoreLayout, _ aim: RecoveryAim?, sizeBytes: Int64
   ) async throws(DriverError) -> RestoreOutcome {
     let data = layout.data.beside
     let owner = try serverUser(data)
-    let server = BesideServer(data: data, control: layout.control, preloaded: facts.preloaded)
-    try await blocking { () throws(DriverError) in
+    var server = BesideServer(data: data, control: layout.control, preloaded: facts.preloaded)
+    try await blocking { [server] () throws(DriverError) in
       do throws(SystemFailure) { try server.writeFiles(owner: owner) } catch { throw DriverError(error) }
     }
+    var position = request.capture.position
     var proofs: [String] = []
     var digest: ContentDigest?
     do throws(DriverError) {
-      try await startBeside(server, owner: owner, facts)
-      let reached = try await blocking { () throws(DriverError) in try endOfRecovery(data, facts) }
-      proofs.append("recovered to \(reached)")
+      if let aim, let replay = request.replay {
+        let reached = try await recover(&server, owner: owner, facts, to: aim, replay)
+        position = LogPosition(
+          kind: "lsn", value: reached.description,
+          details: ["timeline": String(aim.timeline), "systemIdentifier": facts.systemIdentifier])
+        proofs.append("recovered to \(reached), \(aim.words)")
+      } else {
+        try await startBeside(server, owner: owner, facts)
+        let reached = try await blocking { () throws(DriverError) in
+          let reached = try endOfRecovery(data, facts.timeline)
+          try requireMark(reached, facts)
+          return reached
+        }
+        proofs.append("recovered to \(reached)")
+      }
       digest = try await examine(request, facts, server, owner: owner, proofs: &proofs)
       try await stopServer(data, mode: "fast")
       if facts.hasChecksums { proofs.append(try await checkPages(data, facts, owner)) }
@@ -134,7 +152,7 @@ extension PostgreSQLDriver {
       if isLive(data) { try? await stopServer(data, mode: "immediate") }
       throw error
     }
-    try await blocking { () throws(DriverError) in
+    try await blocking { [server] () throws(DriverError) in
       for name in ["backup_label.old", "tablespace_map.old"] { unlink(data + "/" + name) }
       do throws(SystemFailure) {
         try Files.removeTree(server.socket)
@@ -142,7 +160,7 @@ extension PostgreSQLDriver {
       } catch { throw DriverError(error) }
     }
     return RestoreOutcome(
-      state: RestoredState(position: request.capture.position, sizeBytes: sizeBytes, proofs: proofs), digest: digest)
+      state: RestoredState(position: position, sizeBytes: sizeBytes, proofs: proofs), digest: digest)
   }
 
   private func startBeside(
@@ -176,18 +194,42 @@ extension PostgreSQLDriver {
     }
   }
 
-  /// Where recovery ended, by what the server itself wrote: the history of its new timeline names the point at which it
-  /// left the old one.
+  /// Recovers along the log to the aim.
   ///
-  /// - Throws: ``DriverError/logGap(_:)`` unless that is the mark. Blocks.
-  private func endOfRecovery(_ data: String, _ facts: RestoreFacts) throws(DriverError) -> LogSequenceNumber {
-    guard let mark = LogSequenceNumber(facts.mark), let geometry = LogGeometry(segmentBytes: facts.segmentBytes) else {
-      throw .corrupt("the snapshot's facts make no sense")
+  /// A time after the last commit is reached with the log's end, which the server takes for a target missed; whether the
+  /// log is known to reach beyond that time was seen before the restore.
+  private func recover(
+    _ server: inout BesideServer, owner: SystemUser?, _ facts: RestoreFacts, to aim: RecoveryAim, _ replay: LogReplay
+  ) async throws(DriverError) -> LogSequenceNumber {
+    server.recovery = aim.settings(asking: true)
+    var isAtEnd = aim.setting == nil
+    do throws(DriverError) {
+      try await startBeside(server, owner: owner, facts)
+    } catch {
+      guard case .engineFailed(let what, let log) = error,
+        log.contains("recovery ended before configured recovery target was reached")
+      else { throw error }
+      guard case .time = aim.target else {
+        throw .logGap("\(what): the log holds no \(aim.setting.map { "\($0.name) \($0.value)" } ?? "such place")")
+      }
+      if isLive(server.data) { try await stopServer(server.data, mode: "immediate") }
+      server.recovery = aim.settings(asking: false)
+      isAtEnd = true
+      try await startBeside(server, owner: owner, facts)
     }
+    let data = server.data
+    let reached = try await blocking { () throws(DriverError) in try endOfRecovery(data, aim.timeline) }
+    if isAtEnd { try await requireEnd(aim, reached: reached, replay, facts) }
+    return reached
+  }
+
+  /// Where recovery ended, by what the server itself wrote: the history of its new timeline names the point at which it
+  /// left the old one. Blocks.
+  private func endOfRecovery(_ data: String, _ timeline: UInt32) throws(DriverError) -> LogSequenceNumber {
     let lines: [Substring]
     do throws(SystemFailure) {
       let histories = try Files.names(in: data + "/pg_wal").map(\.lossyText)
-        .filter { $0.hasSuffix(".history") && (UInt32($0.dropLast(8), radix: 16) ?? 0) > facts.timeline }
+        .filter { $0.hasSuffix(".history") && (UInt32($0.dropLast(8), radix: 16) ?? 0) > timeline }
       guard let newest = histories.max() else {
         throw SystemFailure("open", path: data + "/pg_wal/*.history", number: ENOENT)
       }
@@ -195,14 +237,21 @@ extension PostgreSQLDriver {
       lines = String(decoding: bytes, as: UTF8.self).split(separator: "\n").filter { $0.first?.isNumber == true }
     } catch { throw DriverError(error) }
     let fields = lines.last?.split(whereSeparator: \.isWhitespace) ?? []
-    guard fields.count >= 2, UInt32(fields[0]) == facts.timeline, let reached = LogSequenceNumber(fields[1]) else {
+    guard fields.count >= 2, UInt32(fields[0]) == timeline, let reached = LogSequenceNumber(fields[1]) else {
       throw .engineFailed("the server did not say where recovery ended", log: lines.last.map(String.init) ?? "")
+    }
+    return reached
+  }
+
+  /// - Throws: ``DriverError/logGap(_:)`` unless recovery ended at the mark.
+  private func requireMark(_ reached: LogSequenceNumber, _ facts: RestoreFacts) throws(DriverError) {
+    guard let mark = LogSequenceNumber(facts.mark), let geometry = LogGeometry(segmentBytes: facts.segmentBytes) else {
+      throw .corrupt("the snapshot's facts make no sense")
     }
     let (a, b) = (geometry.normalised(reached), geometry.normalised(mark))
     guard a == b else {
       throw .logGap("recovery ended at \(reached), \(a < b ? "before" : "after") the mark \(mark)")
     }
-    return mark
   }
 
   /// Runs pg_amcheck where the extension is, and computes the digest.

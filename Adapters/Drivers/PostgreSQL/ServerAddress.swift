@@ -13,6 +13,10 @@ struct ServerAddress: Sendable, Equatable, CustomStringConvertible {
   var user: String
   var database: String
   var connectSeconds = 10
+  /// How the server lists us, and what a setting such as `synchronous_standby_names` calls us.
+  var applicationName = "salvor"
+  /// A connection that speaks the replication protocol, and no SQL.
+  var isReplication = false
 
   func database(_ name: String) -> ServerAddress {
     var copy = self
@@ -26,11 +30,12 @@ struct ServerAddress: Sendable, Equatable, CustomStringConvertible {
   func connect(password: Secret?) -> OpaquePointer? {
     var pairs: [(String, UnsafeMutablePointer<CChar>?)] = [
       ("host", strdup(host)), ("port", strdup(String(port))), ("user", strdup(user)), ("dbname", strdup(database)),
-      ("connect_timeout", strdup(String(connectSeconds))), ("application_name", strdup("salvor")),
+      ("connect_timeout", strdup(String(connectSeconds))), ("application_name", strdup(applicationName)),
       ("client_encoding", strdup("UTF8")),
       // A peer that vanished without a word is noticed in about half a minute.
       ("keepalives_idle", strdup("10")), ("keepalives_interval", strdup("5")), ("keepalives_count", strdup("4")),
     ]
+    if isReplication { pairs.append(("replication", strdup("true"))) }
     if let password {
       let copy = UnsafeMutablePointer<CChar>.allocate(capacity: password.count + 1)
       password.withBytes { bytes in

@@ -13,16 +13,31 @@ struct RestoreTarget: ParsableArguments {
   @Option(help: "A recovery point's id, or its beginning (default: the newest that verifies).") var point: String?
   @Option(help: "The newest point at or before this time, in RFC 3339.") var at: String?
   @Option(help: "When the loss happened, in RFC 3339; RPO is measured from there (default: now).") var failedAt: String?
+  @Flag(help: "Go on along the store's log to its end; the services named have one store between them.") var newest =
+    false
+  @Option(help: "Go on along the store's log to this time, in RFC 3339.") var to: String?
+  @Option(help: "Go on along the store's log to just before this position, such as 0/3000148.") var lsn: String?
+  @Option(help: "Go on along the store's log to a restore point of this name.") var toName: String?
+  @Option(help: "Go on along the store's log to the end of this transaction.") var xid: String?
   @Flag(help: "Go on though an invariant joins a restored store to one that stays as it is.") var allowBrokenLinks =
     false
   @Flag(help: "Trust the point's copies without reading them first.") var noVerify = false
 
   func request() throws -> Restore.Request {
     guard point == nil || at == nil else { throw ValidationError("--point and --at exclude each other") }
+    let forwards: [ForwardTarget] =
+      [
+        newest ? .newest : nil, try to.map { .time(try parseTime($0)) }, lsn.map { .position($0) },
+        toName.map { .name($0) }, xid.map { .transaction($0) },
+      ].compactMap(\.self)
+    guard forwards.count <= 1, forwards.isEmpty || at == nil else {
+      throw ValidationError("of --at, --newest, --to, --lsn, --to-name and --xid only one can be given")
+    }
     var request = Restore.Request()
     request.services = try parseServices(services)
     request.point = point
     request.at = try at.map(parseTime)
+    request.forward = forwards.first
     request.failedAt = try failedAt.map(parseTime)
     request.allowsBrokenLinks = allowBrokenLinks
     request.verifies = !noVerify
@@ -76,6 +91,8 @@ struct RestoreCommand: AsyncParsableCommand {
         salvor restore --dry-run
         salvor restore --yes
         salvor restore ledger --point 20261121T0809 --yes
+        salvor restore ledger --newest --yes
+        salvor restore ledger --to 2026-11-21T08:09:30.5Z --yes
       """)
 
   @OptionGroup var target: RestoreTarget

@@ -115,7 +115,8 @@ package struct RestoreBeside: Step {
 
   package func verify(_ output: RestoredState, of input: StoreInput, in context: StepContext) async throws {
     let copy = try await environment.copy(of: input.store)
-    guard output.position == copy.capture.position else {
+    // Beyond the mark it is the driver that knows how far the log leads.
+    guard output.position == copy.capture.position || copy.replay != nil else {
       throw RecoveryError.positionMissed(
         input.store, expected: copy.capture.position.description, found: output.position.description)
     }

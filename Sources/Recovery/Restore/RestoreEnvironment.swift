@@ -30,6 +30,8 @@ package protocol RestoreEnvironment: Sendable {
 package struct StoreCopy: Sendable {
   package var source: any TreeSource
   package var capture: CaptureResult
+  /// The log to go on with; `nil` ends at the copy's mark.
+  package var replay: LogReplay?
 
   package init(source: any TreeSource, capture: CaptureResult) { (self.source, self.capture) = (source, capture) }
 
@@ -79,9 +81,15 @@ extension RestoreEnvironment {
     let copy = try await copy(of: store)
     let progress = context.progress
     let total = copy.capture.sizeBytes
-    return RestoreRequest(id: context.run.text, source: copy.source, capture: copy.capture) { done in
+    var request = RestoreRequest(id: context.run.text, source: copy.source, capture: copy.capture) { done in
       progress(.init("restore", doneBytes: done, totalBytes: total))
     }
+    if let replay = copy.replay {
+      request.replay = replay
+      // What was recorded at the mark says nothing about a later moment.
+      request.capture.contentDigest = nil
+    }
+    return request
   }
 
   /// Calls a driver, and says which store it was when that fails.

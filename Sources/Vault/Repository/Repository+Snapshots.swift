@@ -28,12 +28,16 @@ extension Repository {
     }
   }
 
-  /// Every snapshot, ascending by time; one that can't be read makes this fail.
+  /// Every snapshot, ascending by time; one that can't be read makes this fail, unless it was forgotten meanwhile.
   package func snapshots() async throws(VaultError) -> [StoredSnapshot] {
     var result: [StoredSnapshot] = []
     for info in try await access({ store throws(StoreError) in try await store.list(.snapshot) }) {
       guard let id = info.name.id else { continue }
-      result.append(StoredSnapshot(id: id, snapshot: try await loadSnapshot(id)))
+      do throws(VaultError) { result.append(StoredSnapshot(id: id, snapshot: try await loadSnapshot(id))) } catch {
+        guard case .snapshotNotFound = error else { throw error }
+        let listed = try await access { store throws(StoreError) in try await store.list(.snapshot) }
+        if listed.contains(where: { $0.name.id == id }) { throw error }
+      }
     }
     return result.sorted { ($0.snapshot.time, $0.id) < ($1.snapshot.time, $1.id) }
   }
