@@ -354,6 +354,12 @@ import Testing
           // Which they could not, were anything still held: the statement ends after them.
           try await fixture.write(100, payload: "x")
           try await fixture.run("CREATE TABLE shop.new (n INT)")
+          // Nor does another backup.
+          let backup = try await fixture.connect()
+          for statement in ["SET SESSION max_statement_time = 20", "BACKUP STAGE START", "BACKUP STAGE END"] {
+            try await backup.run(statement)
+          }
+          await backup.close()
         }
       }
     }
