@@ -97,7 +97,7 @@ import Testing
       text = text.replacingOccurrences(of: old, with: new)
     }
     try Files.replace(place.file("driver"), with: Array(text.utf8), mode: 0o755)
-    let tried = try await check([place.file("driver")])
+    let tried = try await check(["sh", place.file("driver")])
     #expect(tried.broken.isEmpty)
     #expect(tried.kept.count == 22)
   }
@@ -124,7 +124,7 @@ import Testing
     var broken = text.replacingOccurrences(of: right, with: wrong)
     if promise.hasPrefix("the program ends") { broken = text + "exit 1\n" }
     try Files.replace(place.file("driver"), with: Array(broken.utf8), mode: 0o755)
-    let tried = try await check([place.file("driver")])
+    let tried = try await check(["sh", place.file("driver")])
     #expect(tried.status == 4)
     #expect(tried.broken.contains { $0.hasPrefix(promise) }, "\(tried.broken)")
   }
@@ -227,7 +227,7 @@ import Testing
         spec:
           stores:
             - {name: quick, exec: {command: "\(Self.journal)", state: "\(place.file("journal"))"}}
-            - {name: slow, exec: {command: "\(place.file("slow.sh"))", state: "\(place.file("slow"))"}}
+            - {name: slow, exec: {command: "sh \(place.file("slow.sh"))", state: "\(place.file("slow"))"}}
         """.utf8))
     let backup = try PipedProcess([
       Self.salvor, "backup", "both", "--catalog", place.file("salvor.yaml"), "--state", place.file("state"),
@@ -265,7 +265,8 @@ import Testing
       StoreConfiguration(
         name: "odd",
         options: [
-          "command": .string(place.file("program")), "state": .string(place.file("state")), "timeout": .string(timeout),
+          "command": .string("sh " + place.file("program")), "state": .string(place.file("state")),
+          "timeout": .string(timeout),
         ]), in: .live)
   }
 
@@ -374,7 +375,7 @@ import Testing
       StoreConfiguration(
         name: "a",
         options: [
-          "command": .string(place.file("program")), "state": .string(place.file("state")),
+          "command": .string("sh " + place.file("program")), "state": .string(place.file("state")),
           "secrets": [.string("password=file:" + place.file("secret"))], "settings": ["a=b=c"],
         ]), in: .live)
     let error = try await failure { _ = try await driver.traits() }
