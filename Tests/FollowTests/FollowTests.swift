@@ -11,7 +11,7 @@ private let runs = ProcessInfo.processInfo.environment["SALVOR_LOG_RUNS"].flatMa
   @Test(.timeLimit(.minutes(5)))
   func `server and follower killed, the disk gone: two seconds are lost at most`() async throws {
     try await FollowSite.with { site in
-      // With 20s here it must fail.
+      // With 60s here it must fail.
       try await site.follow("--within", ProcessInfo.processInfo.environment["SALVOR_LOG_WITHIN"] ?? "2s")
       try await site.salvor("backup", "-q").succeeded()
       try site.startWriting()
