@@ -104,7 +104,10 @@ struct DamageOracleTests {
           let (isSound, text) = try await Self.judge(path)
           let ours = await Self.ourVerdict(path)
           try Files.removeTree(path)
-          let agree = isSound == ours.isSound
+          // restic 0.14 does not compare a key with its name, later ones do, and so do we: what changed in a key's remarks
+          // is damage, if harmless.
+          let isRemark = isSound && what.contains(" keys/") && ours.codes == ["VAULT-126"]
+          let agree = isSound == ours.isSound || isRemark
           return (
             !ours.isSound,
             agree

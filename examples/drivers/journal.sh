@@ -42,7 +42,8 @@ finish() {
   rm -rf "$own"
 }
 trap finish EXIT
-trap 'exit 1' HUP INT TERM
+# PIPE too: an answer nobody reads any more would end the shell without the line above.
+trap 'exit 1' HUP INT PIPE TERM
 
 take_hold() {
   limit=$(awk -v ms="$(number limitMilliseconds)" 'BEGIN { print ms / 1000 }')
