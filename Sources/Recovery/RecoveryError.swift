@@ -14,6 +14,7 @@ package enum RecoveryError: Failure {
   case logBroken(StoreName, from: String, to: String)
   case logLagsBehind(StoreName, target: String, why: String)
   case logNotFollowed(StoreName)
+  case logTakenOver(StoreName, stretch: Int64)
   case refused([String])
   case precheckFailed([Report])
   /// Every check that was made, those that passed too.
@@ -72,6 +73,12 @@ package enum RecoveryError: Failure {
     case .logNotFollowed(let store):
       Report("LOG-104", "the log of \(store) can't be followed: its driver offers none", retry: .never)
         .remedy("name stores that have one; take recovery points of this one more often")
+    case .logTakenOver(let store, let stretch):
+      Report(
+        "LOG-106", "somebody else follows \(store) too: the log has a stretch \(stretch) by now", retry: .afterBackoff
+      )
+      .state("nothing of it was taken for durable; it is looked up anew where the log ends")
+      .remedy("let one process follow a store; several may stand ready, and take over")
     case .refused(let reasons):
       Report("RESTORE-101", "refused: \(reasons.joined(separator: "; "))").state("nothing was changed")
     case .precheckFailed(let reports):

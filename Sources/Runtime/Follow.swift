@@ -73,7 +73,30 @@ package struct Follow: Sendable {
     case keeper(AnyFailure?)
   }
 
+  /// Comes again after what passes: a repository that is away, a lock that was lost or is somebody's for a while.
   private func keep(
+    _ stores: [StoreName], in repository: RepositoryName, _ options: LogKeeper.Options, _ stop: LogKeeper.Stop,
+    _ report: @escaping @Sendable (StoreName, LogKeeper.News) -> Void
+  ) async throws {
+    var pause = options.pauses.first
+    while true {
+      do { return try await keepOnce(stores, in: repository, options, stop, report) } catch {
+        let failure = AnyFailure(error)
+        if failure.isCancellation || Task.isCancelled { throw error }
+        for store in stores { report(store, .trouble(failure.report)) }
+        let passes = failure.report.retry == .afterBackoff || ["VAULT-201", "VAULT-202"].contains(failure.report.code)
+        guard passes, !stop.isOver else { throw error }
+      }
+      let end = system.host.time.monotonicNanoseconds() + pause.wholeNanoseconds
+      while !stop.isOver, system.host.time.monotonicNanoseconds() < end {
+        try await system.host.time.sleep(for: .milliseconds(50))
+      }
+      if stop.isOver { return }
+      pause = min(pause * 2, .seconds(30))
+    }
+  }
+
+  private func keepOnce(
     _ stores: [StoreName], in repository: RepositoryName, _ options: LogKeeper.Options, _ stop: LogKeeper.Stop,
     _ report: @escaping @Sendable (StoreName, LogKeeper.News) -> Void
   ) async throws {

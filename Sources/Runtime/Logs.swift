@@ -118,12 +118,17 @@ package struct Logs: Sendable {
     let found = try await look(at: name)
     guard let follower = try system.driver(of: name).follower() else { throw RecoveryError.logNotFollowed(name) }
     var result: [LogForward] = []
+    /// The newest copy that no log leads on from.
+    var unled: LogBase?
     var why =
       found.chains.isEmpty ? "no log of it is in the repository" : "no copy before it has a log that leads there"
     for base in found.bases.sorted(by: { $0.time > $1.time }) {
       guard let from = base.cursor, let capture = found.captures[base.point],
         let chain = found.chains.last(where: { $0.place(of: from) != nil }), let start = chain.place(of: from)
-      else { continue }
+      else {
+        unled = unled ?? base
+        continue
+      }
       var forward = LogForward(
         store: name, point: base.point, target: .newest, from: from, through: chain.end.cursor, time: nil)
       switch target {
@@ -149,6 +154,13 @@ package struct Logs: Sendable {
       case .transaction(let text): forward.target = .transaction(text)
       }
       result.append(forward)
+    }
+    if target == .newest {
+      result.sort { ($0.time ?? Timestamp(nanoseconds: .min)) > ($1.time ?? Timestamp(nanoseconds: .min)) }
+      if let unled, let reached = result.first?.time, unled.time > reached {
+        result = []
+        why = "its log leads to \(reached), and point \(unled.point) of \(unled.time) is newer: restore that one"
+      }
     }
     guard !result.isEmpty else { throw RecoveryError.logLagsBehind(name, target: target.description, why: why) }
     return result

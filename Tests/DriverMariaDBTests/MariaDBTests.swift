@@ -388,7 +388,7 @@ import Testing
     try await withServer { fixture in
       let connection = try await fixture.connect()
       for statement in [
-        "SET SESSION wait_timeout = 2", "BACKUP STAGE START", "BACKUP STAGE BLOCK_COMMIT",
+        "BACKUP STAGE START", "BACKUP STAGE BLOCK_COMMIT", "SET SESSION wait_timeout = 2",
       ] { try await connection.run(statement) }
       let began = SystemTime().monotonicNanoseconds()
       try await fixture.write(100, payload: "x")

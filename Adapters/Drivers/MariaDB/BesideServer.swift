@@ -48,7 +48,7 @@ struct BesideServer: Sendable {
       "--innodb-buffer-pool-size=128M", "--innodb-flush-log-at-trx-commit=2", "--innodb-buffer-pool-load-at-startup=0",
       "--innodb-buffer-pool-dump-at-shutdown=0", "--performance-schema=0", "--max-allowed-packet=1G",
     ]
-      + layout.sorted { $0.key < $1.key }.map { "--\($0.key)=\($0.value)" }
+      + layout.sorted { $0.key < $1.key }.map { "--\($0.key.replacing("_", with: "-"))=\($0.value)" }
       + variables.sorted { $0.key < $1.key }.filter { !$0.value.isEmpty }.map {
         "--\($0.key.replacing("_", with: "-"))=\($0.value)"
       }
@@ -71,11 +71,20 @@ struct BesideServer: Sendable {
       let parts = line.split(separator: "=", maxSplits: 1).map(String.init)
       guard parts.count == 2, !line.hasPrefix("#") else { continue }
       let (name, value) = (parts[0], parts[1])
-      if name.contains("plugin") { throw .unsupported("the copy needs a plugin to be read: \(line)") }
+      if name == "plugin_load" {
+        // What compressed pages are read with: `;provider_lz4=provider_lz4.so…`.
+        let plugins = value.split(separator: ";").map(String.init)
+        guard plugins.allSatisfy({ $0.wholeMatch(of: /(provider_[a-z0-9]+)(=\1(\.so)?)?/) != nil }) else {
+          throw .unsupported("the copy needs a plugin to be read that is none for compression: \(line)")
+        }
+        if !plugins.isEmpty { result["plugin_load_add"] = plugins.joined(separator: ";") }
+        continue
+      }
+      guard wanted.contains(name) else { continue }
       guard value == "./" || value.utf8.allSatisfy({ $0 > 32 && $0 < 127 && $0 != 47 }) else {
         throw .corrupt("backup-my.cnf says '\(line)'")
       }
-      if wanted.contains(name) { result[name] = value }
+      result[name] = value
     }
     return result
   }

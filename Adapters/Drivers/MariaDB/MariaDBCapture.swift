@@ -57,7 +57,17 @@ actor MariaDBCapture: CaptureSession {
     }
     self.owner = owner
     let directory = context.scratch + "/copy"
-    let base = try await driver.copyFiles(to: directory, isLogged: facts.isLogged)
+    var base = try await driver.copyFiles(to: directory, isLogged: facts.isLogged)
+    // What a restore would refuse is no copy.
+    _ = try await driver.blocking { () throws(DriverError) in try BesideServer.layout(in: directory) }
+    if let position = base.position {
+      // mariadb-backup tells where replication stands, which leaves out other servers' transactions in this log.
+      do throws(StatementFailure) {
+        let set = try await control.row(
+          "SELECT BINLOG_GTID_POS(\(RowDigest.text(position.file)), \(position.offset))", 1)
+        base.gtid = set[0] ?? base.gtid
+      } catch { throw error.driverError("asking where the copy stands") }
+    }
     self.base = base
     if facts.isHeld {
       guard let position = base.position else { throw .unsupported("the server does not say where its log stands") }

@@ -27,7 +27,7 @@ struct ServerFacts: Sendable {
   private static let asked =
     [
       "datadir", "log_bin", "log_bin_basename", "log_bin_index", "binlog_format", "encrypt_binlog",
-      "log_slave_updates",
+      "log_slave_updates", "wsrep_on",
       "gtid_slave_pos", "innodb_data_home_dir", "innodb_log_group_home_dir", "innodb_undo_directory",
       "aria_log_dir_path", "innodb_page_size", "version", "read_only",
     ] + replayed
@@ -92,6 +92,11 @@ struct ServerFacts: Sendable {
       return .outside(
         why: "the server replicates from another, and its binary log lacks what comes from there: set log_slave_updates"
       )
+    }
+    if variables["log_slave_updates"] != "ON", variables["wsrep_on"] == "ON" {
+      return .outside(
+        why: "the server is one of a Galera cluster, and its binary log lacks what comes from the others: "
+          + "set log_slave_updates")
     }
     let others = engines.keys.filter { !Self.heldEngines.contains($0) }.sorted()
     if !others.isEmpty {

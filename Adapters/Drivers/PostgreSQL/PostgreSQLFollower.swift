@@ -173,6 +173,7 @@ struct PostgreSQLFollower: LogFollower {
   // MARK: Streaming
 
   private static let sinkRefused = "salvor-sink"
+  private static let silence = Duration.seconds(30)
 
   /// Errors after which only another place will do: the log is not there any more.
   private static func refusal(_ error: StatementFailure) -> String? {
@@ -194,8 +195,10 @@ struct PostgreSQLFollower: LogFollower {
     var ended = try await connection.start(slot: name, at: start.position, timeline: start.timeline)
     var acknowledged: LogSequenceNumber?
     var told = time.monotonicNanoseconds()
-    // When the server said that it had sent everything; believed once nothing comes after it.
-    var quiet: Timestamp?
+    // The last time the server said how far it has sent. It says the same again only if there was nothing to send between:
+    // then all that was committed before the first time is here. Once says nothing, in the middle of catching up.
+    var quiet: (end: LogSequenceNumber, clock: Timestamp)?
+    var heard = told
     while true {
       if Task.isCancelled { throw .cancelled }
       var wantsReply = false
@@ -210,9 +213,10 @@ struct PostgreSQLFollower: LogFollower {
         messages = []
         do { try await time.sleep(for: .milliseconds(20)) } catch { throw .cancelled }
       }
-      if messages.isEmpty, let clock = quiet, sink.hasRoom {
-        sink.note(LogMark(position: stream.mark.position, completeUntil: clock))
-        quiet = nil
+      if !messages.isEmpty || !sink.hasRoom { heard = time.monotonicNanoseconds() }
+      // It is asked for a word every few seconds.
+      if Duration.nanoseconds(time.monotonicNanoseconds() - heard) > Self.silence {
+        throw StatementFailure(code: "08006", message: "the server has not said a word for \(Self.silence.brief)")
       }
       for message in messages {
         switch message {
@@ -235,7 +239,14 @@ struct PostgreSQLFollower: LogFollower {
             beginning = nil
           }
           if wants { wantsReply = true }
-          quiet = end == stream.position ? clock : nil
+          if end == stream.position {
+            if let quiet, quiet.end == end {
+              sink.note(LogMark(position: stream.mark.position, completeUntil: quiet.clock))
+            }
+            quiet = (end, clock)
+          } else {
+            quiet = nil
+          }
         case .timelineEnded(let next, let place):
           guard place == stream.position else {
             throw StatementFailure(

@@ -34,6 +34,8 @@ struct ServerAddress: Sendable, Equatable, CustomStringConvertible {
       ("client_encoding", strdup("UTF8")),
       // A peer that vanished without a word is noticed in about half a minute.
       ("keepalives_idle", strdup("10")), ("keepalives_interval", strdup("5")), ("keepalives_count", strdup("4")),
+      // What was sent and never confirmed keeps keepalives from being sent at all.
+      ("tcp_user_timeout", strdup("30000")),
     ]
     if isReplication { pairs.append(("replication", strdup("true"))) }
     if let password {

@@ -60,6 +60,28 @@ package struct LogArchive: Sendable {
     return listing
   }
 
+  /// The number of the newest stretch there is, whether it can be read or not; 0 if there is none.
+  func lastNumber() async throws(RecoveryError) -> Int64 {
+    let vault = vault
+    let snapshots = try await vaulted { () async throws in try await vault.snapshots() }
+    return Self.lastNumber(of: store, among: snapshots)
+  }
+
+  /// By the tags alone: `log:17-42`.
+  static func lastNumber(of store: StoreName, among snapshots: [StoredSnapshot]) -> Int64 {
+    var last: Int64 = 0
+    for stored in snapshots {
+      let tags = stored.snapshot.tags
+      guard tags.contains(tag), tags.contains("store:\(store)") else { continue }
+      for tag in tags where tag.hasPrefix("log:") {
+        let numbers = tag.dropFirst(4).split(separator: "-").map { Int64($0) }
+        // One that leaves no room for others is no number of ours.
+        if numbers.count == 2, let upper = numbers[1], upper < Int64.max / 2 { last = max(last, upper) }
+      }
+    }
+    return last
+  }
+
   private func read(_ stored: StoredSnapshot) async throws(RecoveryError) -> StoredSpan {
     let tree = SnapshotTree(reader: vault, root: stored.snapshot.tree, pool: pool)
     let store = store
@@ -127,7 +149,10 @@ package struct LogArchive: Sendable {
           }
         }
         for name in stored.span.attachments {
-          attachments[name] = try await tree.node(at: path(ofAttached: name))?.content ?? []
+          guard let node = try await tree.node(at: path(ofAttached: name)) else {
+            throw RecoveryError.logDamaged(store, "\(name) is not in snapshot \(stored.snapshot.short)")
+          }
+          attachments[name] = node.content
         }
       }
       guard contents.map(\.extent) == span.extents else {

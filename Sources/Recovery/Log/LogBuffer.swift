@@ -43,6 +43,8 @@ final class LogBuffer: LogSink {
     /// The number of the stretch that is saved next.
     var next: Int64
     var epoch = 0
+    /// A follower has come again since the archive was asked where it ends.
+    var isUncertain = false
   }
 
   private let state: Mutex<State>
@@ -66,6 +68,11 @@ final class LogBuffer: LogSink {
   var next: Int64 { state.withLock { $0.next } }
   var hasRoom: Bool { state.withLock { $0.waitingBytes < limitBytes } }
   var durable: LogPosition? { state.withLock { $0.durable } }
+
+  /// A follower asks for the log now; until it got it, another may have had it.
+  func connecting() { state.withLock { $0.isUncertain = true } }
+  func isCertain() { state.withLock { $0.isUncertain = false } }
+  var isUncertain: Bool { state.withLock { $0.isUncertain } }
 
   func begin(_ beginning: LogBeginning) {
     let now = time.now()

@@ -100,7 +100,8 @@ package struct LogKeeper: Sendable {
     for (snapshot, why) in listing.unreadable { report(.unreadable(snapshot: snapshot, why)) }
     let chain = listing.chains.last
     let buffer = LogBuffer(
-      end: chain?.end, next: (listing.spans.map(\.span.numbers.upperBound).max() ?? 0) + 1,
+      end: chain?.end,
+      next: max(listing.spans.map(\.span.numbers.upperBound).max() ?? 0, try await archive.lastNumber()) + 1,
       attached: Set(chain?.spans.flatMap(\.span.attachments) ?? []), time: time, limitBytes: options.bufferBytes)
     let mark = await hint()
     let ended = await withTaskGroup(of: Ended.self) { group in
@@ -108,6 +109,12 @@ package struct LogKeeper: Sendable {
       group.addTask {
         do throws(RecoveryError) {
           try await self.write(from: buffer, until: stop, report)
+          return .stopped
+        } catch { return .failed(error) }
+      }
+      group.addTask {
+        do throws(RecoveryError) {
+          try await self.join(until: stop, report)
           return .stopped
         } catch { return .failed(error) }
       }
@@ -141,6 +148,7 @@ package struct LogKeeper: Sendable {
       if told == nil { report(.following(from: buffer.end?.position)) }
       let outcome: DriverError? = await withTaskGroup(of: DriverError?.self) { group in
         group.addTask {
+          buffer.connecting()
           do throws(DriverError) {
             try await follower.follow(from: buffer.end, hint: hint, into: buffer)
             return nil
@@ -186,8 +194,6 @@ package struct LogKeeper: Sendable {
   private func write(
     from buffer: LogBuffer, until stop: Stop, _ report: @Sendable (News) -> Void
   ) async throws(RecoveryError) {
-    var looked = time.monotonicNanoseconds()
-    var known: [Digest: StoredSpan] = [:]
     let tick = max(.milliseconds(1), min(options.within / 8, .milliseconds(100)))
     while !stop.isOver {
       do { try await time.sleep(for: tick) } catch { throw .cancelled }
@@ -198,13 +204,18 @@ package struct LogKeeper: Sendable {
       } else if let idle = buffer.idle(for: options.idle) {
         try await save(idle, buffer, report)
       }
-      if Duration.nanoseconds(now - looked) >= options.joining {
-        looked = now
-        do throws(RecoveryError) { try await join(&known, report) } catch {
-          if case .cancelled = error { throw error }
-          // What is old can wait; what comes can't.
-          report(.trouble(error.report))
-        }
+    }
+  }
+
+  /// Beside the writing: what is old can wait, what comes can't.
+  private func join(until stop: Stop, _ report: @Sendable (News) -> Void) async throws(RecoveryError) {
+    var known: [Digest: StoredSpan] = [:]
+    while true {
+      try await sleep(options.joining, until: stop)
+      if stop.isOver { return }
+      do throws(RecoveryError) { try await join(&known, report) } catch {
+        if case .cancelled = error { throw error }
+        report(.trouble(error.report))
       }
     }
   }
@@ -218,6 +229,12 @@ package struct LogKeeper: Sendable {
   private func save(
     _ draft: LogBuffer.Draft, _ buffer: LogBuffer, _ report: @Sendable (News) -> Void
   ) async throws(RecoveryError) {
+    if buffer.isUncertain {
+      // Whoever had the store's log while we waited for it has written stretches with the numbers we would give.
+      let last = try await archive.lastNumber()
+      guard last < buffer.next else { throw .logTakenOver(archive.store, stretch: last) }
+      buffer.isCertain()
+    }
     let stored = try await archive.save(draft, number: buffer.next, driver: driver, host: host)
     buffer.saved(draft)
     if let why = draft.beginning?.why { report(.gap(why)) }
