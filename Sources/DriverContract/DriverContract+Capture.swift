@@ -57,7 +57,7 @@ extension DriverContract {
         let driver = try fixture.driver(.usual)
         let (result, heldAt, releasedAt) = try await withSession(of: driver, into: tree) { session in
           try await session.prepare()
-          try await session.hold(limit: .seconds(10))
+          try await session.hold(limit: .seconds(60))
           let heldAt = log.now()
           _ = try await session.mark()
           let releasedAt = log.now()
@@ -92,7 +92,7 @@ extension DriverContract {
         let driver = try fixture.driver(.usual)
         let (heldAt, releasedAt) = try await withSession(of: driver, into: MemoryTree()) { session in
           try await session.prepare()
-          try await session.hold(limit: .seconds(10))
+          try await session.hold(limit: .seconds(60))
           let heldAt = log.now()
           // One write that certainly begins while held; it ends when released.
           let releasedAt = try await withThrowingTaskGroup(of: Void.self) { group in
@@ -125,7 +125,7 @@ extension DriverContract {
       try await withWriters(to: fixture) { log in
         let driver = try fixture.driver(.usual)
         try await withSession(of: driver, into: MemoryTree()) { session in
-          let limit = Duration.seconds(2)
+          let limit = Duration.seconds(5)
           let begun = log.now()
           try await session.prepare()
           try await session.hold(limit: limit)
@@ -179,7 +179,7 @@ extension DriverContract {
         do {
           try await withSession(of: try fixture.driver(.usual), into: StallingSink(.failing)) { session in
             try await session.prepare()
-            try await session.hold(limit: .seconds(10))
+            try await session.hold(limit: .seconds(60))
             _ = try await session.mark()
             _ = await session.release()
             _ = try await session.finish()

@@ -47,7 +47,7 @@ package struct DriverContract<Fixture: DriverFixture>: Sendable {
     let driver = try fixture.driver(.usual)
     return try await withSession(of: driver, into: tree) { session in
       try await session.prepare()
-      try await session.hold(limit: .seconds(10))
+      try await session.hold(limit: .seconds(60))
       let position = try await session.mark()
       let wasHeld = await session.release()
       if fixture.isHeld { try promise(wasHeld, "release() says true when the hold was in force to the end") }

@@ -57,7 +57,7 @@ import Testing
     let result = try await withSession(fixture.driver(.usual), tree) { session in
       try await session.prepare()
       try await ahead()
-      try await session.hold(limit: .seconds(10))
+      try await session.hold(limit: .seconds(60))
       _ = try await session.mark()
       let wasHeld = await session.release()
       #expect(wasHeld)
@@ -274,7 +274,7 @@ import Testing
       try await fixture.run("CREATE USER other@localhost")
       try await withSession(try fixture.driver(.usual), MemoryTree()) { session in
         try await session.prepare()
-        try await session.hold(limit: .seconds(10))
+        try await session.hold(limit: .seconds(60))
         let before = try await session.mark()
         let statements = [
           "INSERT INTO shop.records VALUES (100, 'x')", "INSERT INTO shop.plain VALUES (100, 'x')",

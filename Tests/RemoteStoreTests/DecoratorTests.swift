@@ -187,6 +187,20 @@ struct CacheTests {
     }
   }
 
+  @Test func `a snapshot is seen in the store before it counts, whatever the cache has`() async throws {
+    let directory = try TemporaryDirectory("cache")
+    let faulty = FaultyObjectStore(
+      MemoryObjectStore(), FaultPlan { operation, kind, _ in operation == .put && kind == .snapshot ? .lie : nil })
+    let store = CachedObjectStore(faulty, directory: directory.path, pool: .shared)
+    var settings = VaultSettings()
+    settings.scrypt = ScryptParameters(n: 16, r: 1, p: 1)
+    settings.time = HastyTime()
+    let repository = try await Repository.create(store: store, password: Secret("p"), settings: settings)
+    let tree = try await repository.save(.tree, Array(#"{"nodes":[]}"#.utf8))
+    let snapshot = Snapshot(time: Timestamp(seconds: 1), tree: tree.id, paths: ["/"], hostname: "h", tags: [])
+    await #expect(throws: VaultError.self) { _ = try await repository.save(snapshot) }
+  }
+
   @Test func `many readers of one pack fetch it once`() async throws {
     let directory = try TemporaryDirectory("cache")
     let memory = MemoryObjectStore()

@@ -25,7 +25,8 @@ package struct CachedObjectStore: ObjectStore {
 
   package func put(_ name: ObjectName, _ bytes: [UInt8]) async throws(StoreError) {
     try await base.put(name, bytes)
-    if Self.isKept(name.kind) { await keep(name, bytes) }
+    // A snapshot is read back to see that the store has it: that must not find our own copy.
+    if Self.isKept(name.kind), name.kind != .snapshot { await keep(name, bytes) }
   }
 
   package func get(_ name: ObjectName) async throws(StoreError) -> [UInt8] {
