@@ -3,6 +3,7 @@ import DriverKit
 import IO
 import ObjectStoreFaulty
 import ObjectStoreMemory
+import Synchronization
 import TestSupport
 import Testing
 import Vault
@@ -41,7 +42,11 @@ struct SampleLog {
     if buffer.end == nil {
       buffer.begin(LogBeginning(stream: "sample", cursor: cursor(0), position: position(0), why: nil))
     }
-    var place = place(buffer.end)
+    try append(count, from: place(buffer.end), to: buffer)
+  }
+
+  static func append(_ count: Int64, from start: Int64, to buffer: any LogSink) throws(DriverError) {
+    var place = start
     let end = place + count
     while place < end {
       let next = min(end, (place / fileBytes + 1) * fileBytes)
@@ -52,6 +57,48 @@ struct SampleLog {
       place = next
     }
   }
+}
+
+private final class Shared<Value: Sendable>: Sendable {
+  private let state: Mutex<Value>
+  init(_ value: Value) { state = Mutex(value) }
+  var value: Value { state.withLock { $0 } }
+  func withLock<T: Sendable>(_ body: @Sendable (inout Value) -> T) -> T {
+    state.withLock { value in
+      let result = body(&value)
+      return result
+    }
+  }
+}
+
+/// A log that one follower has at a time, as a replication slot would have it.
+private struct SharedFollower: LogFollower {
+  let name: String
+  let owner: Shared<String?>
+
+  func follow(from end: LogEnd?, hint: LogCursor?, into sink: any LogSink) async throws(DriverError) {
+    let isMine = owner.withLock { owner in
+      if owner == nil { owner = name }
+      return owner == name
+    }
+    guard isMine else { throw .unreachable("another has it") }
+    defer { owner.withLock { $0 = nil } }
+    if end == nil {
+      sink.begin(
+        LogBeginning(stream: "sample", cursor: SampleLog.cursor(0), position: SampleLog.position(0), why: nil))
+    }
+    var place = SampleLog.place(end)
+    while !Task.isCancelled {
+      if sink.hasRoom {
+        try SampleLog.append(150, from: place, to: sink)
+        place += 150
+      }
+      do { try await SystemTime().sleep(for: .milliseconds(10)) } catch { break }
+    }
+    throw .cancelled
+  }
+
+  func cursor(of position: LogPosition, in capture: CaptureResult, among files: [String]) -> LogCursor? { nil }
 }
 
 @Suite("The archive of a log") struct LogArchiveTests {
@@ -154,6 +201,51 @@ struct SampleLog {
       crashes += 1
     }
     #expect(crashes > 60, "there is that much to interrupt: \(crashes)")
+  }
+
+  /// Both looked where the log ends before either had written.
+  @Test(.timeLimit(.minutes(2))) func `who waited for a log goes on where the other one ended`() async throws {
+    let store = MemoryObjectStore()
+    _ = try await Repository.create(store: store, password: Self.password, settings: Self.settings())
+    let owner = Shared<String?>(nil)
+    let saved = Shared<[String: Int64]>([:])
+    let stops = ["first": LogKeeper.Stop(), "second": LogKeeper.Stop()]
+    var options = LogKeeper.Options()
+    (options.within, options.pauses) = (.milliseconds(40), (.milliseconds(10), .milliseconds(50)))
+    let chosen = options
+    try await withThrowingTaskGroup(of: Void.self) { group in
+      for (name, stop) in stops {
+        group.addTask {
+          let keeper = LogKeeper(
+            archive: try await Self.archive(store), follower: SharedFollower(name: name, owner: owner), driver: "files",
+            host: "here", time: SystemTime(), options: chosen)
+          try await keeper.run(until: stop) { news in
+            guard case .saved(let span, _) = news else { return }
+            saved.withLock { $0[name] = SampleLog.place(LogEnd(stream: "", cursor: span.end, position: span.to)) }
+          }
+        }
+      }
+      func wait(_ isTrue: () -> Bool) async throws {
+        while !isTrue() { try await SystemTime().sleep(for: .milliseconds(20)) }
+      }
+      try await wait { saved.value.values.contains { $0 > 1500 } }
+      let first = try #require(saved.value.keys.first)
+      #expect(saved.value.count == 1, "the other one waits")
+      stops[first]?.come()
+      let end = saved.value[first] ?? 0
+      try await wait { saved.value.contains { $0.key != first && $0.value > end + 600 } }
+      stops.values.forEach { $0.come() }
+      try await group.waitForAll()
+    }
+    let archive = try await Self.archive(store)
+    let chains = try await archive.list().chains
+    #expect(
+      chains.count == 1,
+      "\(chains.flatMap(\.spans).map { "\($0.span.numbers): \($0.span.from.value) to \($0.span.to.value)" })")
+    let chain = try #require(chains.last)
+    let last = SampleLog.place(chain.end)
+    #expect(last == saved.value.values.max(), "nothing that was acknowledged is outside the chain")
+    #expect(try await Self.read(archive, chain) == (0..<last).map(SampleLog.byte))
   }
 
   @Test func `bytes that do not go on where the log ends are refused`() throws {

@@ -43,6 +43,9 @@ package struct LogArchive: Sendable {
     let snapshots =
       if let snapshots { snapshots } else { try await vaulted { () async throws in try await vault.snapshots() } }
     var listing = Listing(spans: [], unreadable: [])
+    // After the listing: what somebody else wrote is in indexes that this session has not seen.
+    let isNew = snapshots.contains { $0.snapshot.tags.contains(Self.tag) && known[$0.id] == nil }
+    if isNew { _ = try await vaulted { () async throws in try await vault.refreshIndex() } }
     for stored in snapshots {
       let tags = stored.snapshot.tags
       guard tags.contains(Self.tag), tags.contains("store:\(store)") else { continue }
