@@ -173,8 +173,14 @@ struct LockTests {
       try await withThrowingTaskGroup(of: Void.self) { group in
         for number in 0..<3 {
           group.addTask {
-            let own = try await Repository.open(store: store, password: password, settings: .quick(time: time))
-            try await time.sleep(for: .milliseconds(seed * number * 7))
+            // Between looking and having written there is time for another to look.
+            let slow = FaultyObjectStore(
+              store,
+              FaultPlan { operation, kind, _ in
+                operation == .put && kind == .lock ? .delay(.milliseconds(30 + seed * 5)) : nil
+              }, time: time)
+            let own = try await Repository.open(store: slow, password: password, settings: .quick(time: time))
+            try await time.sleep(for: .milliseconds(seed * number))
             do {
               try await own.withLock(exclusive: number > 0, startsEarly: true) {
                 _ = try await own.save(.data, Array("\(number)".utf8))
