@@ -62,9 +62,10 @@ package func chains(of spans: [StoredSpan]) -> [LogChain] {
     if x.lowerBound != y.lowerBound { return x.lowerBound < y.lowerBound }
     return x.upperBound != y.upperBound ? x.upperBound > y.upperBound : a.snapshot < b.snapshot
   }
+  let chosen = chosen(among: ordered)
   var chains: [LogChain] = []
   var known: Int64 = 0
-  for stored in ordered where stored.span.numbers.upperBound > known {
+  for stored in chosen where stored.span.numbers.upperBound > known {
     defer { known = stored.span.numbers.upperBound }
     guard let last = chains.last?.last else {
       chains.append(LogChain(spans: [stored], gap: nil))
@@ -77,6 +78,26 @@ package func chains(of spans: [StoredSpan]) -> [LogChain] {
     }
   }
   return chains
+}
+
+/// One stretch for each number: whoever stopped may have written its last ones after another had taken over from the same
+/// place. Newest first, so that the one is chosen that the log goes on from.
+private func chosen(among ordered: [StoredSpan]) -> [StoredSpan] {
+  var result: [StoredSpan] = []
+  /// What was chosen, by its first number.
+  var next: [Int64: [StoredSpan]] = [:]
+  var index = ordered.count
+  while index > 0 {
+    var first = index - 1
+    while first > 0, ordered[first - 1].span.numbers == ordered[index - 1].span.numbers { first -= 1 }
+    let same = ordered[first..<index]
+    let after = next[same[first].span.numbers.upperBound + 1] ?? []
+    let stored = same.first { one in after.contains { one.span.isFollowed(by: $0.span) } } ?? same[first]
+    result.append(stored)
+    next[stored.span.numbers.lowerBound, default: []].append(stored)
+    index = first
+  }
+  return result.reversed()
 }
 
 private func gap(between last: LogSpan, and next: LogSpan) -> LogGap {
