@@ -65,9 +65,12 @@ package struct LogArchive: Sendable {
 
   /// The number of the newest stretch there is, whether it can be read or not; 0 if there is none.
   func lastNumber() async throws(RecoveryError) -> Int64 {
+    Self.lastNumber(of: store, among: try await snapshots())
+  }
+
+  func snapshots() async throws(RecoveryError) -> [StoredSnapshot] {
     let vault = vault
-    let snapshots = try await vaulted { () async throws in try await vault.snapshots() }
-    return Self.lastNumber(of: store, among: snapshots)
+    return try await vaulted { () async throws in try await vault.snapshots() }
   }
 
   /// By the tags alone: `log:17-42`.

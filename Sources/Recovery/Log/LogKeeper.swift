@@ -96,12 +96,14 @@ package struct LogKeeper: Sendable {
 
   /// From one look at what the repository has until something fails.
   private func session(until stop: Stop, _ report: @escaping @Sendable (News) -> Void) async throws(RecoveryError) {
-    let listing = try await archive.list()
+    // One look for both, where the log ends and what number comes next: somebody else may be writing.
+    let snapshots = try await archive.snapshots()
+    let listing = try await archive.list(in: snapshots)
     for (snapshot, why) in listing.unreadable { report(.unreadable(snapshot: snapshot, why)) }
     let chain = listing.chains.last
     let buffer = LogBuffer(
       end: chain?.end,
-      next: max(listing.spans.map(\.span.numbers.upperBound).max() ?? 0, try await archive.lastNumber()) + 1,
+      next: max(listing.spans.map(\.span.numbers.upperBound).max() ?? 0, LogArchive.lastNumber(of: archive.store, among: snapshots)) + 1,
       attached: Set(chain?.spans.flatMap(\.span.attachments) ?? []), time: time, limitBytes: options.bufferBytes)
     let mark = await hint()
     let ended = await withTaskGroup(of: Ended.self) { group in
