@@ -103,7 +103,9 @@ package struct LogKeeper: Sendable {
     let chain = listing.chains.last
     let buffer = LogBuffer(
       end: chain?.end,
-      next: max(listing.spans.map(\.span.numbers.upperBound).max() ?? 0, LogArchive.lastNumber(of: archive.store, among: snapshots)) + 1,
+      next: max(
+        listing.spans.map(\.span.numbers.upperBound).max() ?? 0,
+        LogArchive.lastNumber(of: archive.store, among: snapshots)) + 1,
       attached: Set(chain?.spans.flatMap(\.span.attachments) ?? []), time: time, limitBytes: options.bufferBytes)
     let mark = await hint()
     let ended = await withTaskGroup(of: Ended.self) { group in
