@@ -96,7 +96,7 @@ let engine: [Target] = [
   module("Catalog", at: "Sources/Catalog", ["Core", .yams]),
   module(
     "Vault", at: "Sources/Vault", ["Core", "IO", "CISAL", "CZstd", "CLibcrypto", "CShim", .crypto], settings: hot),
-  module("DriverKit", at: "Sources/DriverKit", ["Core", "IO"]),
+  module("DriverKit", at: "Sources/DriverKit", ["Core", "IO", .subprocess]),
   module("StateKit", at: "Sources/StateKit", ["Core", "Telemetry"]),
 ]
 
@@ -106,10 +106,10 @@ let adapters: [Target] = [
   module("DriverFiles", at: "Adapters/Drivers/Files", ["Core", "IO", "DriverKit"]),
   module("DriverSQLite", at: "Adapters/Drivers/SQLite", ["Core", "IO", "DriverKit", .sqlite]),
   module(
-    "DriverPostgreSQL", at: "Adapters/Drivers/PostgreSQL", ["Core", "IO", "DriverKit", "CPQ", .subprocess],
+    "DriverPostgreSQL", at: "Adapters/Drivers/PostgreSQL", ["Core", "IO", "DriverKit", "CPQ"],
     settings: hot),
   module(
-    "DriverMariaDB", at: "Adapters/Drivers/MariaDB", ["Core", "IO", "DriverKit", "CMariaDB", .subprocess]),
+    "DriverMariaDB", at: "Adapters/Drivers/MariaDB", ["Core", "IO", "DriverKit", "CMariaDB"]),
   module("DriverExec", at: "Adapters/Drivers/Exec", ["Core", "IO", "DriverKit"]),
   module("DriverRedis", at: "Adapters/Drivers/Redis", ["Core", "IO", "DriverKit", "CHiredis"]),
   module("ObjectStoreLocal", at: "Adapters/ObjectStores/Local", ["Core", "IO", "Vault"]),
@@ -214,6 +214,7 @@ let testTargets: [Target] = [
       "ObjectStoreParity", "ObjectStoreContract", "TestSupport",
     ], settings: hot),
   tests("TreeTests", ["Core", "CShim", "IO", "Vault", "ObjectStoreLocal", "TestSupport"], settings: hot),
+  tests("DriverKitTests", ["Core", "DriverKit"]),
   tests("DriverFilesTests", ["Core", "CShim", "IO", "DriverKit", "DriverFiles", "DriverContract", "TestSupport"]),
   tests("DriverSQLiteTests", ["Core", "IO", "DriverKit", "DriverSQLite", "DriverContract", "TestSupport", .sqlite]),
   tests(

@@ -62,7 +62,7 @@ package struct Bank: Sendable {
         throw error
       }
     }
-    let summary = try CanonicalJSON.decode(JSONValue.self, from: Array((result.standardOutput ?? "null").utf8))
+    let summary = try CanonicalJSON.decode(JSONValue.self, from: Array(result.standardOutput.utf8))
     return (result.closureResult, summary)
   }
 
@@ -81,9 +81,9 @@ package struct Bank: Sendable {
       .path(.init(program)), arguments: Arguments(arguments), output: .string(limit: 4 << 20),
       error: .string(limit: 1 << 20))
     guard case .exited(0) = result.terminationStatus else {
-      throw DemoError.bank(arguments.joined(separator: " "), "\(result.terminationStatus)", result.standardError ?? "")
+      throw DemoError.bank(arguments.joined(separator: " "), "\(result.terminationStatus)", result.standardError)
     }
-    return result.standardOutput ?? ""
+    return result.standardOutput
   }
 
   // MARK: Disaster

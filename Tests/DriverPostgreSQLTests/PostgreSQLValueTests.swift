@@ -84,12 +84,6 @@ import Testing
     }
   }
 
-  @Test func `commands are split without a shell`() {
-    #expect(
-      splitCommand("  pg_ctlcluster 15 'my main' \"\" start;x ") == ["pg_ctlcluster", "15", "my main", "", "start;x"])
-    #expect(splitCommand(" ").isEmpty)
-  }
-
   @Test func `bad options are refused by name`() throws {
     let bad: [[String: JSONValue]] = [
       [:], ["dataDirectory": "relative"], ["dataDirectory": "/"], ["dataDirectory": "/d", "port": 70_000],

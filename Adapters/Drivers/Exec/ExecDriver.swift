@@ -164,25 +164,3 @@ struct ExecDriver: DataStoreDriver {
 
   func stop() async throws(DriverError) { _ = try await ask("stop", as: Program.Nothing.self, within: timeout) }
 }
-
-/// Splits a command line at blanks; single and double quotes keep blanks together. No shell is involved.
-func splitCommand(_ line: String) -> [String] {
-  var words: [String] = []
-  var word: String?
-  var quote: Character?
-  for character in line {
-    if let open = quote {
-      if character == open { quote = nil } else { word = (word ?? "") + String(character) }
-    } else if character == "'" || character == "\"" {
-      quote = character
-      word = word ?? ""
-    } else if character.isWhitespace {
-      if let done = word { words.append(done) }
-      word = nil
-    } else {
-      word = (word ?? "") + String(character)
-    }
-  }
-  if let word { words.append(word) }
-  return words
-}

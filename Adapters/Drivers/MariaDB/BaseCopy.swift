@@ -242,18 +242,3 @@ func treeBytes(_ path: String) throws(SystemFailure) -> Int64 {
   }
   return total
 }
-
-/// Kind, rights, owner and times of what is at `path`; `nil` if there is nothing.
-func readMetadata(_ path: String) -> FileMetadata? {
-  var status = stat()
-  guard lstat(path, &status) == 0 else { return nil }
-  let kind: FileKind = status.st_mode & S_IFMT == S_IFDIR ? .directory : .regular
-  func time(_ value: timespec) -> Timestamp {
-    Timestamp(seconds: Int64(value.tv_sec), nanoseconds: Int64(value.tv_nsec))
-  }
-  return FileMetadata(
-    kind: kind, permissions: UInt16(status.st_mode & 0o7777), userID: status.st_uid, groupID: status.st_gid,
-    userName: SystemUser(userID: status.st_uid)?.name ?? "",
-    groupName: getgrgid(status.st_gid).map { String(cString: $0.pointee.gr_name) } ?? "", size: Int64(status.st_size),
-    modified: time(status.st_mtim), accessed: time(status.st_atim), changed: time(status.st_ctim))
-}

@@ -95,35 +95,3 @@ func makePassage(_ path: String) throws(SystemFailure) {
   try Files.createDirectory(path, mode: 0o711)
   guard chmod(path, 0o711) == 0 else { throw SystemFailure("chmod", path: path) }
 }
-
-/// A directory for us, or for the server's user, alone. What is there already must be such a one. Blocks.
-func makeOwnDirectory(_ path: String, _ owner: SystemUser?) throws(SystemFailure) {
-  if mkdir(path, 0o700) != 0, errno != EEXIST { throw SystemFailure("mkdir", path: path) }
-  let directory = try File(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW)
-  let status = try directory.status()
-  guard status.st_uid == geteuid() || status.st_uid == owner?.userID else {
-    throw SystemFailure("mkdir", path: path, number: EEXIST)
-  }
-  guard fchmod(directory.descriptor, 0o700) == 0 else { throw SystemFailure("chmod", path: path) }
-  if let owner, fchown(directory.descriptor, owner.userID, owner.groupID) != 0 {
-    throw SystemFailure("chown", path: path)
-  }
-}
-
-/// Gives a tree to `owner`; a no-op where it is theirs. Blocks.
-///
-/// - Throws: EBADMSG for anything but files and directories, which no copy has.
-func settleTree(_ path: String, owner: SystemUser?) throws(SystemFailure) {
-  var status = stat()
-  guard lstat(path, &status) == 0 else { throw SystemFailure("stat", path: path) }
-  let kind = status.st_mode & S_IFMT
-  guard kind == S_IFREG || kind == S_IFDIR else { throw SystemFailure("restore", path: path, number: EBADMSG) }
-  if let owner, status.st_uid != owner.userID || status.st_gid != owner.groupID,
-    lchown(path, owner.userID, owner.groupID) != 0
-  {
-    throw SystemFailure("chown", path: path)
-  }
-  if kind == S_IFDIR {
-    for name in try Files.names(in: path) { try settleTree(path + "/" + name.lossyText, owner: owner) }
-  }
-}

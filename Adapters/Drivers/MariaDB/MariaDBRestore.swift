@@ -98,7 +98,7 @@ extension MariaDBDriver {
       do throws(SystemFailure) {
         try makeOwnDirectory(server.socketDirectory, owner)
         guard chmod(server.data, 0o700) == 0 else { throw SystemFailure("chmod", path: server.data) }
-        try settleTree(server.data, owner: owner)
+        try settleTree(server.data, owner: owner, hasLinks: false)
         if files.isEmpty {
           try makeOwnDirectory(server.relay, owner)
         } else {
@@ -109,7 +109,7 @@ extension MariaDBDriver {
             index += place + "\n"
           }
           try Files.replace(server.relay + "/relay.index", with: Array(index.utf8))
-          try settleTree(server.relay, owner: owner)
+          try settleTree(server.relay, owner: owner, hasLinks: false)
         }
       } catch {
         switch error.number {
@@ -319,7 +319,7 @@ extension MariaDBDriver {
           let path = "\(server.data)/\(name).state"
           let lines = state.description.split(separator: ",").map { "\($0)\n" }.joined()
           try Files.replace(path, with: Array(lines.utf8), mode: 0o660)
-          try settleTree(path, owner: owner)
+          try settleTree(path, owner: owner, hasLinks: false)
         }
         try Files.removeTree(server.socketDirectory)
         try Files.removeTree(server.control)

@@ -41,13 +41,7 @@ final class StartedServer: Sendable {
     _ path: String, _ arguments: [String], user: SystemUser?, isDetached: Bool
   ) throws(DriverError) -> StartedServer {
     do throws(SystemFailure) {
-      // What it prints goes to an unlinked file: a pipe would have to be read for as long as it lives.
-      var template = Array("/tmp/salvor-output-XXXXXX".utf8CString)
-      let descriptor = mkstemp(&template)
-      guard descriptor >= 0 else { throw SystemFailure("mkstemp", path: "/tmp") }
-      unlink(template)
-      _ = fcntl(descriptor, F_SETFD, FD_CLOEXEC)
-      let output = File(adopting: descriptor, path: "output")
+      let output = try unlinkedFile()
       let process = try GatedProcess(
         .init(
           path: path, arguments: [path] + arguments, environment: ChildEnvironment.variables(["LC_ALL": "C.UTF-8"]),
@@ -69,9 +63,7 @@ final class StartedServer: Sendable {
 
   /// The end of what it printed. Blocks.
   var lastWords: String {
-    let size = (try? Int64(output.status().st_size)) ?? 0
-    let bytes = (try? output.read(at: max(0, size - 16_384), count: 16_384)) ?? []
-    return lastLines(String(decoding: bytes, as: UTF8.self))
+    lastLines((try? output.lastText(16_384)) ?? "")
   }
 }
 
@@ -125,9 +117,7 @@ extension MariaDBDriver {
         "the server on \(dataDirectory) must be \(option == "start" ? "started" : "stopped") by hand: '\(option)' is 'none'"
       )
     }
-    let words = splitCommand(command)
-    guard let first = words.first else { throw .badOption(store: store, option: option, why: "is empty") }
-    try await ServerCommand(executable: first, arguments: Array(words.dropFirst()), user: nil).run()
+    try await runCommand(command, option: option, store: store)
   }
 
   private func waitUntilItAnswers(_ started: StartedServer?) async throws(DriverError) {
@@ -171,18 +161,6 @@ extension MariaDBDriver {
 
   /// Who server processes on `directory` run as; `nil` unless we are root, who must not run them.
   func serverUser(_ directory: String) throws(DriverError) -> SystemUser? {
-    guard SystemUser.isRoot else { return nil }
-    if let runAs {
-      guard let user = SystemUser(name: runAs) else {
-        throw .badOption(store: store, option: "runAs", why: "names a user this machine does not know: \(runAs)")
-      }
-      return user
-    }
-    for path in [dataDirectory, directory] {
-      guard let owner = readMetadata(path)?.userID, owner != 0, let user = SystemUser(userID: owner) else { continue }
-      return user
-    }
-    throw .badOption(
-      store: store, option: "runAs", why: "is needed: MariaDB does not run as root, and nobody owns \(directory)")
+    try DriverKit.serverUser(store: store, engine: "MariaDB", runAs: runAs, owning: [dataDirectory, directory])
   }
 }

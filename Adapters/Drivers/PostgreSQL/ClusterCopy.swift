@@ -113,5 +113,3 @@ final class ByteCounter: Sendable {
 
   var value: Int64 { total.withLock { $0 } }
 }
-
-func throwIfCancelled() throws(DriverError) { if Task.isCancelled { throw .cancelled } }

@@ -163,32 +163,3 @@ struct DataDirectory: Sendable {
     }
   }
 }
-
-/// - Returns: `nil` if there is nothing, or no longer.
-func readMetadata(_ path: String) -> FileMetadata? {
-  var status = stat()
-  guard lstat(path, &status) == 0 else { return nil }
-  let kind: FileKind
-  switch status.st_mode & S_IFMT {
-  case S_IFREG: kind = .regular
-  case S_IFDIR: kind = .directory
-  case S_IFLNK: kind = .symbolicLink(target: Array((readLink(path) ?? "").utf8))
-  default: kind = .fifo
-  }
-  func time(_ value: timespec) -> Timestamp {
-    Timestamp(seconds: Int64(value.tv_sec), nanoseconds: Int64(value.tv_nsec))
-  }
-  return FileMetadata(
-    kind: kind, permissions: UInt16(status.st_mode & 0o7777), userID: status.st_uid, groupID: status.st_gid,
-    userName: SystemUser(userID: status.st_uid)?.name ?? "",
-    groupName: getgrgid(status.st_gid).map { String(cString: $0.pointee.gr_name) } ?? "", size: Int64(status.st_size),
-    modified: time(status.st_mtim), accessed: time(status.st_atim), changed: time(status.st_ctim),
-    device: UInt64(status.st_dev), inode: UInt64(status.st_ino), links: UInt64(status.st_nlink))
-}
-
-func readLink(_ path: String) -> String? {
-  var buffer = [CChar](repeating: 0, count: 4097)
-  let count = readlink(path, &buffer, 4096)
-  guard count > 0 else { return nil }
-  return String(decoding: buffer[..<count].map { UInt8(bitPattern: $0) }, as: UTF8.self)
-}

@@ -111,8 +111,8 @@ extension PostgreSQLDriver {
     }
     if !layout.spaces.isEmpty { try Files.replace(data + "/tablespace_map", with: Array(layout.tablespaceMap.utf8)) }
     try Files.replace(data + "/recovery.signal", with: [])
-    var total = try settleTree(data, owner: owner)
-    for space in layout.spaces { total += try settleTree(space.swap.beside, owner: owner) }
+    var total = try settleTree(data, owner: owner, hasLinks: true)
+    for space in layout.spaces { total += try settleTree(space.swap.beside, owner: owner, hasLinks: true) }
     return total
   }
 

@@ -82,9 +82,7 @@ extension PostgreSQLDriver {
         "the server on \(dataDirectory) must be \(option == "start" ? "started" : "stopped") by hand: '\(option)' is 'none'"
       )
     }
-    let words = splitCommand(command)
-    guard let first = words.first else { throw .badOption(store: store, option: option, why: "is empty") }
-    try await ServerCommand(executable: first, arguments: Array(words.dropFirst()), user: nil).run()
+    try await runCommand(command, option: option, store: store)
   }
 
   private func waitUntilItAnswers() async throws(DriverError) {
@@ -139,20 +137,7 @@ extension PostgreSQLDriver {
 
   /// Who server processes on `directory` run as; `nil` unless we are root, who must not run them.
   func serverUser(_ directory: String) throws(DriverError) -> SystemUser? {
-    guard SystemUser.isRoot else { return nil }
-    if let runAs {
-      guard let user = SystemUser(name: runAs) else {
-        throw .badOption(store: store, option: "runAs", why: "names a user this machine does not know: \(runAs)")
-      }
-      return user
-    }
-    for path in [dataDirectory, directory] {
-      guard let owner = readMetadata(path)?.userID, owner != 0 else { continue }
-      guard let user = SystemUser(userID: owner) else { continue }
-      return user
-    }
-    throw .badOption(
-      store: store, option: "runAs", why: "is needed: PostgreSQL does not run as root, and nobody owns \(directory)")
+    try DriverKit.serverUser(store: store, engine: "PostgreSQL", runAs: runAs, owning: [dataDirectory, directory])
   }
 
   private func seconds(_ duration: Duration) -> String { String(max(1, duration.components.seconds)) }
