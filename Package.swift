@@ -234,7 +234,7 @@ let testTargets: [Target] = [
       "Core", "IO", "Telemetry", "StateKit", "Workflow", "JournalSQLite", "JournalMemory", "JournalContract",
       "ServiceExec", "TestSupport", "salvor-torture-flow", .grdb, .logging,
     ]),
-  tests("RecoveryTests", ["Core", "DriverKit", "Recovery"]),
+  tests("RecoveryTests", ["Core", "DriverKit", "Recovery", "Vault"]),
   // Runs the built program beside live servers, and the archive of logs over stores that fail.
   tests(
     "FollowTests",

@@ -28,7 +28,8 @@ package struct Follow: Sendable {
 
   /// Follows until the caller is cancelled; then what came is written, and this returns as if nothing had happened.
   ///
-  /// One lock of each repository is held the whole time: nothing that is being written can be pruned.
+  /// One lock of each repository is held: nothing that is being written can be pruned. It is given up for a while when
+  /// somebody wants the repository alone.
   ///
   /// - Throws: What ended a store's following for good, or a repository's lock; the other stores went on until the end.
   package func run(
@@ -69,7 +70,7 @@ package struct Follow: Sendable {
 
   private enum Ended: Sendable {
     case watch
-    /// One repository's stores are no longer followed.
+    /// One repository's stores, or one of them, are no longer followed.
     case keeper(AnyFailure?)
   }
 
@@ -80,7 +81,13 @@ package struct Follow: Sendable {
   ) async throws {
     var pause = options.pauses.first
     while true {
-      do { return try await keepOnce(stores, in: repository, options, stop, report) } catch {
+      do {
+        try await keepOnce(stores, in: repository, options, stop, report)
+        // Else somebody had the repository alone.
+        if stop.isOver { return }
+        pause = options.pauses.first
+        continue
+      } catch {
         let failure = AnyFailure(error)
         if failure.isCancellation || Task.isCancelled { throw error }
         for store in stores { report(store, .trouble(failure.report)) }
@@ -102,21 +109,49 @@ package struct Follow: Sendable {
   ) async throws {
     let vault = try await system.vault(of: repository)
     let host = system.host
-    try await vault.withLock(exclusive: false, wait: .seconds(60)) {
-      let first = await withTaskGroup(of: AnyFailure?.self) { group in
+    // Who has it alone may have it for long.
+    try await vault.withLock(wait: .seconds(3600), yields: true) {
+      let pause = LogKeeper.Stop(within: stop)
+      let first = await withTaskGroup(of: Ended.self) { group in
         for store in stores {
           group.addTask {
-            do { try await keeper(of: store, in: vault, options).run(until: stop) { report(store, $0) } } catch {
+            do { try await keeper(of: store, in: vault, options).run(until: pause) { report(store, $0) } } catch {
               report(store, .trouble(AnyFailure(error).report))
-              return AnyFailure(error)
+              return .keeper(AnyFailure(error))
             }
-            return nil
+            return .keeper(nil)
           }
         }
-        return await group.reduce(AnyFailure?.none) { $0 ?? $1 }
+        group.addTask {
+          await standBack(of: vault, options, pause) { owner in
+            for store in stores { report(store, .standingBack(for: owner)) }
+          }
+          return .watch
+        }
+        var (left, first) = (stores.count, AnyFailure?.none)
+        while left > 0, let ended = await group.next() {
+          guard case .keeper(let why) = ended else { continue }
+          left -= 1
+          first = first ?? why
+        }
+        group.cancelAll()
+        return first
       }
       await vault.settleCopies(host.log)
       if let first { throw first }
+    }
+  }
+
+  /// Looks whether somebody waits for the repository, and ends the following of its stores then.
+  private func standBack(
+    of vault: Vault.Repository, _ options: LogKeeper.Options, _ pause: LogKeeper.Stop, _ told: (String) -> Void
+  ) async {
+    while !pause.isOver {
+      do { try await system.host.time.sleep(for: options.courtesy) } catch { return }
+      // What can't be seen now is looked for again; that the lock is lost is found out elsewhere.
+      guard let owner = try? await vault.isWanted() else { continue }
+      told(owner)
+      pause.come()
     }
   }
 

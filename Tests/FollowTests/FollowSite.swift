@@ -72,6 +72,13 @@ final class FollowSite: @unchecked Sendable {
     try await CommandRun([program] + words, in: home.path, environment: environment)
   }
 
+  /// `salvor vault`, on the site's repository.
+  func vault(_ words: String...) async throws -> CommandRun {
+    try await CommandRun(
+      [program, "vault"] + words + ["-r", home.file("vault"), "--password-file", home.file("password")], in: home.path,
+      environment: environment)
+  }
+
   func json(_ words: String...) async throws -> JSONValue {
     let ran = try await CommandRun([program] + words + ["-o", "json"], in: home.path, environment: environment)
     return try CanonicalJSON.decode(JSONValue.self, from: Array(ran.output.utf8))

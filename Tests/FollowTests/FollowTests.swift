@@ -144,6 +144,29 @@ private let runs = ProcessInfo.processInfo.environment["SALVOR_LOG_RUNS"].flatMa
   }
 
   @Test(.timeLimit(.minutes(5)))
+  func `a prune has its turn while the log is followed, and leaves no gap`() async throws {
+    try await FollowSite.with { site in
+      try await site.follow()
+      try await site.salvor("backup", "-q").succeeded()
+      try site.startWriting()
+      try await site.salvor("backup", "-q").succeeded()
+      try await site.vault("forget", "--keep-last", "1", "--prune", "--max-unused", "0").succeeded()
+      try await site.vault("check", "--read-data").succeeded()
+      try await site.until("work goes on") { site.acknowledged.count >= 200 }
+      try await site.settle()
+      #expect(site.follower?.errors.contains("standing back") == true, "\(site.follower?.errors ?? "")")
+      #expect(site.stopFollowing() == 0)
+      let timeline = try await site.json("timeline", "shop-db")
+      #expect(timeline["gaps"]?.array?.isEmpty == true && timeline["reaches"]?.array?.count == 1, "\(timeline)")
+      let acknowledged = site.acknowledged.count
+      try site.loseServer()
+      try await site.endWriting()
+      try await site.salvor("restore", "shop", "--newest", "--yes", "-q").succeeded()
+      #expect(try await site.numbers().count >= acknowledged - 200)
+    }
+  }
+
+  @Test(.timeLimit(.minutes(5)))
   func `a store that may not be followed is given up with a reason`() async throws {
     try await FollowSite.with { site in
       try Files.replace(site.server.passwordFile, with: Array("wrong\n".utf8))

@@ -42,6 +42,26 @@ import Vault
   }
 
   @Test(.timeLimit(.minutes(2)))
+  func `logs count in no policy and lose nothing out of their middle`() async throws {
+    let fixture = try await VaultFixture.withRepository()
+    for tags in [
+      "salvor-log,store:db,log:1-1", "salvor,store:db,point:P1", "salvor-log,store:db,log:2-2",
+      "salvor-log,store:db,log:3-3", "plain", "plain",
+    ] {
+      try fixture.write("changing", Array(tags.utf8))
+      try await fixture.salvor("backup", "source", "--tag", tags).succeeded()
+    }
+    let all = try await ids(fixture)
+    let run = try await fixture.salvor("forget", "--keep-last", "1", "--group-by", "", "--json").succeeded()
+    #expect(run.output.contains("log that leads on from a copy"))
+    #expect(try await ids(fixture) == [all[0], all[2], all[3], all[5]], "the point went by the policy, the log stayed")
+    let odd = try await fixture.salvor(
+      "forget", "--tag", "salvor-log", "--keep-tag", "log:2-2", "--json")
+    try odd.succeeded()
+    #expect(try await ids(fixture) == [all[2], all[3], all[5]], "\(odd)")
+  }
+
+  @Test(.timeLimit(.minutes(2)))
   func `recovery points stay whole`() async throws {
     let fixture = try await VaultFixture.withRepository()
     func take(_ tags: String, _ content: String) async throws {

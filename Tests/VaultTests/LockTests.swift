@@ -118,6 +118,123 @@ struct LockTests {
     }
   }
 
+  @Test func `who waits to have it alone lets nobody new in`() throws {
+    try simulated { time in
+      let repository = try await repository(time)
+      let order = Shared<[String]>([])
+      try await withThrowingTaskGroup(of: Void.self) { group in
+        group.addTask {
+          try await repository.withLock {
+            order.withLock { $0.append("in") }
+            try await time.sleep(for: .seconds(400))
+            order.withLock { $0.append("out") }
+          }
+        }
+        group.addTask {
+          try await time.sleep(for: .seconds(10))
+          try await repository.withLock(exclusive: true, wait: .seconds(3600)) {
+            order.withLock { $0.append("alone") }
+            try await time.sleep(for: .seconds(10))
+            order.withLock { $0.append("no longer") }
+          }
+        }
+        for second in [60, 200, 390] {
+          group.addTask {
+            try await time.sleep(for: .seconds(second))
+            await #expect(throws: VaultError.self) { try await repository.withLock {} }
+          }
+        }
+        group.addTask {
+          try await time.sleep(for: .seconds(100))
+          try await repository.withLock(wait: .seconds(3600)) { order.withLock { $0.append("next") } }
+        }
+        try await group.waitForAll()
+      }
+      #expect(order.value == ["in", "out", "alone", "no longer", "next"])
+      #expect(try await repository.locks().isEmpty)
+    }
+  }
+
+  @Test func `work that yields is waited for, other work is not`() throws {
+    try simulated { time in
+      let repository = try await repository(time)
+      let rounds = Shared(0)
+      let over = Shared(false)
+      try await withThrowingTaskGroup(of: Void.self) { group in
+        group.addTask {
+          while !over.value {
+            try await repository.withLock(wait: .seconds(3600), yields: true) {
+              rounds.withLock { $0 += 1 }
+              while !over.value, try await repository.isWanted() == nil { try await time.sleep(for: .seconds(5)) }
+            }
+          }
+        }
+        group.addTask {
+          try await time.sleep(for: .seconds(700))
+          for isEarly in [false, true] {
+            try await repository.withLock(exclusive: true, startsEarly: isEarly) {
+              #expect(try await repository.locks().count == 1)
+              try await time.sleep(for: .seconds(30))
+            }
+            try await time.sleep(for: .seconds(60))
+          }
+          try await repository.withLock {
+            let start = time.now()
+            for isEarly in [false, true] {
+              await #expect(throws: VaultError.self) {
+                try await repository.withLock(exclusive: true, startsEarly: isEarly) {}
+              }
+            }
+            #expect(time.now() - start < .seconds(1))
+          }
+          over.withLock { $0 = true }
+        }
+        try await group.waitForAll()
+      }
+      #expect(rounds.value == 3)
+      #expect(try await repository.locks().isEmpty)
+    }
+  }
+
+  @Test(arguments: 0..<40) func `all who wait have their turn, and nobody is with who is alone`(seed: Int) throws {
+    try simulated(seed: UInt64(seed)) { time in
+      let store = MemoryObjectStore()
+      _ = try await repository(time, store: store)
+      let inside = Shared((alone: 0, shared: 0))
+      let done = Shared(0)
+      try await withThrowingTaskGroup(of: Void.self) { group in
+        for number in 0..<6 {
+          group.addTask {
+            let slow = FaultyObjectStore(
+              store,
+              FaultPlan { operation, kind, _ in
+                kind == .lock && operation != .delete ? .delay(.milliseconds(seed * (number + 1) % 170)) : nil
+              }, time: time)
+            var settings = VaultSettings.quick(time: time)
+            settings.randomness = SeededRandomness(seed: UInt64(seed * 10 + number))
+            let own = try await Repository.open(store: slow, password: password, settings: settings)
+            for _ in 0..<3 {
+              try await own.withLock(exclusive: number < 3, wait: .seconds(36_000), yields: number == 5) {
+                inside.withLock { if number < 3 { $0.alone += 1 } else { $0.shared += 1 } }
+                for _ in 0..<(number == 5 ? 100 : 5) {
+                  let now = inside.value
+                  #expect(now.alone == 0 || now.alone == 1 && now.shared == 0, "\(now)")
+                  try await time.sleep(for: .milliseconds(37 * (number + 1)))
+                  if number == 5, try await own.isWanted() != nil { break }
+                }
+                inside.withLock { if number < 3 { $0.alone -= 1 } else { $0.shared -= 1 } }
+              }
+              done.withLock { $0 += 1 }
+            }
+          }
+        }
+        try await group.waitForAll()
+      }
+      #expect(done.value == 18)
+      #expect(try await store.list(.lock).isEmpty)
+    }
+  }
+
   @Test func `of two that want it alone at the same moment, at most one gets it`() async throws {
     for _ in 0..<20 {
       let repository = try await repository(ImpatientTime())

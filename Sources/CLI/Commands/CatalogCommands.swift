@@ -83,6 +83,6 @@ struct SchemaCommand: ParsableCommand {
     discussion: "EXAMPLE\n  salvor schema > .vscode/salvor.schema.json")
 
   func run() throws {
-    standardOutput(try CatalogSchema.text(drivers: Registry.schemas))
+    standardOutput(CatalogSchema.text(drivers: Registry.schemas))
   }
 }

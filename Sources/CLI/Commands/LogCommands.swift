@@ -128,6 +128,8 @@ enum LogText {
       isQuiet ? nil : "\(store): durable to \(span.to.description.harmless), \(formatBytes(Int64(bytes)))"
     case .joined(let count): isQuiet ? nil : "\(store): joined \(count) stretches"
     case .gap(let why): "\(store): warning: a gap in the log: \(why.harmless); take a recovery point"
+    case .standingBack(let owner):
+      isQuiet ? nil : "\(store): standing back: the repository is wanted alone by \(owner.harmless)"
     case .trouble(let report): "\(store): warning: \(report.description.harmless)"
     case .unreadable(let snapshot, let report):
       "\(store): warning: snapshot \(snapshot.prefix(8)) can't be read: \(report.description.harmless)"

@@ -93,8 +93,9 @@ extension VaultCommand {
         The policy is applied to each host's snapshots of the same paths by themselves (--group-by). Every option keeps \
         what it names; what none keeps goes. Data stays until a prune.
 
-        Salvor's own recovery points stay whole: what belongs to a point that is kept is kept. Snapshots dated in the \
-        future neither count nor go.
+        Salvor's own recovery points stay whole: what belongs to a point that is kept is kept. Logs that were followed \
+        count in no policy: they go as far as no copy needs them any more. With --tag salvor-log a policy is for logs \
+        alone, and takes them from the oldest on. Snapshots dated in the future neither count nor go.
 
         EXAMPLES
           salvor vault forget --keep-daily 7 --keep-weekly 5 --keep-monthly 12 --dry-run
@@ -174,8 +175,15 @@ extension VaultCommand {
       }
       let filter = filter.filter
       let groups = SnapshotGroup.groups(of: all.filter { filter.matches($0.snapshot) }, by: criteria)
+      // Logs are no copies: they count in no policy, unless it is for them alone.
+      let isForLogs = filter.tag.contains { $0.split(separator: ",").contains { $0 == LogArchive.tag } }
+      let rule: RetentionDecision.LogRule = retention.policy.isEmpty ? .asOthers : isForLogs ? .policy : .need
       let decision = RetentionDecision(
-        groups.map { ($0, retention.policy.verdicts(on: $0.snapshots, now: now)) }, of: all)
+        groups.map { group in
+          let counted =
+            rule == .need ? group.snapshots.filter { !LogRetention.isStretch($0.snapshot) } : group.snapshots
+          return (group, retention.policy.verdicts(on: counted, now: now))
+        }, of: all, rule)
       if !retention.policy.isEmpty, let lost = decision.groups.first(where: { $0.kept.isEmpty }) {
         throw CommandFailure(
           .refused,
@@ -234,8 +242,11 @@ struct RetentionDecision: Sendable {
     }
   }
 
-  /// A policy's verdicts, and what they mean for recovery points: a point that stays, stays whole.
-  init(_ decided: [(SnapshotGroup, [RetentionPolicy.Verdict])], of all: [StoredSnapshot]) {
+  /// A policy's verdicts, and what they mean for recovery points and logs: a point that stays, stays whole, and a log stays
+  /// from its oldest copy on.
+  ///
+  /// - Parameter decided: Verdicts on all members of the groups; by ``LogRule/need`` on all but stretches of log.
+  init(_ decided: [(SnapshotGroup, [RetentionPolicy.Verdict])], of all: [StoredSnapshot], _ rule: LogRule) {
     let goingByPolicy = Set(decided.flatMap(\.1).filter { !$0.isKept }.map(\.stored.id))
     let staying = Set(all.filter { $0.snapshot.isPoint && !goingByPolicy.contains($0.id) }.compactMap(\.snapshot.point))
     groups = decided.map { group, verdicts in
@@ -250,7 +261,45 @@ struct RetentionDecision: Sendable {
           return kept
         })
     }
+    removed = []
+    judgeLogs(decided.map(\.0), of: all, rule)
     removed = groups.flatMap(\.verdicts).filter { !$0.isKept }.map(\.stored)
+  }
+
+  /// What becomes of stretches of log.
+  enum LogRule {
+    /// They stay where a copy that stays needs them, whatever the policy.
+    case need
+    /// The policy is for them, and takes them from the oldest on.
+    case policy
+    /// Everything goes, and they with it.
+    case asOthers
+  }
+
+  private mutating func judgeLogs(_ members: [SnapshotGroup], of all: [StoredSnapshot], _ rule: LogRule) {
+    let going = Set(groups.flatMap(\.verdicts).filter { !$0.isKept }.map(\.stored.id))
+    let stretches = members.flatMap(\.snapshots).filter { LogRetention.isStretch($0.snapshot) }
+    switch rule {
+    case .asOthers: return
+    case .need:
+      let unneeded = LogRetention.unneeded(stretches, staying: all.filter { !going.contains($0.id) })
+      for (index, group) in members.enumerated() {
+        groups[index].verdicts += group.snapshots.filter { LogRetention.isStretch($0.snapshot) }.map {
+          .init(stored: $0, reasons: unneeded.contains($0.id) ? [] : ["log that leads on from a copy"])
+        }
+      }
+    case .policy:
+      let leading = LogRetention.leading(stretches, letGo: going)
+      for index in groups.indices {
+        for number in groups[index].verdicts.indices {
+          let stored = groups[index].verdicts[number].stored
+          guard LogRetention.isStretch(stored.snapshot), going.contains(stored.id), !leading.contains(stored.id) else {
+            continue
+          }
+          groups[index].verdicts[number].reasons = ["log that leads on from what is kept"]
+        }
+      }
+    }
   }
 
   /// Snapshots that were named.

@@ -73,10 +73,10 @@ extension VaultCommand {
   }
 }
 
-/// Tags that Salvor's recovery points are found by.
+/// Tags that Salvor's recovery points and logs are found by.
 enum PointTags {
   static func isOwn(_ tag: String) -> Bool {
-    tag == "salvor" || tag == "salvor-point"
-      || ["store:", "driver:", "group:", "point:"].contains { tag.hasPrefix($0) }
+    ["salvor", "salvor-point", "salvor-log"].contains(tag)
+      || ["store:", "driver:", "group:", "point:", "log:"].contains { tag.hasPrefix($0) }
   }
 }

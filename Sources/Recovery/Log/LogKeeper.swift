@@ -21,6 +21,8 @@ package struct LogKeeper: Sendable {
     package var idle: Duration = .seconds(30)
     /// How often old stretches are looked at, to be joined.
     package var joining: Duration = .seconds(60)
+    /// How often is looked whether somebody wants the repository alone.
+    package var courtesy: Duration = .seconds(5)
     package var pauses: (first: Duration, longest: Duration) = (.milliseconds(200), .seconds(5))
 
     package init() {}
@@ -29,9 +31,11 @@ package struct LogKeeper: Sendable {
   /// Asked to stop: the follower ends, what came is written, and ``run(until:report:)`` returns.
   package final class Stop: Sendable {
     private let flag = Mutex(false)
-    package init() {}
+    private let outer: Stop?
+    /// - Parameter outer: One that stops this one too.
+    package init(within outer: Stop? = nil) { self.outer = outer }
     package func come() { flag.withLock { $0 = true } }
-    package var isOver: Bool { flag.withLock { $0 } }
+    package var isOver: Bool { flag.withLock { $0 } || outer?.isOver == true }
   }
 
   /// What is told while it runs.
@@ -44,6 +48,8 @@ package struct LogKeeper: Sendable {
     case joined(Int)
     /// Will be tried again.
     case trouble(Report)
+    /// Somebody wants the repository alone; what came is written, and following goes on after them.
+    case standingBack(for: String)
     case unreadable(snapshot: String, Report)
   }
 

@@ -11,6 +11,9 @@ package struct LockFile: Hashable, Sendable {
   package var processID: Int
   package var userID: Int
   package var groupID: Int
+  /// Of long-lasting work that can be interrupted: it ends soon after it sees that somebody waits for the repository.
+  /// restic knows no such thing, and passes the field over.
+  package var yields = false
 
   /// For people.
   package var owner: String {
@@ -48,6 +51,7 @@ package struct LockFile: Hashable, Sendable {
       json.raw(#","gid":"#)
       json.number(groupID)
     }
+    if yields { json.raw(#","yields":true"#) }
     json.byte("}")
     return json.bytes
   }
@@ -76,6 +80,8 @@ extension LockFile {
             userID = try scanner.count()
           } else if key == "gid" {
             groupID = try scanner.count()
+          } else if key == "yields" {
+            yields = try scanner.bool()
           } else {
             try scanner.skip()
           }
@@ -95,6 +101,8 @@ enum LockTiming {
   static let looks = 5
   static let refresh = Duration.seconds(300)
   static let stale = Duration.seconds(1800)
+  /// How long work that yields is waited for, even by who would not wait otherwise.
+  static let yielding = Duration.seconds(60)
   /// A lock that couldn't be renewed for this long may soon be taken for stale by others.
   static let giveUp = Duration.seconds(1500)
 }

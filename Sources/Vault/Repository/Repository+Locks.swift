@@ -17,24 +17,31 @@ extension Repository {
   ///
   /// - Parameters:
   ///   - exclusive: For what removes anything; shared locks let others read and write.
-  ///   - wait: How long to try while someone else holds the repository.
+  ///   - wait: How long to try while someone else holds the repository. Who waits to have it alone leaves a lock there, so
+  ///     that nobody new comes in meanwhile, and those who yield see it.
   ///   - loadingIndex: `false` leaves the index as it is, for a check of a repository whose indexes may be damaged.
   ///   - startsEarly: `body` begins as soon as the lock is written, while it is still to be seen whether somebody else wrote
   ///     one at the same moment. Whatever it writes to the repository, and its end, wait for that; until then it may only
   ///     read, and is cancelled if there is somebody. Has no effect together with `wait`.
+  ///   - yields: `body` looks at ``isWanted()`` every few seconds, and ends when it is: then an exclusive lock waits for it.
   /// - Throws: ``VaultError/lockHeld(by:)``; ``VaultError/lockLost(_:)``; whatever `body` throws.
   package func withLock<T: Sendable>(
     exclusive: Bool = false, wait: Duration = .zero, loadingIndex: Bool = true, startsEarly: Bool = false,
-    _ body: @escaping @Sendable () async throws -> T
+    yields: Bool = false, _ body: @escaping @Sendable () async throws -> T
   ) async throws -> T {
-    if startsEarly, wait == .zero, confirmation.begin() {
+    let mustWait = exclusive ? try await isYielding : false
+    if startsEarly, wait == .zero, !yields, !mustWait, confirmation.begin() {
       return try await withEarlyLock(exclusive: exclusive, loadingIndex: loadingIndex, body)
     }
-    let held = HeldLock(try await acquire(exclusive: exclusive, wait: wait, loadingIndex: loadingIndex))
+    let held =
+      exclusive
+      ? HeldLock(try await acquireAlone(wait: wait), isExclusive: true, yields: false)
+      : HeldLock(
+        try await acquire(wait: wait, loadingIndex: loadingIndex, yields: yields), isExclusive: false, yields: yields)
     do {
       // Somebody may have changed them before they saw this lock; if not, this only lists them.
       if loadingIndex { try await refreshIndex() }
-      let result = try await keeping(held, exclusive: exclusive, after: {}, body)
+      let result = try await keeping(held, after: {}, body)
       try await release(held)
       return result
     } catch {
@@ -52,13 +59,13 @@ extension Repository {
     do throws(VaultError) {
       try await removeDeadLocks()
       try await refuseConflicts(exclusive: exclusive, own: nil)
-      held = HeldLock(try await writeLock(exclusive: exclusive))
+      held = HeldLock(try await writeLock(exclusive: exclusive), isExclusive: exclusive, yields: false)
     } catch {
       confirmation.end(.failure(error))
       throw error
     }
     do {
-      let result = try await keeping(held, exclusive: exclusive) { [self] () async throws(VaultError) in
+      let result = try await keeping(held) { [self] () async throws(VaultError) in
         try await confirm(await held.id, exclusive: exclusive, loadingIndex: loadingIndex)
       } _: { [self] in
         let result: Result<T, any Error>
@@ -124,10 +131,10 @@ extension Repository {
 
   // MARK: Acquiring
 
-  private func acquire(exclusive: Bool, wait: Duration, loadingIndex: Bool) async throws(VaultError) -> Digest {
+  private func acquire(wait: Duration, loadingIndex: Bool, yields: Bool) async throws(VaultError) -> Digest {
     let start = settings.time.monotonicNanoseconds()
     while true {
-      do throws(VaultError) { return try await tryAcquire(exclusive: exclusive, loadingIndex: loadingIndex) } catch {
+      do throws(VaultError) { return try await tryAcquire(loadingIndex: loadingIndex, yields: yields) } catch {
         guard case .lockHeld = error else { throw error }
         let waited = Duration.nanoseconds(settings.time.monotonicNanoseconds() - start)
         guard waited < wait else { throw error }
@@ -139,20 +146,96 @@ extension Repository {
   /// Looks, writes, waits, and looks again: of two that write at the same moment, both see the other and retreat.
   ///
   /// - Parameter loadingIndex: Whether to load the indexes while it waits.
-  private func tryAcquire(exclusive: Bool, loadingIndex: Bool) async throws(VaultError) -> Digest {
+  private func tryAcquire(loadingIndex: Bool, yields: Bool) async throws(VaultError) -> Digest {
     try await removeDeadLocks()
-    try await refuseConflicts(exclusive: exclusive, own: nil)
-    let id = try await writeLock(exclusive: exclusive)
+    try await refuseConflicts(exclusive: false, own: nil)
+    let id = try await writeLock(exclusive: false, yields: yields)
     do throws(VaultError) {
       let start = settings.time.monotonicNanoseconds()
       if loadingIndex { try await refreshIndex() }
       try await settle(id, waited: .nanoseconds(settings.time.monotonicNanoseconds() - start))
-      try await refuseConflicts(exclusive: exclusive, own: id)
+      try await refuseConflicts(exclusive: false, own: id)
     } catch {
       _ = try? await removeLock(id)
       throw error
     }
     return id
+  }
+
+  /// Gets the repository for itself: holds back while somebody else does the same, then keeps newcomers out and waits for
+  /// those who are in.
+  private func acquireAlone(wait: Duration) async throws(VaultError) -> Digest {
+    let start = settings.time.monotonicNanoseconds()
+    while true {
+      try await removeDeadLocks()
+      let others = try await locks()
+      let left = patience(with: others, wait, since: start)
+      if let other = others.first(where: { left <= .zero || $0.file.isExclusive }) {
+        guard left > .zero else { throw .lockHeld(by: other.file.owner) }
+        try await pause(min(.seconds(5), left))
+        continue
+      }
+      let held = HeldLock(try await writeLock(exclusive: true), isExclusive: true, yields: false)
+      do throws(VaultError) {
+        if try await stand(held, wait, since: start) { return await held.id }
+      } catch {
+        try? await release(held)
+        throw error
+      }
+      try await release(held)
+      // Whoever came at the same moment does the same, and not again at the same one.
+      let rest = max(.zero, wait - .nanoseconds(settings.time.monotonicNanoseconds() - start))
+      try await pause(min(rest, .milliseconds(100 + Int64(settings.randomness.next() % 5000))))
+    }
+  }
+
+  /// Waits behind a lock of one's own until there is no other.
+  ///
+  /// - Returns: `false` if somebody else stands there likewise, who may think the same of us.
+  private func stand(_ held: HeldLock, _ wait: Duration, since start: Int64) async throws(VaultError) -> Bool {
+    try await settle(await held.id, waited: .zero)
+    var renewed = settings.time.monotonicNanoseconds()
+    while true {
+      let own = await held.id
+      let others = try await locks().filter { $0.id != own }
+      guard let first = others.first else { return true }
+      let left = patience(with: others, wait, since: start)
+      guard left > .zero else { throw .lockHeld(by: first.file.owner) }
+      if others.contains(where: \.file.isExclusive) { return false }
+      try await pause(min(.seconds(1), left))
+      try await removeDeadLocks()
+      let now = settings.time.monotonicNanoseconds()
+      if Duration.nanoseconds(now - renewed) >= LockTiming.refresh {
+        let new = try await writeLock(exclusive: true)
+        await held.moved(to: new)
+        renewed = now
+        _ = try await removeLock(own)
+      }
+    }
+  }
+
+  /// How much longer to wait for others.
+  private func patience(with others: [StoredLock], _ wait: Duration, since start: Int64) -> Duration {
+    // Those who yield are soon gone; who waits or works alone has work to do.
+    let yield = !others.isEmpty && others.allSatisfy { $0.file.yields && !$0.file.isExclusive }
+    let patience = yield ? max(wait, LockTiming.yielding) : wait
+    return patience - .nanoseconds(settings.time.monotonicNanoseconds() - start)
+  }
+
+  /// Whether nothing but work that yields stands in the way of who wants the repository alone.
+  private var isYielding: Bool {
+    get async throws(VaultError) {
+      let others = try await locks()
+      return others.contains { $0.file.yields } && others.allSatisfy { !$0.file.isExclusive }
+    }
+  }
+
+  /// Who waits to have the repository alone; `nil` if nobody does. For work whose lock yields.
+  package func isWanted() async throws(VaultError) -> String? {
+    let now = settings.time.now()
+    return try await locks().first { lock in
+      lock.file.isExclusive && !lock.file.isStale(at: now, seenBy: settings.owner)
+    }?.file.owner
   }
 
   /// Waits until the store lists the lock. One that doesn't may hide others' locks too, and what they wrote.
@@ -189,11 +272,11 @@ extension Repository {
     }
   }
 
-  private func writeLock(exclusive: Bool) async throws(VaultError) -> Digest {
+  private func writeLock(exclusive: Bool, yields: Bool = false) async throws(VaultError) -> Digest {
     let owner = settings.owner
     let file = LockFile(
       time: settings.time.now(), isExclusive: exclusive, hostname: owner.hostname, username: owner.username,
-      processID: owner.processID, userID: Int(owner.userID), groupID: Int(owner.groupID))
+      processID: owner.processID, userID: Int(owner.userID), groupID: Int(owner.groupID), yields: yields)
     return try await writeFile(.lock, file.json())
   }
 
@@ -202,7 +285,11 @@ extension Repository {
   /// The name of a lock that changes as it is renewed.
   private actor HeldLock {
     var id: Digest
-    init(_ id: Digest) { self.id = id }
+    let isExclusive: Bool
+    let yields: Bool
+    init(_ id: Digest, isExclusive: Bool, yields: Bool) {
+      (self.id, self.isExclusive, self.yields) = (id, isExclusive, yields)
+    }
     func moved(to id: Digest) { self.id = id }
   }
 
@@ -216,7 +303,7 @@ extension Repository {
   ///
   /// - Parameter confirm: Comes before the first renewal; if it fails, the lock is lost.
   private func keeping<T: Sendable>(
-    _ held: HeldLock, exclusive: Bool, after confirm: @escaping @Sendable () async throws(VaultError) -> Void,
+    _ held: HeldLock, after confirm: @escaping @Sendable () async throws(VaultError) -> Void,
     _ body: @escaping @Sendable () async throws -> T
   ) async throws -> T {
     try await withThrowingTaskGroup(of: End<T>.self) { group in
@@ -226,7 +313,7 @@ extension Repository {
       group.addTask { [self] in
         do {
           try await confirm()
-          try await renew(held, exclusive: exclusive)
+          try await renew(held)
         } catch { return .renewal(error) }
         return .renewal(VaultError.lockLost("it could not be renewed"))
       }
@@ -246,7 +333,7 @@ extension Repository {
   }
 
   /// Renews until it is cancelled or can't.
-  private func renew(_ held: HeldLock, exclusive: Bool) async throws {
+  private func renew(_ held: HeldLock) async throws {
     var renewed = settings.time.monotonicNanoseconds()
     while true {
       let age = Duration.nanoseconds(settings.time.monotonicNanoseconds() - renewed)
@@ -257,7 +344,7 @@ extension Repository {
           throw .lockLost("someone removed it")
         }
         // The new one first: there is never a moment without.
-        let new = try await writeLock(exclusive: exclusive)
+        let new = try await writeLock(exclusive: held.isExclusive, yields: held.yields)
         await held.moved(to: new)
         renewed = settings.time.monotonicNanoseconds()
         _ = try await removeLock(old)

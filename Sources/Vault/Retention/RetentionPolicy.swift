@@ -40,6 +40,8 @@ package struct RetentionPolicy: Hashable, Sendable {
     /// Why it is kept; empty if it is not.
     package var reasons: [String]
     package var isKept: Bool { !reasons.isEmpty }
+
+    package init(stored: StoredSnapshot, reasons: [String]) { (self.stored, self.reasons) = (stored, reasons) }
   }
 
   private struct Rule {
