@@ -15,7 +15,7 @@ enum PlanText {
     lines.append(
       "point \(style.paint(plan.pointID, .strong)) of \(plan.pointTime.format(fractionDigits: 3)), "
         + "\(plan.services.count.of("service")), \(plan.stores.count.of("store"))")
-    if let forward = prepared.input.forward {
+    for forward in prepared.input.forwards {
       let target: String =
         switch forward.target {
         case .newest: forward.time.map { "what was durable at \($0.format(fractionDigits: 3))" } ?? "\(forward.through)"

@@ -27,7 +27,7 @@ package struct SalvorCommand: AsyncParsableCommand {
     version: version,
     subcommands: [
       InitCommand.self, ValidateCommand.self, GraphCommand.self, SchemaCommand.self,
-      BackupCommand.self, PointsCommand.self, PlanCommand.self, RestoreCommand.self,
+      BackupCommand.self, PointCommand.self, PointsCommand.self, PlanCommand.self, RestoreCommand.self,
       FollowCommand.self, RPOCommand.self, TimelineCommand.self,
       RunsCommand.self, RunCommand.self, VerifyCommand.self, EvidenceCommand.self,
       VaultCommand.self, DriverCommand.self, DemoCommand.self, CompletionCommand.self,

@@ -20,15 +20,16 @@ package struct CaptureContext: Sendable {
   }
 }
 
-/// One capture of one store, from before the hold until the copy is whole.
+/// Makes a store's writers wait, names where it stands, and lets them go.
 ///
-/// Calls come in this order, each once: `prepare`, then `hold`, `mark`, `release`, then `finish`, and `close` at the end
-/// whatever happened, also after a cancellation. Across a group every `prepare` ends before any `hold` begins, every
-/// `hold` before any `mark`, every `mark` before any `release`.
+/// Calls come in this order: `prepare` once, then `hold`, `mark`, `release`, these three as often as wanted, and `close` at
+/// the end whatever happened, also after a cancellation. Across a group every `prepare` ends before any `hold` begins,
+/// every `hold` before any `mark`, every `mark` before any `release`. After any of them has failed only `release` and
+/// `close` may come.
 ///
 /// An ``HoldSupport/outside(why:)`` store gets the same calls: its `hold` and `release` do nothing and its mark says where
 /// it stood.
-package protocol CaptureSession: Sendable {
+package protocol MarkSession: Sendable {
   /// Everything that can be done before anyone has to wait: connect, copy what may be copied ahead.
   func prepare() async throws(DriverError)
 
@@ -50,11 +51,15 @@ package protocol CaptureSession: Sendable {
   ///   store may have moved after the mark and is not in the cut. Also `false` if there was none, whatever the traits said.
   func release() async -> Bool
 
-  /// Streams what remains, so that the sink holds the state at the mark.
-  func finish() async throws(DriverError) -> CaptureResult
-
   /// Frees everything: connections, pinned snapshots, replication slots, temporary files. Safe to call twice.
   func close() async
+}
+
+/// One capture of one store, from before the hold until the copy is whole. `hold`, `mark` and `release` come once, then
+/// `finish`.
+package protocol CaptureSession: MarkSession {
+  /// Streams what remains, so that the sink holds the state at the mark.
+  func finish() async throws(DriverError) -> CaptureResult
 }
 
 /// Where in its own history a store stands, in the engine's own terms.

@@ -59,10 +59,17 @@ package protocol DataStoreDriver: Sendable {
 
   /// Follows the store's log; `nil` for a store without one, or one nobody has taught us to read.
   func follower() -> (any LogFollower)?
+
+  /// Holds and marks a store whose log is followed, without a copy of it: with a copy from before and the log, the mark can
+  /// be come back to. What was acknowledged before the mark is in the log soon after it, also of a store that is silent then.
+  ///
+  /// - Returns: `nil` for a store whose log nobody follows.
+  func marking() -> (any MarkSession)?
 }
 
 extension DataStoreDriver {
   package func follower() -> (any LogFollower)? { nil }
+  package func marking() -> (any MarkSession)? { nil }
 }
 
 /// Makes drivers of one kind from what the catalog says; one per adapter, listed in the registry.

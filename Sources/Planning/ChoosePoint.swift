@@ -55,6 +55,7 @@ private func reasonsAgainst(
     case .held: break
     case .outside(let why): if stores.count > 1 { reasons.append("store '\(store)' is outside the cut: \(why)") }
     case .missing: reasons.append("store '\(store)' is missing")
+    case .unreachable(let why): reasons.append("store '\(store)' can't be brought there: \(why)")
     case .corrupt(let why): reasons.append("store '\(store)' is damaged: \(why)")
     }
   }

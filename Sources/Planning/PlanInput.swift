@@ -59,6 +59,8 @@ package struct StoreFacts: Sendable, Equatable, Codable {
     case missing
     /// Captured, and found damaged; how.
     case corrupt(String)
+    /// Marked, and no copy and log lead there; why.
+    case unreachable(String)
   }
 
   package var state: State

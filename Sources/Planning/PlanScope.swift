@@ -47,6 +47,11 @@ struct PlanScope {
           PlanNote(
             "PLAN-102", "point \(point.id) does not hold store '\(store.name)'",
             remedy: "choose a point that does (`salvor points`), or leave service '\(store.service)' out"))
+      case .unreachable(let reason):
+        refusals.append(
+          PlanNote(
+            "PLAN-107", "store '\(store.name)' can't be brought to point \(point.id): \(reason)",
+            remedy: "choose another point (`salvor timeline \(store.name)` shows what can be reached)"))
       case .corrupt(let reason):
         refusals.append(
           PlanNote(

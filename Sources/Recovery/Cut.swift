@@ -20,10 +20,10 @@ package struct Cut: Sendable {
 
   /// One store of the group, prepared.
   package struct Member: Sendable {
-    package var session: any CaptureSession
+    package var session: any MarkSession
     package var support: HoldSupport
 
-    package init(session: any CaptureSession, support: HoldSupport) {
+    package init(session: any MarkSession, support: HoldSupport) {
       (self.session, self.support) = (session, support)
     }
   }
@@ -39,9 +39,9 @@ package struct Cut: Sendable {
     package static var none: Self { .none(apart: .zero) }
   }
 
-  private let members: [StoreName: Member]
+  let members: [StoreName: Member]
   private let policy: HoldPolicy
-  private let time: any Timekeeper
+  let time: any Timekeeper
 
   package init(_ members: [StoreName: Member], policy: HoldPolicy, time: any Timekeeper) {
     (self.members, self.policy, self.time) = (members, policy, time)

@@ -13,7 +13,11 @@ package struct PointCatalog: Sendable {
 
   package init(vault: Repository, pool: BlockingPool) { (self.vault, self.pool) = (vault, pool) }
 
-  func record(_ point: RecoveryPoint, catalogFiles: [TreePath: [UInt8]]) async throws(RecoveryError) {
+  /// Of points for which nothing was copied.
+  package static let loggedTag = "salvor-barrier"
+
+  /// Writes a point down, and its catalog beside it; it exists once this returns.
+  package func record(_ point: RecoveryPoint, catalogFiles: [TreePath: [UInt8]]) async throws(RecoveryError) {
     let polynomial = vault.config.chunkerPolynomial
     try await vaulted {
       let builder = SnapshotBuilder(writer: vault, polynomial: polynomial, pool: pool)
@@ -27,9 +31,27 @@ package struct PointCatalog: Sendable {
       try await vault.flush()
       _ = try await vault.save(
         Snapshot(
-          time: point.time, tree: tree.root, paths: ["/salvor-point"], hostname: point.host,
-          tags: [Self.tag, "group:\(point.group)", "point:\(point.id)"]))
+          // Policies count snapshots of the same paths together, and these are many.
+          time: point.time, tree: tree.root, paths: [point.stores.isEmpty ? "/salvor-barrier" : "/salvor-point"],
+          hostname: point.host,
+          tags: [Self.tag, "group:\(point.group)", "point:\(point.id)"]
+            + (point.stores.isEmpty ? [Self.loggedTag] : []) + (point.name == nil ? [] : ["named"])))
     }
+  }
+
+  /// Removes barriers of a group that are many and old; those with a name stay.
+  ///
+  /// - Returns: How many went.
+  package func thinOut(_ group: GroupName, now: Timestamp, keepingAll: Duration) async throws(RecoveryError) -> Int {
+    let snapshots = try await vaulted { try await vault.snapshots() }
+    let barriers = snapshots.filter {
+      let tags = $0.snapshot.tags
+      return tags.contains(Self.tag) && tags.contains(Self.loggedTag) && tags.contains("group:\(group)")
+        && !tags.contains("named")
+    }
+    let going = BarrierThinning.going(barriers.map { ($0.id, $0.snapshot.time) }, now: now, all: keepingAll)
+    for id in going.sorted() { try await vaulted { try await vault.forget(id) } }
+    return going.count
   }
 
   /// Every point, oldest first; those that can't be read are told apart, never dropped in silence.
@@ -45,7 +67,7 @@ package struct PointCatalog: Sendable {
         unreadable.append((stored.id.hex, error.report))
       }
     }
-    return (points.sorted { $0.id < $1.id }, unreadable)
+    return (points.sorted { ($0.time, $0.id) < ($1.time, $1.id) }, unreadable)
   }
 
   /// - Parameter text: An id, or the beginning of one that fits no other.
@@ -88,14 +110,18 @@ package struct PointCatalog: Sendable {
   }
 
   /// A store's copy in a point, as its driver wrote it.
-  package func copy(of store: StoreName, in point: RecoveryPoint) async throws(RecoveryError) -> StoreCopy {
+  ///
+  /// - Parameter origin: The point it was taken for, if that is another.
+  package func copy(
+    of store: StoreName, in point: RecoveryPoint, from origin: PointID? = nil
+  ) async throws(RecoveryError) -> StoreCopy {
     guard let part = point.stores[store] else {
       throw .pointDamaged(point.id.text, why: "it has no copy of \(store)")
     }
     guard let id = Digest(hex: part.snapshot) else {
       throw .pointDamaged(point.id.text, why: "the snapshot of \(store) has no proper id")
     }
-    let (vault, pool, tag) = (vault, pool, "point:\(point.id)")
+    let (vault, pool, tag) = (vault, pool, "point:\(origin ?? point.id)")
     let source = LazySource { () async throws(AnyFailure) in
       do {
         let snapshot = try await vault.loadSnapshot(id, orCopyTagged: tag)
@@ -111,12 +137,14 @@ package struct PointCatalog: Sendable {
   /// Reads and checks every blob a store's copy consists of.
   ///
   /// - Returns: What is wrong, in words; `nil` if every byte is as it was written.
-  package func damage(of store: StoreName, in point: RecoveryPoint) async throws(RecoveryError) -> String? {
+  package func damage(
+    of store: StoreName, in point: RecoveryPoint, from origin: PointID? = nil
+  ) async throws(RecoveryError) -> String? {
     guard let part = point.stores[store], let id = Digest(hex: part.snapshot) else {
       return "point \(point.id) has no copy of \(store)"
     }
     do {
-      let snapshot = try await vault.loadSnapshot(id, orCopyTagged: "point:\(point.id)")
+      let snapshot = try await vault.loadSnapshot(id, orCopyTagged: "point:\(origin ?? point.id)")
       try await SnapshotTree(reader: vault, root: snapshot.tree, pool: pool).verify()
       return nil
     } catch {

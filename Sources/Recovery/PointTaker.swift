@@ -120,15 +120,7 @@ package struct PointTaker: Sendable {
   private func cut(
     _ members: [StoreName: Cut.Member], for request: Request
   ) async throws(RecoveryError) -> Cut.Outcome {
-    do throws(RecoveryError) {
-      return try await Cut(members, policy: request.policy, time: time).take()
-    } catch {
-      guard case .notHeld(_, let pause) = error, request.onOverBudget == .record else { throw error }
-      var outcome = try await Cut(members, policy: .none, time: time).take()
-      outcome.pause = pause
-      outcome.remarks.insert("over budget: \(error.report.summary)", at: 0)
-      return outcome
-    }
+    try await Cut(members, policy: request.policy, time: time).take(onOverBudget: request.onOverBudget)
   }
 
   /// Runs one phase on all members side by side; the first failure of each is told, all are waited for.
@@ -157,6 +149,19 @@ package struct PointTaker: Sendable {
     if Task.isCancelled { throw .cancelled }
     guard failures.isEmpty else { throw .captureFailed(failures) }
     return values
+  }
+}
+
+extension Cut {
+  /// - Parameter onOverBudget: What becomes of a cut whose stores couldn't be held in time.
+  func take(onOverBudget: ConsistencyGroup.OverBudget) async throws(RecoveryError) -> Outcome {
+    do throws(RecoveryError) { return try await take() } catch {
+      guard case .notHeld(_, let pause) = error, onOverBudget == .record else { throw error }
+      var outcome = try await Cut(members, policy: .none, time: time).take()
+      outcome.pause = pause
+      outcome.remarks.insert("over budget: \(error.report.summary)", at: 0)
+      return outcome
+    }
   }
 }
 

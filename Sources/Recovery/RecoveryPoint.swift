@@ -23,7 +23,12 @@ package struct RecoveryPoint: Sendable, Equatable, Codable {
   package var catalogDigest: Digest
   /// The machine that took the point.
   package var host: String
+  /// Those that were copied.
   package var stores: [StoreName: StorePoint]
+  /// Those that were only marked: an earlier copy and the log lead there. `nil` as empty.
+  package var logged: [StoreName: LoggedPoint]?
+  /// What somebody called it, such as a release.
+  package var name: String?
 
   package enum Mode: String, Sendable, Codable {
     /// Every store of the cut was held at one moment.
@@ -35,9 +40,22 @@ package struct RecoveryPoint: Sendable, Equatable, Codable {
   }
 
   /// Some store is not in the cut; ``remarks`` says which and why.
-  package var hasStoresOutside: Bool { stores.values.contains { $0.cut != .held } }
+  package var hasStoresOutside: Bool {
+    stores.values.contains { $0.cut != .held } || logged?.values.contains { $0.cut != .held } == true
+  }
+
+  /// Every store it is about, copied or marked.
+  package var members: Set<StoreName> { Set(stores.keys).union(logged.map { Set($0.keys) } ?? []) }
 
   package var pause: Duration { .nanoseconds(pauseNanoseconds) }
+}
+
+/// A store's part of a recovery point for which nothing was copied.
+package struct LoggedPoint: Sendable, Equatable, Codable {
+  package var driver: DriverName
+  package var cut: StorePoint.Cut
+  package var position: LogPosition
+  package var timings: StorePoint.Timings
 }
 
 /// One store's part of a recovery point.
@@ -68,7 +86,7 @@ package struct StorePoint: Sendable, Equatable, Codable {
   }
 }
 
-/// A recovery point's name, such as `20261121T080920Z-3fa9c1d2`: sorts by time.
+/// A recovery point's name, such as `20261121T080920Z-3fa9c1d2`: sorts by time, to the second.
 package struct PointID: Hashable, Comparable, Sendable, Codable, CustomStringConvertible {
   package let text: String
 

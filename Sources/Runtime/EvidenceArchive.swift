@@ -61,7 +61,7 @@ package struct EvidenceArchive: Sendable {
           "remarks": .array(input.point.remarks.map { .string($0) }),
           "rejected": .array(input.rejected.map { ["id": .string($0.id), "why": .string($0.why)] }),
         ])
-      if let forward = input.forward {
+      for forward in input.forwards {
         try builder.add(
           kind: "log", subject: forward.store.text,
           body: [

@@ -9,7 +9,7 @@ import Vault
 struct LiveRestore: RestoreEnvironment {
   let system: ManagedSystem
   let point: RecoveryPoint
-  let forward: LogForward?
+  let forwards: [LogForward]
   /// Those of the plan; the others stay as they are.
   let invariantNames: Set<CheckName>
 
@@ -23,16 +23,19 @@ struct LiveRestore: RestoreEnvironment {
       throw .pointDamaged(point.id.text, why: "it has no copy of \(name)")
     }
     let (system, point) = (system, point)
+    let forward = forwards.first { $0.store == name }
+    let origin = forward?.point
     // The vault is opened when something is read from it: swapping back needs nothing but local directories.
     var copy = StoreCopy(capture: part.capture) { () async throws(AnyFailure) in
       let vault = try await system.vault(of: store.repository)
       do {
-        return try await PointCatalog(vault: vault, pool: system.host.pool).copy(of: name, in: point).source
+        return try await PointCatalog(vault: vault, pool: system.host.pool)
+          .copy(of: name, in: point, from: origin).source
       } catch {
         throw AnyFailure(error)
       }
     }
-    if let forward, forward.store == name {
+    if let forward {
       copy.replay = forward.replay { () async throws(AnyFailure) in
         LogArchive(vault: try await system.vault(of: store.repository), store: name, pool: system.host.pool)
       }

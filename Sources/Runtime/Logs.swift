@@ -115,16 +115,37 @@ package struct Logs: Sendable {
 
   /// The copies from which a target can be reached, newest first.
   func forwards(_ name: StoreName, to target: ForwardTarget) async throws -> [LogForward] {
+    try await ways(of: name).to(target)
+  }
+
+  /// One look at a store's copies and log, for as many targets as wanted.
+  func ways(of name: StoreName) async throws -> LogWays {
     let found = try await look(at: name)
     guard let follower = try system.driver(of: name).follower() else { throw RecoveryError.logNotFollowed(name) }
+    return LogWays(name: name, follower: follower, bases: found.bases, captures: found.captures, chains: found.chains)
+  }
+}
+
+/// Ways from a store's copies along its log.
+struct LogWays: Sendable {
+  var name: StoreName
+  var follower: any LogFollower
+  var bases: [LogBase]
+  var captures: [PointID: CaptureResult]
+  var chains: [LogChain]
+
+  /// The copies from which a target can be reached, newest first.
+  ///
+  /// - Throws: ``RecoveryError/logLagsBehind(_:target:why:)`` if there is none.
+  func to(_ target: ForwardTarget) throws(RecoveryError) -> [LogForward] {
     var result: [LogForward] = []
     /// The newest copy that no log leads on from.
     var unled: LogBase?
     var why =
-      found.chains.isEmpty ? "no log of it is in the repository" : "no copy before it has a log that leads there"
-    for base in found.bases.sorted(by: { $0.time > $1.time }) {
-      guard let from = base.cursor, let capture = found.captures[base.point],
-        let chain = found.chains.last(where: { $0.place(of: from) != nil }), let start = chain.place(of: from)
+      chains.isEmpty ? "no log of it is in the repository" : "no copy before it has a log that leads there"
+    for base in bases.sorted(by: { $0.time > $1.time }) {
+      guard let from = base.cursor, let capture = captures[base.point],
+        let chain = chains.last(where: { $0.place(of: from) != nil }), let start = chain.place(of: from)
       else {
         unled = unled ?? base
         continue
@@ -140,8 +161,13 @@ package struct Logs: Sendable {
           continue
         }
         (forward.target, forward.time) = (.time(time), time)
-      case .position(let text):
-        let position = LogPosition(kind: capture.position.kind, value: text)
+      case .position, .mark:
+        let position: LogPosition
+        switch target {
+        case .mark(let named): position = named
+        case .position(let text): position = LogPosition(kind: capture.position.kind, value: text)
+        default: continue
+        }
         guard let cursor = follower.cursor(of: position, in: capture, among: chain.extents.map(\.file)),
           let end = chain.place(of: cursor)
         else {
@@ -175,6 +201,8 @@ package enum ForwardTarget: Sendable, Equatable, CustomStringConvertible {
   case position(String)
   case name(String)
   case transaction(String)
+  /// As a driver named it, with all its details.
+  case mark(LogPosition)
 
   package var description: String {
     switch self {
@@ -183,6 +211,7 @@ package enum ForwardTarget: Sendable, Equatable, CustomStringConvertible {
     case .position(let text): text
     case .name(let text): "the restore point '\(text)'"
     case .transaction(let text): "transaction \(text)"
+    case .mark(let position): position.value
     }
   }
 }

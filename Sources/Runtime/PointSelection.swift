@@ -16,6 +16,19 @@ struct PointSelection: Sendable {
     var facts: PointFacts
     /// Newer points that were passed over, and why.
     var rejected: [RejectedPoint]
+    /// How stores that the point only marks come there; their parts of ``point`` are those of the copies they begin with.
+    var forwards: [LogForward] = []
+
+    /// With another store's part beside its own.
+    func joined(_ other: Chosen) -> Chosen {
+      var joined = self
+      joined.point.stores.merge(other.point.stores) { first, _ in first }
+      joined.facts.stores.merge(other.facts.stores) { first, _ in first }
+      if joined.facts.id != other.facts.id { joined.facts.id += "+\(other.facts.id)" }
+      joined.rejected += other.rejected
+      joined.forwards += other.forwards
+      return joined
+    }
   }
 
   /// - Parameters:
@@ -71,34 +84,121 @@ struct PointSelection: Sendable {
       guard point.group == part.name else {
         throw RecoveryError.noPoint(why: ["\(point.id) is of group \(point.group), not of \(part.name)"])
       }
-      let facts = try await facts(of: point, part.stores, in: points, verifies: verifies, progress: progress)
+      let ways = try await ways(of: [point], part.stores)
+      let way = way(to: point, ways)
+      let facts = try await facts(of: way, part.stores, in: points, verifies: verifies, progress: progress)
       if let why = damage(in: facts, part.stores) { throw RecoveryError.pointDamaged(point.id.text, why: why) }
-      return Chosen(point: point, facts: facts, rejected: [])
+      return Chosen(point: way.point, facts: facts, rejected: [], forwards: way.forwards)
     }
     // Reading a point's copies takes long, so each is read only once it would be taken; what is found may change the choice.
     let candidates = listed.points.filter { $0.group == part.name }
+    let ways = try await ways(of: candidates, part.stores)
     var known: [String: PointFacts] = [:]
+    var found: [String: Way] = [:]
     for point in candidates {
-      known[point.id.text] = try await facts(of: point, part.stores, in: points, verifies: false, progress: progress)
+      let way = way(to: point, ways)
+      found[point.id.text] = way
+      known[point.id.text] = try await facts(of: way, part.stores, in: points, verifies: false, progress: progress)
     }
     var verified: Set<String> = []
     while true {
       let choice = choosePoint(known.values.sorted { $0.id < $1.id }, at: at, stores: part.stores)
       let rejected =
         unreadable + choice.rejected.map { RejectedPoint(id: $0.point, why: $0.reasons.joined(separator: ", ")) }
-      guard let facts = choice.point, let point = candidates.first(where: { $0.id.text == facts.id }) else {
+      guard let facts = choice.point, let way = found[facts.id] else {
         throw RecoveryError.noPoint(why: rejected.map { "\($0.id): \($0.why)" })
       }
-      if !verifies || verified.contains(facts.id) { return Chosen(point: point, facts: facts, rejected: rejected) }
-      known[facts.id] = try await self.facts(of: point, part.stores, in: points, verifies: true, progress: progress)
+      if !verifies || verified.contains(facts.id) {
+        return Chosen(point: way.point, facts: facts, rejected: rejected, forwards: way.forwards)
+      }
+      known[facts.id] = try await self.facts(of: way, part.stores, in: points, verifies: true, progress: progress)
       verified.insert(facts.id)
     }
+  }
+
+  /// A point, with the copies that its marked stores begin with in place of the marks.
+  private struct Way {
+    var point: RecoveryPoint
+    var forwards: [LogForward] = []
+    var unreachable: [StoreName: String] = [:]
+  }
+
+  /// What there is of the stores that any of the points only marks.
+  private func ways(
+    of points: [RecoveryPoint], _ stores: [StoreName]
+  ) async throws -> [StoreName: (ways: LogWays, parts: [PointID: StorePoint])] {
+    var result: [StoreName: (ways: LogWays, parts: [PointID: StorePoint])] = [:]
+    for store in stores where points.contains(where: { $0.logged?[store] != nil }) {
+      guard let declared = system.catalog.store(store) else { continue }
+      let catalog = PointCatalog(vault: try await system.vault(of: declared.repository), pool: system.host.pool)
+      var parts: [PointID: StorePoint] = [:]
+      for point in try await catalog.list().points { parts[point.id] = point.stores[store] }
+      result[store] = (try await Logs(system).ways(of: store), parts)
+    }
+    return result
+  }
+
+  private func way(
+    to point: RecoveryPoint, _ ways: [StoreName: (ways: LogWays, parts: [PointID: StorePoint])]
+  ) -> Way {
+    var way = Way(point: point)
+    for (store, logged) in point.logged ?? [:] {
+      guard let (ways, parts) = ways[store] else { continue }
+      do throws(RecoveryError) {
+        guard let forward = try ways.to(.mark(logged.position)).first, var part = parts[forward.point] else {
+          throw .logLagsBehind(store, target: logged.position.value, why: "its copy has gone")
+        }
+        part.cut = logged.cut
+        way.point.stores[store] = part
+        way.forwards.append(forward)
+      } catch { way.unreachable[store] = error.report.summary }
+    }
+    return way
+  }
+
+  /// Reads the copies that the marked stores of a point begin with, and their logs up to it.
+  func damage(
+    alongLogsTo point: RecoveryPoint, _ progress: @escaping @Sendable (String) -> Void
+  ) async throws -> [(StoreName, String?)] {
+    let stores = (point.logged ?? [:]).keys.sorted()
+    let way = way(to: point, try await ways(of: [point], stores))
+    var result: [(StoreName, String?)] = []
+    for store in stores {
+      guard let forward = way.forwards.first(where: { $0.store == store }), let declared = system.catalog.store(store)
+      else {
+        result.append((store, way.unreachable[store] ?? "the catalog has no such store"))
+        continue
+      }
+      let system = system
+      let vault = try await system.vault(of: declared.repository)
+      progress("\(store) in \(point.id)")
+      let points = PointCatalog(vault: vault, pool: system.host.pool)
+      if let damage = try await points.damage(of: store, in: way.point, from: forward.point) {
+        result.append((store, damage))
+        continue
+      }
+      progress("the log of \(store) up to \(point.id)")
+      let source = forward.replay { () async throws(AnyFailure) in
+        LogArchive(vault: vault, store: store, pool: system.host.pool)
+      }.source
+      do throws(AnyFailure) {
+        for extent in try await source.extents() { try await source.read(extent) { _, _ in } }
+        result.append((store, nil))
+      } catch {
+        if error.isCancellation || ["STORE-", "IO-"].contains(where: { error.report.code.hasPrefix($0) }) {
+          throw error
+        }
+        result.append((store, error.report.summary))
+      }
+    }
+    return result
   }
 
   private func damage(in facts: PointFacts, _ stores: [StoreName]) -> String? {
     for store in stores {
       switch facts.stores[store]?.state {
       case .held, .outside: continue
+      case .unreachable(let why): return "\(store): \(why)"
       case .corrupt(let why): return "its copy of \(store) is damaged: \(why)"
       case .missing, nil: return "it has no copy of \(store)"
       }
@@ -107,13 +207,14 @@ struct PointSelection: Sendable {
   }
 
   private func facts(
-    of point: RecoveryPoint, _ stores: [StoreName], in points: PointCatalog, verifies: Bool,
+    of way: Way, _ stores: [StoreName], in points: PointCatalog, verifies: Bool,
     progress: @escaping @Sendable (_ phase: String) -> Void
   ) async throws -> PointFacts {
+    let point = way.point
     var facts: [StoreName: StoreFacts] = [:]
     for name in stores {
       guard let part = point.stores[name] else {
-        facts[name] = StoreFacts(.missing)
+        facts[name] = StoreFacts(way.unreachable[name].map { .unreachable($0) } ?? .missing)
         continue
       }
       var state: StoreFacts.State
@@ -123,7 +224,8 @@ struct PointSelection: Sendable {
       }
       if verifies {
         progress("verify \(name) in \(point.id)")
-        if let damage = try await points.damage(of: name, in: point) { state = .corrupt(damage) }
+        let origin = way.forwards.first { $0.store == name }?.point
+        if let damage = try await points.damage(of: name, in: point, from: origin) { state = .corrupt(damage) }
       }
       facts[name] = StoreFacts(state, sizeBytes: part.capture.sizeBytes, version: part.capture.version)
     }
@@ -146,6 +248,7 @@ struct PointSelection: Sendable {
     merged.facts.id = "\(a.facts.id)+\(b.facts.id)"
     merged.facts.time = merged.point.time
     merged.rejected += b.rejected
+    merged.forwards += b.forwards
     return merged
   }
 }

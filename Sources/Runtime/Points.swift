@@ -30,7 +30,7 @@ package struct Points: Sendable {
         listing.points += found.points
         listing.unreadable += found.unreadable
       }
-      listing.points.sort { $0.id < $1.id }
+      listing.points.sort { ($0.time, $0.id) < ($1.time, $1.id) }
       return listing
     } catch {
       throw AnyFailure(error)
@@ -49,14 +49,21 @@ package struct Points: Sendable {
         if let id {
           wanted = wanted.filter { $0.id.text.hasPrefix(id) }
         } else if !all {
-          wanted = Dictionary(wanted.map { ($0.group, $0) }, uniquingKeysWith: { max($0.id, $1.id) == $0.id ? $0 : $1 })
-            .values.sorted { $0.id < $1.id }
+          // What is only marked begins with one of these.
+          wanted = Dictionary(
+            wanted.filter { !$0.stores.isEmpty }.map { ($0.group, $0) },
+            uniquingKeysWith: { $1.time < $0.time ? $0 : $1 }
+          )
+          .values.sorted { $0.id < $1.id }
         }
         for point in wanted {
           for store in point.stores.keys.sorted() {
             progress("\(store) in \(point.id)")
             verdicts.append(
               Verdict(point: point.id, store: store, damage: try await points.damage(of: store, in: point)))
+          }
+          for (store, damage) in try await PointSelection(system: system).damage(alongLogsTo: point, progress) {
+            verdicts.append(Verdict(point: point.id, store: store, damage: damage))
           }
         }
       }

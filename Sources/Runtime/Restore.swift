@@ -64,6 +64,7 @@ package struct Restore: Sendable {
         plan: plan, point: chosen.point, repository: repository, catalogFiles: files, rejected: chosen.rejected,
         failedAt: request.failedAt, requestedAt: now)
       input.forward = forward
+      input.along = chosen.forwards.isEmpty ? nil : chosen.forwards
       return Prepared(plan: plan, point: chosen.point, rejected: chosen.rejected, input: input)
     } catch {
       throw AnyFailure(error)
@@ -80,10 +81,14 @@ package struct Restore: Sendable {
           stores: stores, named: request.point, at: request.at, verifies: request.verifies, progress: progress), nil
       )
     }
-    // Several would come back to several moments, of which none is promised to fit the others.
     guard stores.count == 1, let store = stores.first else {
-      throw RecoveryError.refused(["going forward along a log is for one store, and \(stores.count) are to be restored"]
-      )
+      if case .time(let time) = target, request.point == nil {
+        return (try await aligned(stores, time, request, selection, progress), nil)
+      }
+      // Several would come back to several moments, of which none is promised to fit the others.
+      throw RecoveryError.refused([
+        "going forward along a log to anything but a time is for one store, and \(stores.count) are to be restored"
+      ])
     }
     var damaged: [RejectedPoint] = []
     for forward in try await Logs(system).forwards(store, to: target) {
@@ -99,6 +104,44 @@ package struct Restore: Sendable {
       }
     }
     throw RecoveryError.noPoint(why: damaged.map { "\($0.id): \($0.why)" })
+  }
+
+  /// Every store brought forward to one time, each by its own server's clock.
+  private func aligned(
+    _ stores: [StoreName], _ time: Timestamp, _ request: Request, _ selection: PointSelection,
+    _ progress: @escaping @Sendable (_ phase: String) -> Void
+  ) async throws -> PointSelection.Chosen {
+    var result: PointSelection.Chosen?
+    for store in stores {
+      var damaged: [RejectedPoint] = []
+      var one: PointSelection.Chosen?
+      for forward in try await Logs(system).forwards(store, to: .time(time)) {
+        do {
+          var chosen = try await selection.choose(
+            stores: [store], named: forward.point.text, at: nil, verifies: request.verifies, progress: progress)
+          chosen.forwards = [forward]
+          one = chosen
+          break
+        } catch {
+          guard error.report.code == "POINT-204" else { throw error }
+          damaged.append(RejectedPoint(id: forward.point.text, why: error.report.summary))
+        }
+      }
+      guard var one else { throw RecoveryError.noPoint(why: damaged.map { "\($0.id): \($0.why)" }) }
+      one.rejected = damaged
+      one.point.stores = one.point.stores.filter { $0.key == store }
+      one.point.stores[store]?.cut = .held
+      one.facts.stores[store]?.state = .held
+      result = result.map { $0.joined(one) } ?? one
+    }
+    guard var result else { throw RecoveryError.noPoint(why: ["nothing is to be restored"]) }
+    result.point.time = time
+    result.point.mode = .timeAligned
+    result.point.remarks = [
+      "every store by its own server's clock, as far as those agree: what was caused by something may be there without it"
+    ]
+    (result.facts.time, result.facts.mode) = (time, .timeAligned)
+    return result
   }
 
   /// What earlier restores took, step by step.
@@ -148,7 +191,7 @@ package struct Restore: Sendable {
 
   func engine(for input: RestoreInput, observer: @escaping RunObserver) -> RunEngine {
     let environment = LiveRestore(
-      system: system, point: input.point, forward: input.forward, invariantNames: Set(input.plan.invariants))
+      system: system, point: input.point, forwards: input.forwards, invariantNames: Set(input.plan.invariants))
     let host = system.host
     var options = RunEngine.Options(holder: Holder.thisProcess)
     options.limits = ["copy": 4]

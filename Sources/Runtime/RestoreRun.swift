@@ -16,6 +16,10 @@ package struct RestoreInput: Sendable, Codable {
   package var requestedAt: Timestamp
   /// Where the log is to lead to beyond the point; `nil` ends at the point.
   package var forward: LogForward?
+  /// How stores come to the point that it only marks; `nil` as empty.
+  package var along: [LogForward]?
+
+  package var forwards: [LogForward] { (along ?? []) + (forward.map { [$0] } ?? []) }
 
   /// The moment that is come back to.
   package var targetTime: Timestamp { forward?.time ?? point.time }

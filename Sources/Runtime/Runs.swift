@@ -83,7 +83,7 @@ package struct Runs: Sendable {
         throw RunError.notPossible(record.spec.id, record.state, wanted: "released")
       }
       let environment = LiveRestore(
-        system: restore.system, point: input.point, forward: input.forward, invariantNames: [])
+        system: restore.system, point: input.point, forwards: input.forwards, invariantNames: [])
       for store in input.plan.stores {
         let copy = try await environment.copy(of: store)
         try await restore.system.driver(of: store).discardKept(

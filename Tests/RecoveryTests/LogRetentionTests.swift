@@ -49,3 +49,28 @@ import Vault
     #expect(going == Set(log[0..<3].map(\.id)))
   }
 }
+
+@Suite("Which barriers are thinned out") struct BarrierThinningTests {
+  @Test func `all for an hour, one a minute for a day, then one an hour, whenever it is looked at`() {
+    let day: Int64 = 86_400
+    var barriers = stride(from: Int64(0), to: 3 * day, by: 5).map { (id: $0, time: Timestamp(seconds: $0)) }
+    var now: Int64 = 3 * day
+    // Looked at in between or not: the same stay.
+    let once = BarrierThinning.going(barriers, now: Timestamp(seconds: now), all: .seconds(3600))
+    for look in Array(stride(from: day, to: 3 * day, by: 3607)) + [3 * day] {
+      now = look
+      let there = barriers.filter { $0.time <= Timestamp(seconds: now) }
+      let going = BarrierThinning.going(there, now: Timestamp(seconds: now), all: .seconds(3600))
+      barriers.removeAll { going.contains($0.id) }
+    }
+    let left = barriers.map(\.id)
+    let all = Set(stride(from: Int64(0), to: 3 * day, by: 5))
+    #expect(Set(left) == all.subtracting(once))
+    let young = left.count { $0 >= 3 * day - 3600 }
+    #expect(young == 720)
+    let minutes = left.count { $0 > 2 * day && $0 <= 3 * day - 3600 }
+    #expect(abs(minutes - 23 * 60) <= 1, "\(minutes)")
+    let hours = left.count { $0 <= 2 * day }
+    #expect(hours >= 47 && hours <= 50, "\(hours)")
+  }
+}

@@ -67,7 +67,7 @@ actor PostgreSQLCapture: CaptureSession {
       ClusterFile(path: controlFile, target: "data/global/pg_control", kind: .ordinary, metadata: metadata))
     try await copyOutsideConfiguration(copy)
     try await endBackup(copy, like: metadata)
-    hold = try await prepareHold(control, cluster)
+    hold = try await driver.tableHold(control, cluster)
   }
 
   private func copy(verifyingSince start: LogSequenceNumber?) -> ClusterCopy {
@@ -107,16 +107,6 @@ actor PostgreSQLCapture: CaptureSession {
     }
   }
 
-  private func prepareHold(_ control: Connection, _ cluster: ClusterFacts) async throws(DriverError) -> TableHold {
-    let timeout = cluster.settings["deadlock_timeout"].flatMap { Int64($0) } ?? 1000
-    let driver = driver
-    var hold = TableHold(
-      control: control, time: driver.environment.time, deadlockTimeout: .milliseconds(timeout)
-    ) { database throws(DriverError) in try await driver.enter(database) }
-    try await hold.enterDatabases()
-    return hold
-  }
-
   // MARK: The hold
 
   /// Whether the locks are held, as far as we did not let go of them.
@@ -140,29 +130,13 @@ actor PostgreSQLCapture: CaptureSession {
     do throws(StatementFailure) {
       // Only under the locks do what a reader sees and what the log holds up to a position agree.
       if isHeld, context.wantsContentDigest { readers = try await hold.pinSnapshots() }
-      let row =
-        try await control.run(
-          """
-          SELECT lsn, pg_walfile_name(lsn), (SELECT json_agg(datname)::text FROM (\(TableHold.databases)) AS held)
-          FROM (SELECT pg_current_wal_insert_lsn() AS lsn) AS now
-          """
-        ).rows.first ?? []
-      guard row.count == 3, let lsn = row[0].flatMap({ LogSequenceNumber($0) }),
-        let timeline = row[1].flatMap({ UInt32($0.prefix(8), radix: 16) }),
-        let databases = row[2].flatMap({ try? CanonicalJSON.decode([String].self, from: Array($0.utf8)) })
-      else { throw StatementFailure(code: "XX000", message: "the server did not name its position") }
-      marked = (lsn, timeline)
-      if isHeld { uncovered = Set(databases).subtracting(hold.members.map(\.database)).sorted() }
-      return position(lsn, timeline, cluster)
+      let standing = try await Standing.read(control)
+      marked = (standing.position, standing.timeline)
+      if isHeld { uncovered = hold.uncovered(of: standing.databases) }
+      return standing.logPosition(cluster)
     } catch {
       throw error.driverError("naming the position")
     }
-  }
-
-  private func position(_ lsn: LogSequenceNumber, _ timeline: UInt32, _ cluster: ClusterFacts) -> LogPosition {
-    LogPosition(
-      kind: "lsn", value: lsn.description,
-      details: ["timeline": String(timeline), "systemIdentifier": cluster.systemIdentifier])
   }
 
   func release() async -> Bool {
@@ -234,7 +208,8 @@ actor PostgreSQLCapture: CaptureSession {
           + names.prefix(10).joined(separator: ", ") + (names.count > 10 ? ", …" : ""))
     }
     return CaptureResult(
-      version: cluster.version, position: position(marked.position, marked.timeline, cluster),
+      version: cluster.version,
+      position: Standing(position: marked.position, timeline: marked.timeline).logPosition(cluster),
       contentDigest: digested.parts.isEmpty && (readers.isEmpty || !digested.coverage.lacking.isEmpty)
         ? nil : ContentDigest(scheme: RowDigest.scheme, parts: digested.parts), sizeBytes: counter.value,
       facts: RestoreFacts(
@@ -251,11 +226,7 @@ actor PostgreSQLCapture: CaptureSession {
     _ marked: (position: LogSequenceNumber, timeline: UInt32), _ ownFile: FileMetadata
   ) async throws(DriverError) {
     do throws(StatementFailure) {
-      // A commit of our own makes the server flush all that came before it. Not further than the local disk: a
-      // standby that hangs must not hang us.
-      _ = try await control.run(
-        "BEGIN READ WRITE; SET LOCAL synchronous_commit = local; SELECT pg_logical_emit_message(true, 'salvor', 'mark'); COMMIT"
-      )
+      try await Standing.flush(control)
       let flushed = try await control.value("SELECT pg_current_wal_flush_lsn()").flatMap { LogSequenceNumber($0) }
       guard let flushed, flushed >= cluster.geometry.normalised(marked.position) else {
         throw StatementFailure(code: "XX000", message: "the log is not on disk up to the mark \(marked.position)")
