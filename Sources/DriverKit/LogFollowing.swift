@@ -39,9 +39,15 @@ package struct LogEnd: Hashable, Sendable {
   package var stream: String
   package var cursor: LogCursor
   package var position: LogPosition
+  /// The last bytes of it, as far as they are in the cursor's file: to be compared with what the store says lies there. A
+  /// store that was brought back to an earlier state may have gone on past the end with something else.
+  package var tail: [UInt8]
 
-  package init(stream: String, cursor: LogCursor, position: LogPosition) {
-    (self.stream, self.cursor, self.position) = (stream, cursor, position)
+  /// How much of it is kept.
+  package static let tailBytes = 8192
+
+  package init(stream: String, cursor: LogCursor, position: LogPosition, tail: [UInt8] = []) {
+    (self.stream, self.cursor, self.position, self.tail) = (stream, cursor, position, tail)
   }
 }
 

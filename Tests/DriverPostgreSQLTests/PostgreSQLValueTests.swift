@@ -96,3 +96,12 @@ import Testing
     }
   }
 }
+
+@Suite struct RefusalTests {
+  @Test func `a busy server's timeout is no refusal`() {
+    #expect(refusesUs("FATAL:  password authentication failed for user \"salvor\""))
+    #expect(refusesUs("FATAL:  no pg_hba.conf entry for host"))
+    #expect(!refusesUs("FATAL:  canceling authentication due to timeout"))
+    #expect(!refusesUs("could not connect to server: Connection refused"))
+  }
+}

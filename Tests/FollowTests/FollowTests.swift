@@ -144,6 +144,34 @@ private let runs = ProcessInfo.processInfo.environment["SALVOR_LOG_RUNS"].flatMa
   }
 
   @Test(.timeLimit(.minutes(5)))
+  func `a server that was brought back to an earlier state and went on past the end is noticed`() async throws {
+    try await FollowSite.with { site in
+      try await site.follow()
+      try await site.salvor("backup", "-q").succeeded()
+      try await site.server.stop()
+      let earlier = site.home.file("earlier")
+      _ = try await CommandRun(["cp", "-a", site.server.data, earlier]).succeeded()
+      try await site.server.start()
+      try await site.server.sql("INSERT INTO history SELECT FROM generate_series(1, 100)")
+      try await site.settle()
+      #expect(site.stopFollowing() == 0)
+      // As a virtual machine is that is set back: the same cluster, the same timeline.
+      try site.loseServer()
+      _ = try await CommandRun(["cp", "-a", earlier, site.server.data]).succeeded()
+      try await site.server.start()
+      try await site.server.sql("INSERT INTO history (filler) SELECT 'another' FROM generate_series(1, 5000)")
+      try await site.follow()
+      try await site.until("a gap is named") {
+        site.follower?.errors.contains("brought back to an earlier state") == true
+      }
+      try await site.settle()
+      let timeline = try await site.json("timeline", "shop-db")
+      #expect(timeline["gaps"]?.array?.count == 1 && timeline["unbased"]?.array?.count == 1, "\(timeline)")
+      #expect(site.stopFollowing() == 0)
+    }
+  }
+
+  @Test(.timeLimit(.minutes(5)))
   func `a prune has its turn while the log is followed, and leaves no gap`() async throws {
     try await FollowSite.with { site in
       try await site.follow()

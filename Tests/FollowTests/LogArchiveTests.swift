@@ -319,6 +319,26 @@ private struct SharedFollower: LogFollower {
     #expect(anew.count == 2 && anew.last?.gap?.why == "the slot was gone")
   }
 
+  @Test func `a clock that was ahead and was put right promises nothing for the time it was ahead`() throws {
+    var spans = [
+      Self.span(1...1, 0, 900, beginning: .some(nil)), Self.span(2...2, 900, 1800), Self.span(3...3, 1800, 2000),
+    ]
+    spans[1].span.completeUntil = Timestamp(seconds: 9_999_999)
+    spans[2].span.completeUntil = Timestamp(seconds: 1000)
+    #expect(chains(of: spans)[0].completeUntil == Timestamp(seconds: 1000))
+    let joined = spans[0].span.joined(with: spans[1].span).joined(with: spans[2].span)
+    #expect(joined.completeUntil == Timestamp(seconds: 1000))
+    spans[2].span.completeUntil = nil
+    #expect(spans[1].span.joined(with: spans[2].span).completeUntil == Timestamp(seconds: 9_999_999))
+  }
+
+  @Test func `the end of a log comes with its last bytes, in memory and from the repository`() throws {
+    let buffer = LogBuffer(end: nil, time: SystemTime(), limitBytes: 1 << 20)
+    try SampleLog.append(2500, to: buffer)
+    // The third file has five hundred bytes.
+    #expect(buffer.end?.tail == (2000..<2500).map { SampleLog.byte($0) })
+  }
+
   @Test func `a copy reaches to the end of the log that goes on from its mark, and no further`() throws {
     let first = [Self.span(1...1, 500, 900, at: 10, beginning: .some(nil)), Self.span(2...2, 900, 1800, at: 20)]
     let second = [Self.span(3...3, 3000, 3500, at: 40, beginning: .some("lost"))]

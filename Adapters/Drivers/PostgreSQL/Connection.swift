@@ -66,7 +66,7 @@ final class Connection: Sendable {
       let message = text(PQerrorMessage(pointer))
       let isRefused =
         PQconnectionNeedsPassword(pointer) != 0
-        || ["authentication", "pg_hba.conf", "role "].contains { message.contains($0) }
+        || refusesUs(message)
       PQfinish(pointer)
       if isRefused { throw .authenticationFailed("\(address): \(message)") }
       throw .unreachable("PostgreSQL at \(address): \(message)")
@@ -223,4 +223,10 @@ private func rows(of result: OpaquePointer) -> [[String?]] {
       return String(decoding: bytes, as: UTF8.self)
     }
   }
+}
+
+/// Whether a server's words to who connects are a refusal that the next try meets again. There is no code beside them.
+func refusesUs(_ message: String) -> Bool {
+  // "canceling authentication due to timeout", of a server that is busy.
+  !message.contains("timeout") && ["authentication", "pg_hba.conf", "role "].contains { message.contains($0) }
 }

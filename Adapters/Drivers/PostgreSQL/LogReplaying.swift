@@ -144,6 +144,13 @@ extension PostgreSQLDriver {
     // A record's length is never cut by a page's end; a header that is missing itself is a record that is not whole.
     guard bytes.count >= 4 else { return }
     let total = bytes.withUnsafeBytes { UInt64($0.loadUnaligned(as: UInt32.self)) }
+    // Anything else in its place is no record that was cut off: longer than any, or not linked to one before it.
+    // Source: PostgreSQL 15, src/include/access/xlogrecord.h; XLogRecordMaxSize is 1020 MiB.
+    if total > 1 << 30 { throw unreadable(reached, aim) }
+    if bytes.count >= 16, place.value % LogGeometry.pageBytes + 16 <= LogGeometry.pageBytes, total > 0 {
+      let previous = bytes.withUnsafeBytes { $0.loadUnaligned(fromByteOffset: 8, as: UInt64.self) }
+      guard previous < place.value, place.value - previous <= 1 << 31 else { throw unreadable(reached, aim) }
+    }
     let headers = (total / (LogGeometry.pageBytes - LogGeometry.shortHeaderBytes) + 2) * LogGeometry.longHeaderBytes
     if total > 0, total + headers >= left { return }
     if total == 0, bytes.allSatisfy({ $0 == 0 }),
@@ -151,7 +158,11 @@ extension PostgreSQLDriver {
     {
       return
     }
-    throw .logGap("recovery ended at \(reached), and the log goes on to \(aim.end): it can't be read there")
+    throw unreadable(reached, aim)
+  }
+
+  private func unreadable(_ reached: LogSequenceNumber, _ aim: RecoveryAim) -> DriverError {
+    .logGap("recovery ended at \(reached), and the log goes on to \(aim.end): it can't be read there")
   }
 
   /// The log's bytes from `place` on, in that segment.

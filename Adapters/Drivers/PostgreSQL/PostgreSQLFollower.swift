@@ -14,7 +14,11 @@ struct PostgreSQLFollower: LogFollower {
   let driver: PostgreSQLDriver
 
   /// For `synchronous_standby_names`; the slot has the same name.
-  var name: String { "salvor_" + driver.store.text.replacing("-", with: "_") }
+  var name: String {
+    let name = "salvor_" + driver.store.text.replacing("-", with: "_")
+    // More than the server's limit of 63 bytes.
+    return name.utf8.count <= 63 ? name : "\(name.prefix(54))_\(Digest.of(driver.store.text).short)"
+  }
 
   private static let readBytes = 1 << 20
   /// How often we say that we live, and ask the server to say where its log ends. Its own patience is a minute.
@@ -28,6 +32,8 @@ struct PostgreSQLFollower: LogFollower {
     /// Set unless the sink's log is gone on with.
     var why: String?
     var isNew: Bool
+    /// What the sink's log has from ``position`` on; what goes on comes after it.
+    var known: [UInt8] = []
   }
 
   func follow(from end: LogEnd?, hint: LogCursor?, into sink: any LogSink) async throws(DriverError) {
@@ -46,7 +52,8 @@ struct PostgreSQLFollower: LogFollower {
       do throws(StatementFailure) { return try outcome.get() } catch {
         if Task.isCancelled { throw .cancelled }
         guard refused == nil || hint != nil, let why = Self.refusal(error) else {
-          if error.code == Self.sinkRefused { throw .logGap(error.message) }
+          // What differs from a log that has begun here differs in flight: the next try will tell.
+          if error.code == Self.sinkRefused || error.code == Self.differs { throw .logGap(error.message) }
           throw error.followingError
         }
         // Once to where the log should have gone on, once to what is still there.
@@ -139,12 +146,15 @@ struct PostgreSQLFollower: LogFollower {
       return broken("the server is another cluster, \(identity.systemIdentifier)")
     }
     guard let place = geometry.place(of: end.cursor) else { return broken("the server cuts its log into other files") }
+    // A little before the end, to see whether it is the same log; in the same segment, for the one before may be gone.
+    let known = end.cursor.offset < Int64(geometry.segmentBytes) ? end.tail : []
+    let begin = LogSequenceNumber(place.position.value - UInt64(known.count))
     if place.timeline == identity.timeline {
       guard place.position <= identity.flushed else {
         return broken(
           "the server's log ends at \(identity.flushed), before \(place.position): it lost what it had sent")
       }
-      return Start(timeline: place.timeline, position: place.position, why: nil, isNew: false)
+      return Start(timeline: place.timeline, position: begin, why: nil, isNew: false, known: known)
     }
     guard let branch = branches.first(where: { $0.timeline == place.timeline }) else {
       return broken("the server is on timeline \(identity.timeline), which does not come from \(place.timeline)")
@@ -153,7 +163,7 @@ struct PostgreSQLFollower: LogFollower {
       return broken(
         "the server left timeline \(place.timeline) at \(branch.end), before \(place.position), and went on from there")
     }
-    return Start(timeline: place.timeline, position: place.position, why: nil, isNew: false)
+    return Start(timeline: place.timeline, position: begin, why: nil, isNew: false, known: known)
   }
 
   /// Timelines that a history leads through, and where each ended.
@@ -173,19 +183,21 @@ struct PostgreSQLFollower: LogFollower {
   // MARK: Streaming
 
   private static let sinkRefused = "salvor-sink"
+  private static let differs = "salvor-differs"
   private static let silence = Duration.seconds(30)
 
   /// Errors after which only another place will do: the log is not there any more.
   private static func refusal(_ error: StatementFailure) -> String? {
     // The file is missing; the words are in whatever language the server speaks.
-    error.code == "58P01" ? error.message : nil
+    ["58P01", differs].contains(error.code) ? error.message : nil
   }
 
   private func stream(_ session: Session, from start: Start, into sink: any LogSink) async throws(StatementFailure) {
     let (connection, geometry, time) = (session.connection, session.geometry, driver.environment.time)
     var stream = Stream(
       geometry: geometry, identifier: session.identity.systemIdentifier, timeline: start.timeline,
-      position: start.position)
+      position: LogSequenceNumber(start.position.value + UInt64(start.known.count)))
+    var known = start.known[...]
     var beginning: LogBeginning? =
       start.isNew
       ? LogBeginning(
@@ -226,12 +238,24 @@ struct PostgreSQLFollower: LogFollower {
             beginning = nil
           }
           quiet = nil
-          guard start == stream.position else {
+          let expected = LogSequenceNumber(stream.position.value - UInt64(known.count))
+          guard start == expected else {
             throw StatementFailure(
-              code: Self.sinkRefused, message: "the server sent its log from \(start), not from \(stream.position)")
+              code: Self.sinkRefused, message: "the server sent its log from \(start), not from \(expected)")
           }
+          let same = min(known.count, bytes.count)
+          guard known.prefix(same).elementsEqual(bytes.prefix(same)) else {
+            throw StatementFailure(
+              code: Self.differs,
+              message:
+                "the server's log before \(stream.position) is not what it had sent: it was brought back to an earlier state"
+            )
+          }
+          known = known.dropFirst(same)
+          let fresh = same == 0 ? bytes : Array(bytes.dropFirst(same))
+          if fresh.isEmpty { continue }
           do throws(DriverError) {
-            for chunk in stream.chunks(bytes, end: end, clock: clock) { try sink.append(chunk) }
+            for chunk in stream.chunks(fresh, end: end, clock: clock) { try sink.append(chunk) }
           } catch { throw StatementFailure(code: Self.sinkRefused, message: error.report.summary) }
         case .alive(let end, let clock, let wants):
           if let new = beginning {
@@ -239,7 +263,7 @@ struct PostgreSQLFollower: LogFollower {
             beginning = nil
           }
           if wants { wantsReply = true }
-          if end == stream.position {
+          if end == stream.position, known.isEmpty {
             if let quiet, quiet.end == end {
               sink.note(LogMark(position: stream.mark.position, completeUntil: quiet.clock))
             }
@@ -248,7 +272,7 @@ struct PostgreSQLFollower: LogFollower {
             quiet = nil
           }
         case .timelineEnded(let next, let place):
-          guard place == stream.position else {
+          guard place == stream.position, known.isEmpty else {
             throw StatementFailure(
               code: Self.sinkRefused, message: "the timeline ended at \(place), and the log came to \(stream.position)")
           }
@@ -320,7 +344,7 @@ struct PostgreSQLFollower: LogFollower {
         let count = min(bytes.count - offset, Int(geometry.segmentBytes - inFile))
         let file = file
         let from = follows
-        position = LogSequenceNumber(position.value + UInt64(count))
+        position = LogSequenceNumber(position.value &+ UInt64(count))
         var mark = mark
         (mark.firstCommit, mark.lastCommit) = (commits?.first, commits?.last)
         if position == end { mark.completeUntil = clock }

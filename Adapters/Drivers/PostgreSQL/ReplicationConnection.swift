@@ -67,7 +67,7 @@ final class ReplicationConnection: Sendable {
       if message.contains("must be superuser or replication role") || message.contains("permission denied") {
         throw .permissionDenied(message, needs: "the role attribute REPLICATION, as docs/operating/continuous.md says")
       }
-      if needsPassword || ["authentication", "pg_hba.conf", "role "].contains(where: { message.contains($0) }) {
+      if needsPassword || refusesUs(message) {
         throw .authenticationFailed("\(place), for replication: \(message)")
       }
       throw .unreachable("PostgreSQL at \(place): \(message)")

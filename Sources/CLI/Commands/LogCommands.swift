@@ -66,7 +66,14 @@ struct RPOCommand: AsyncParsableCommand {
     let names = try logs.stores(try parseStores(stores))
     let pause = try parseDuration(every, from: .milliseconds(100))
     while true {
-      let standings = try await logs.standings(names)
+      let standings: [Logs.Standing]
+      do { standings = try await logs.standings(names) } catch {
+        // A repository that is away for a while is no reason to stop watching.
+        guard watch, error.report.retry == .afterBackoff, !error.isCancellation else { throw error }
+        standardError("warning: \(error.report.description.harmless)\n")
+        try await managed.host.time.sleep(for: pause)
+        continue
+      }
       try output.show(standings) { style in LogText.table(standings, style) }
       guard watch else {
         if standings.contains(where: { $0.missesObjective || $0.newest == nil }) { throw ExitStatus.objectiveMissed }

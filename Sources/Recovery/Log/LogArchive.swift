@@ -101,6 +101,32 @@ package struct LogArchive: Sendable {
     }
   }
 
+  /// Where a chain ends, with the last bytes of its last file.
+  func end(of chain: LogChain) async throws(RecoveryError) -> LogEnd {
+    var end = chain.end
+    var (tail, place): ([UInt8], LogCursor) = ([], end.cursor)
+    spans: for stored in chain.spans.reversed() {
+      for extent in stored.span.extents.reversed() {
+        guard extent.end == place, tail.count < LogEnd.tailBytes else { break spans }
+        let tree = SnapshotTree(reader: vault, root: stored.tree, pool: pool)
+        let (vault, path) = (vault, path(of: extent, in: stored.span))
+        let before = tail
+        tail = try await vaulted {
+          var bytes = before
+          for id in try await tree.node(at: path)?.content.reversed() ?? [] {
+            if bytes.count >= LogEnd.tailBytes { break }
+            bytes = try await vault.load(.data, id) + bytes
+          }
+          return bytes
+        }
+        guard extent.from > 0 else { break spans }
+        place = LogCursor(extent.file, extent.from)
+      }
+    }
+    end.tail = Array(tail.suffix(LogEnd.tailBytes))
+    return end
+  }
+
   // MARK: Writing
 
   /// Makes a stretch durable.

@@ -118,7 +118,11 @@ final class LogBuffer: LogSink {
       }
       state.drafts[draft].end = extent.end
       state.drafts[draft].to = chunk.mark.position
-      state.end = LogEnd(stream: end.stream, cursor: extent.end, position: chunk.mark.position)
+      let before = chunk.follows == nil ? end.tail : []
+      let tail =
+        chunk.bytes.count >= LogEnd.tailBytes
+        ? Array(chunk.bytes.suffix(LogEnd.tailBytes)) : Array((before + chunk.bytes).suffix(LogEnd.tailBytes))
+      state.end = LogEnd(stream: end.stream, cursor: extent.end, position: chunk.mark.position, tail: tail)
       state.waitingBytes += chunk.bytes.count
       if state.waitingSince == nil { state.waitingSince = time.monotonicNanoseconds() }
       return nil
@@ -140,7 +144,8 @@ final class LogBuffer: LogSink {
   func note(_ mark: LogMark) {
     let now = time.now()
     state.withLock { state in
-      state.completeUntil = [state.completeUntil, mark.completeUntil].compactMap(\.self).max()
+      // The last word counts: a clock that was ahead may have been put right.
+      state.completeUntil = mark.completeUntil ?? state.completeUntil
       guard let last = state.drafts.indices.last else { return }
       state.drafts[last].take(mark, now)
     }
@@ -202,7 +207,7 @@ extension LogBuffer.Draft {
   fileprivate mutating func take(_ mark: LogMark, _ now: Timestamp) {
     firstCommit = [firstCommit, mark.firstCommit].compactMap(\.self).min()
     lastCommit = [lastCommit, mark.lastCommit].compactMap(\.self).max()
-    completeUntil = [completeUntil, mark.completeUntil].compactMap(\.self).max()
+    completeUntil = mark.completeUntil ?? completeUntil
     receivedTo = now
   }
 }

@@ -13,7 +13,8 @@ package struct LogChain: Sendable, Equatable {
   package var stream: String { first.stream }
   package var from: LogPosition { first.from }
   package var to: LogPosition { last.to }
-  package var completeUntil: Timestamp? { spans.compactMap(\.span.completeUntil).max() }
+  /// The last word on it, not the latest time: a clock that was ahead may have been put right.
+  package var completeUntil: Timestamp? { spans.last { $0.span.completeUntil != nil }?.span.completeUntil }
   package var lastCommit: Timestamp? { spans.compactMap(\.span.lastCommit).max() }
   package var end: LogEnd { LogEnd(stream: stream, cursor: last.end, position: to) }
   package var extents: [LogExtent] {

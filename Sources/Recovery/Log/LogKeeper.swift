@@ -107,8 +107,9 @@ package struct LogKeeper: Sendable {
     let listing = try await archive.list(in: snapshots)
     for (snapshot, why) in listing.unreadable { report(.unreadable(snapshot: snapshot, why)) }
     let chain = listing.chains.last
+    let end: LogEnd? = if let chain { try await archive.end(of: chain) } else { nil }
     let buffer = LogBuffer(
-      end: chain?.end,
+      end: end,
       next: max(
         listing.spans.map(\.span.numbers.upperBound).max() ?? 0,
         LogArchive.lastNumber(of: archive.store, among: snapshots)) + 1,

@@ -135,7 +135,7 @@ extension LogSpan {
     result.attachments = Set(attachments).union(next.attachments).sorted()
     result.firstCommit = [firstCommit, next.firstCommit].compactMap(\.self).min()
     result.lastCommit = [lastCommit, next.lastCommit].compactMap(\.self).max()
-    result.completeUntil = [completeUntil, next.completeUntil].compactMap(\.self).max()
+    result.completeUntil = next.completeUntil ?? completeUntil
     result.receivedTo = next.receivedTo
     return result
   }
