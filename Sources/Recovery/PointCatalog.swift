@@ -13,11 +13,11 @@ package struct PointCatalog: Sendable {
 
   package init(vault: Repository, pool: BlockingPool) { (self.vault, self.pool) = (vault, pool) }
 
-  /// Of points for which nothing was copied.
+  /// Of points that mark stores and don't copy them.
   package static let loggedTag = "salvor-barrier"
 
   /// Writes a point down, and its catalog beside it; it exists once this returns.
-  package func record(_ point: RecoveryPoint, catalogFiles: [TreePath: [UInt8]]) async throws(RecoveryError) {
+  func record(_ point: RecoveryPoint, catalogFiles: [TreePath: [UInt8]]) async throws(RecoveryError) {
     let polynomial = vault.config.chunkerPolynomial
     try await vaulted {
       let builder = SnapshotBuilder(writer: vault, polynomial: polynomial, pool: pool)
@@ -32,10 +32,10 @@ package struct PointCatalog: Sendable {
       _ = try await vault.save(
         Snapshot(
           // Policies count snapshots of the same paths together, and these are many.
-          time: point.time, tree: tree.root, paths: [point.stores.isEmpty ? "/salvor-barrier" : "/salvor-point"],
+          time: point.time, tree: tree.root, paths: [point.logged == nil ? "/salvor-point" : "/salvor-barrier"],
           hostname: point.host,
           tags: [Self.tag, "group:\(point.group)", "point:\(point.id)"]
-            + (point.stores.isEmpty ? [Self.loggedTag] : []) + (point.name == nil ? [] : ["named"])))
+            + (point.logged == nil ? [] : [Self.loggedTag]) + (point.name == nil ? [] : ["named"])))
     }
   }
 
@@ -50,7 +50,14 @@ package struct PointCatalog: Sendable {
         && !tags.contains("named")
     }
     let going = BarrierThinning.going(barriers.map { ($0.id, $0.snapshot.time) }, now: now, all: keepingAll)
-    for id in going.sorted() { try await vaulted { try await vault.forget(id) } }
+    for barrier in barriers where going.contains(barrier.id) {
+      // The point first: its copies without it are nobody's, it without them would be broken.
+      try await vaulted { try await vault.forget(barrier.id) }
+      guard let tag = barrier.snapshot.tags.first(where: { $0.hasPrefix("point:") }) else { continue }
+      for copy in snapshots where copy.id != barrier.id && copy.snapshot.tags.contains(tag) {
+        try await vaulted { try await vault.forget(copy.id) }
+      }
+    }
     return going.count
   }
 

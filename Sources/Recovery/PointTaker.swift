@@ -29,7 +29,12 @@ package struct PointTaker: Sendable {
 
   package struct Request: Sendable {
     package var group: GroupName
+    /// Those that are copied.
     package var members: [StoreName: Member]
+    /// Those that are only marked, for their logs are followed; connected already.
+    package var marked: [StoreName: (kind: DriverName, member: Cut.Member)] = [:]
+    /// What the point is called.
+    package var name: String?
     package var policy: Cut.HoldPolicy
     /// What becomes of a point whose stores couldn't be held in time: a failure, or a fuzzy point that says so.
     package var onOverBudget: ConsistencyGroup.OverBudget
@@ -91,7 +96,7 @@ package struct PointTaker: Sendable {
     _ members: [StoreName: CaptureInProgress], for request: Request
   ) async throws(RecoveryError) -> RecoveryPoint {
     let prepared = try await each(members) { (member) async throws(DriverError) in try await member.prepare() }
-    let cut = try await cut(prepared, for: request)
+    let cut = try await cut(prepared.merging(request.marked.mapValues(\.member)) { copied, _ in copied }, for: request)
     let finished = try await each(members) { (member) async throws(DriverError) in try await member.finish() }
 
     let id = PointID(time: cut.time, group: request.group, catalog: request.catalogDigest, marks: cut.marks)
@@ -109,10 +114,17 @@ package struct PointTaker: Sendable {
         driver: kind, cut: outside, snapshot: stored.hex, capture: capture.result, timings: timings,
         addedBytes: capture.tree.totals.addedBytes + capture.tree.totals.addedTreeBytes)
     }
+    var logged: [StoreName: LoggedPoint] = [:]
+    for (name, marked) in request.marked {
+      guard let position = cut.marks[name], let outside = cut.cuts[name] else { continue }
+      logged[name] = LoggedPoint(
+        driver: marked.kind, cut: outside, position: position, timings: cut.timings[name] ?? .init())
+    }
     let point = RecoveryPoint(
       id: id, group: request.group, time: cut.time, mode: cut.mode, remarks: cut.remarks,
       pauseNanoseconds: cut.pause.wholeNanoseconds, holdBudgetNanoseconds: request.policy.budget.wholeNanoseconds,
-      catalogDigest: request.catalogDigest, host: host, stores: stores)
+      catalogDigest: request.catalogDigest, host: host, stores: stores, logged: logged.isEmpty ? nil : logged,
+      name: request.name)
     try await PointCatalog(vault: vault, pool: pool).record(point, catalogFiles: request.catalogFiles)
     return point
   }

@@ -1,6 +1,7 @@
 import Catalog
 import Core
 import DriverKit
+import IO
 import Recovery
 import StateKit
 import Vault
@@ -42,27 +43,26 @@ package struct Barriers: Sendable {
 
   package init(_ system: ManagedSystem, journal: any RunJournal) { (self.system, self.journal) = (system, journal) }
 
-  /// The groups that would be marked.
+  /// The groups of which a store or more would be marked; the others of a group are copied.
   ///
-  /// - Throws: ``RecoveryError/logNotFollowed(_:)`` for a store that would have to be copied.
+  /// - Throws: ``RecoveryError/logNotFollowed(_:)`` where all would have to be copied.
   package func targets(_ options: Options) throws(RecoveryError) -> [Backup.Target] {
     var backup = Backup.Options()
     (backup.groups, backup.holdBudget) = (options.groups, options.holdBudget)
-    var targets = try Backup(system, journal: journal).targets(backup)
-    // Unless they were asked for, groups that can't be marked are none of these.
-    if options.groups.isEmpty {
-      let all = targets
-      targets = []
-      for target in all where try unmarked(in: target).isEmpty { targets.append(target) }
-      if targets.isEmpty, let store = all.first?.stores.first { throw .logNotFollowed(store) }
+    let all = try Backup(system, journal: journal).targets(backup)
+    var targets: [Backup.Target] = []
+    for target in all {
+      let isMarked = try !marked(in: target).isEmpty
+      // Unless they were asked for, groups that can't be marked are none of these.
+      if isMarked { targets.append(target) } else if !options.groups.isEmpty { throw .logNotFollowed(target.stores[0]) }
     }
-    for target in targets { if let store = try unmarked(in: target).first { throw .logNotFollowed(store) } }
+    if targets.isEmpty, let store = all.first?.stores.first { throw .logNotFollowed(store) }
     return targets
   }
 
-  private func unmarked(in target: Backup.Target) throws(RecoveryError) -> [StoreName] {
-    var result: [StoreName] = []
-    for name in target.stores where try system.driver(of: name).marking() == nil { result.append(name) }
+  private func marked(in target: Backup.Target) throws(RecoveryError) -> Set<StoreName> {
+    var result: Set<StoreName> = []
+    for name in target.stores where try system.driver(of: name).marking() != nil { result.insert(name) }
     return result
   }
 
@@ -87,29 +87,27 @@ package struct Barriers: Sendable {
   private func run(
     _ target: Backup.Target, _ options: Options, _ report: @escaping @Sendable (News) -> Void
   ) async throws {
-    var members: [StoreName: PointTaker.Member] = [:]
+    var (copied, marked): ([StoreName: PointTaker.Member], [StoreName: PointTaker.Member]) = ([:], [:])
+    let names = try self.marked(in: target)
     for name in target.stores {
       guard let store = system.catalog.store(name) else { throw RecoveryError.noSuchStore(name) }
-      members[name] = PointTaker.Member(driver: try system.driver(of: name), kind: store.driver)
+      let member = PointTaker.Member(driver: try system.driver(of: name), kind: store.driver)
+      if names.contains(name) { marked[name] = member } else { copied[name] = member }
     }
-    let barrier = Barrier(
-      Barrier.Request(
-        group: target.group, members: members,
-        policy: options.holds ? .hold(budget: options.holdBudget ?? target.holdBudget) : .none(apart: options.apart),
-        onOverBudget: target.onOverBudget), time: system.host.time)
+    let group = Group(target: target, copied: copied, marked: marked, sessions: MarkSessions(marked))
     let outcome: Result<Void, any Error>
-    do { outcome = .success(try await run(target, barrier, options, report)) } catch { outcome = .failure(error) }
-    await barrier.close()
+    do { outcome = .success(try await run(group, options, report)) } catch { outcome = .failure(error) }
+    await group.sessions.close()
     if Task.isCancelled, options.every != nil { return }
     try outcome.get()
   }
 
   private func run(
-    _ target: Backup.Target, _ barrier: Barrier, _ options: Options, _ report: @escaping @Sendable (News) -> Void
+    _ group: Group, _ options: Options, _ report: @escaping @Sendable (News) -> Void
   ) async throws {
-    let (time, group) = (system.host.time, target.group)
+    let (time, name) = (system.host.time, group.target.group)
     guard let every = options.every else {
-      let point = try await take(target, barrier, options)
+      let point = try await take(group, options)
       report(.taken(point))
       return
     }
@@ -118,15 +116,15 @@ package struct Barriers: Sendable {
     var left = options.count ?? .max
     while left > 0 {
       left -= 1
-      do { report(.taken(try await take(target, barrier, options))) } catch {
+      do { report(.taken(try await take(group, options))) } catch {
         if Task.isCancelled { return }
-        report(.trouble(group, AnyFailure(error).report))
+        report(.trouble(name, AnyFailure(error).report))
       }
       let now = time.monotonicNanoseconds()
       if Duration.nanoseconds(now - thinned) >= .seconds(60) {
         thinned = now
         // What can't be removed now is there the next time.
-        if let count = try? await thinOut(target, options), count > 0 { report(.thinned(group, count)) }
+        if let count = try? await thinOut(group.target, options), count > 0 { report(.thinned(name, count)) }
       }
       // One that took too long is not made up for.
       number = max(number + 1, (time.monotonicNanoseconds() - start) / every.wholeNanoseconds)
@@ -135,21 +133,53 @@ package struct Barriers: Sendable {
     }
   }
 
-  private func take(
-    _ target: Backup.Target, _ barrier: Barrier, _ options: Options
-  ) async throws -> RecoveryPoint {
-    let (system, host) = (system, system.host)
-    // A restore that is at work, or was left half-way, makes a state that nobody has proved.
-    return try await journal.whileReading(Set(target.stores), time: host.time) {
-      let outcome = try await barrier.take()
-      let point = barrier.point(of: outcome, name: options.name, catalog: system.catalog.digest, host: host.name)
-      let vault = try await system.vault(of: target.repository)
-      try await vault.withLock(wait: .seconds(30)) {
-        try await PointCatalog(vault: vault, pool: host.pool).record(
-          point, catalogFiles: system.loaded.travelling)
-        await vault.settleCopies(host.log)
-      }
+  /// One group while points of it are taken.
+  private struct Group: Sendable {
+    var target: Backup.Target
+    var copied: [StoreName: PointTaker.Member]
+    var marked: [StoreName: PointTaker.Member]
+    var sessions: MarkSessions
+  }
+
+  private func take(_ group: Group, _ options: Options) async throws -> RecoveryPoint {
+    let (system, host, target) = (system, system.host, group.target)
+    let vault = try await system.vault(of: target.repository)
+    let scratch = host.scratch(for: target.group)
+    let outcome: Result<RecoveryPoint, any Error>
+    do {
+      // A restore that is at work, or was left half-way, makes a state that nobody has proved.
+      outcome = .success(
+        try await journal.whileReading(Set(target.stores), time: host.time) {
+          let sessions = try await group.sessions.open()
+          try await host.pool.run { () throws(SystemFailure) in try Files.createDirectory(scratch, mode: 0o711) }
+          var request = PointTaker.Request(
+            group: target.group, members: group.copied,
+            policy: options.holds
+              ? .hold(budget: options.holdBudget ?? target.holdBudget) : .none(apart: options.apart),
+            onOverBudget: target.onOverBudget, catalogDigest: system.catalog.digest,
+            catalogFiles: system.loaded.travelling, scratch: scratch)
+          request.name = options.name
+          for (name, member) in group.marked {
+            if let session = sessions[name] { request.marked[name] = (member.kind, session) }
+          }
+          let asked = request
+          return try await vault.withLock(wait: .seconds(30)) {
+            let taker = PointTaker(vault: vault, time: host.time, pool: host.pool, host: host.name)
+            let point = try await taker.take(asked)
+            await vault.settleCopies(host.log)
+            return point
+          }
+        })
+    } catch { outcome = .failure(error) }
+    await host.pool.run { try? Files.removeTree(scratch) }
+    do {
+      let point = try outcome.get()
+      // One whose hold lapsed may have lost its connection.
+      if point.mode == .fuzzy { await group.sessions.close() }
       return point
+    } catch {
+      await group.sessions.close()
+      throw error
     }
   }
 

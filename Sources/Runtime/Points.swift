@@ -51,7 +51,7 @@ package struct Points: Sendable {
         } else if !all {
           // What is only marked begins with one of these.
           wanted = Dictionary(
-            wanted.filter { !$0.stores.isEmpty }.map { ($0.group, $0) },
+            wanted.filter { $0.logged == nil }.map { ($0.group, $0) },
             uniquingKeysWith: { $1.time < $0.time ? $0 : $1 }
           )
           .values.sorted { $0.id < $1.id }

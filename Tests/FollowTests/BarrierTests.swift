@@ -49,13 +49,25 @@ private final class PairSite: @unchecked Sendable {
       \(store("b-effects", effects))
       ---
       apiVersion: salvor.dev/v1
+      kind: Service
+      metadata: {name: paper}
+      spec:
+        stores:
+          - name: c-notes
+            files: {path: "\(home.file("notes"))", lockFile: .lock}
+      ---
+      apiVersion: salvor.dev/v1
       kind: ConsistencyGroup
       metadata: {name: pair}
       spec:
-        stores: [a-causes, b-effects]
+        stores: [a-causes, b-effects, c-notes]
         holdBudget: 5s
       """
     try Files.replace(home.file("salvor.yaml"), with: Array(catalog.utf8))
+    // Without a log to follow: copied with every point.
+    try Files.createDirectory(home.file("notes"))
+    try Files.replace(home.file("notes/.lock"), with: [])
+    try note("begun")
     for server in [causes, effects] { try await server.sql("CREATE TABLE history (n bigint PRIMARY KEY)") }
   }
 
@@ -84,6 +96,12 @@ private final class PairSite: @unchecked Sendable {
   func json(_ words: String...) async throws -> JSONValue {
     let ran = try await CommandRun([program] + words + ["-o", "json"], in: home.path, environment: environment)
     return try CanonicalJSON.decode(JSONValue.self, from: Array(ran.output.utf8))
+  }
+
+  func note(_ text: String) throws { try Files.replace(home.file("notes/note"), with: Array(text.utf8)) }
+
+  var noted: String {
+    get throws { String(decoding: try Files.read(home.file("notes/note"), limitBytes: 1000), as: UTF8.self) }
   }
 
   func follow() throws {
@@ -145,9 +163,11 @@ private final class PairSite: @unchecked Sendable {
       try site.startWriting()
       try await site.until("work is done") { try await site.link().effects.count >= 50 }
       try await site.salvor("point", "take", "pair", "--every", "400ms", "--count", "8", "-q").succeeded()
+      try site.note("forty-two")
       let named = try await site.salvor("point", "take", "pair", "--name", "release-42", "--wait", "30s")
       try named.succeeded()
       #expect(named.output.contains("'release-42'") && named.output.contains("barrier"), "\(named)")
+      try site.note("later")
       let odd = try await site.salvor(
         "point", "take", "pair", "--no-hold", "--apart", "500ms", "--wait", "30s", "-o", "json")
       try odd.succeeded()
@@ -166,7 +186,7 @@ private final class PairSite: @unchecked Sendable {
 
       let verified = try await site.salvor("verify", try #require(marked[8]["id"]?.string))
       #expect(
-        verified.status == 0 && verified.output.split(separator: "\n").count { $0.contains("whole") } == 2,
+        verified.status == 0 && verified.output.split(separator: "\n").count { $0.contains("whole") } == 3,
         "\(verified)")
       let usual = try await site.salvor("verify")
       #expect(usual.status == 0 && usual.output.contains("b-effects"), "\(usual)")
@@ -187,6 +207,7 @@ private final class PairSite: @unchecked Sendable {
         let link = try await comesBack("--point", try #require(point["id"]?.string))
         #expect(link.isWhole, "\(link)")
         sizes.append(link.effects.count)
+        #expect(try site.noted == (sizes.count == 3 ? "forty-two" : "begun"))
       }
       #expect(sizes == sizes.sorted() && Set(sizes).count == 3 && sizes[0] >= 50, "each at its own moment: \(sizes)")
       #expect(sizes[2] < before.effects.count)
@@ -194,7 +215,7 @@ private final class PairSite: @unchecked Sendable {
       let broken = try await comesBack("--point", try #require(unheld["id"]?.string))
       #expect(!broken.isWhole, "\(broken)")
       // Without a point the newest that is whole; at a time between points every store by its clock.
-      let aligned = try await comesBack("--to", time.description)
+      let aligned = try await comesBack("shop", "--to", time.description)
       #expect(aligned.causes.count > broken.causes.count && aligned.causes.count <= before.causes.count, "\(aligned)")
       #expect(abs(aligned.causes.count - aligned.effects.count) <= 50, "\(aligned): one machine has one clock")
       let newest = try await comesBack()

@@ -67,7 +67,7 @@ struct BackupCommand: AsyncParsableCommand {
 
 struct PointCommand: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
-    commandName: "point", abstract: "Take recovery points of stores whose logs are followed: nothing is copied.",
+    commandName: "point", abstract: "Take recovery points of stores whose logs are followed: none of them is copied.",
     subcommands: [PointTakeCommand.self])
 }
 
@@ -75,16 +75,18 @@ struct PointTakeCommand: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "take", abstract: "Hold a group for a moment, and write down where each store stands.",
     discussion: """
-      Every store of the group is to be followed (`salvor follow`): a copy from before and its log lead to the mark. Such \
-      points cost a pause and some kilobytes, so they can be taken every few seconds. With --every they are thinned out as \
-      they age; those with a name stay. SIGINT and SIGTERM end it with status 0.
+      Of stores that are followed (`salvor follow`) a copy from before and the log lead to the mark; those of the group \
+      that have no log to follow are copied each time. Such a point costs a pause and some kilobytes, so it can be taken every \
+      few seconds. With --every they are thinned out as they age; those with a name stay. SIGINT and SIGTERM end it with \
+      status 0.
 
       EXAMPLES
         salvor point take bank --name before-release-42
         salvor point take --every 5s --keep 2h
       """)
 
-  @Argument(help: "Groups to take; every one whose stores are all followed if none is named.") var groups: [String] = []
+  @Argument(help: "Groups to take; every one with a store that can be followed if none is named.") var groups:
+    [String] = []
   @Option(help: "What to call it, such as a release.") var name: String?
   @Option(help: "Take one so often, until told to stop.") var every: String?
   @Option(help: "With --every: end after so many.") var count: Int?
