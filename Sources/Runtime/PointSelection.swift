@@ -156,6 +156,15 @@ struct PointSelection: Sendable {
     return way
   }
 
+  /// A point with copies in place of marks, and how they go on.
+  func resolved(_ point: RecoveryPoint) async throws -> (RecoveryPoint, [LogForward]) {
+    let way = way(to: point, try await ways(of: [point], (point.logged ?? [:]).keys.sorted()))
+    if let (store, why) = way.unreachable.min(by: { $0.key < $1.key }) {
+      throw RecoveryError.pointDamaged(point.id.text, why: "\(store): \(why)")
+    }
+    return (way.point, way.forwards)
+  }
+
   /// Reads the copies that the marked stores of a point begin with, and their logs up to it.
   func damage(
     alongLogsTo point: RecoveryPoint, _ progress: @escaping @Sendable (String) -> Void

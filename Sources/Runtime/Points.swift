@@ -37,6 +37,19 @@ package struct Points: Sendable {
     }
   }
 
+  /// What each store of a point comes back from: its copy, and the log that leads on from it where it was only marked.
+  ///
+  /// - Throws: ``RecoveryError/pointDamaged(_:why:)`` if a store can't be brought there.
+  package func copies(of point: RecoveryPoint) async throws(AnyFailure) -> [StoreName: StoreCopy] {
+    do {
+      let (point, forwards) = try await PointSelection(system: system).resolved(point)
+      let environment = LiveRestore(system: system, point: point, forwards: forwards, invariantNames: [])
+      var copies: [StoreName: StoreCopy] = [:]
+      for store in point.stores.keys { copies[store] = try await environment.copy(of: store) }
+      return copies
+    } catch { throw AnyFailure(error) }
+  }
+
   /// Reads every byte of the named point, of all, or of the newest of each group.
   package func verify(
     _ id: String?, all: Bool, progress: @escaping @Sendable (String) -> Void

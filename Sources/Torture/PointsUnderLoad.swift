@@ -5,6 +5,7 @@ import DriverKit
 import IO
 import Recovery
 import Runtime
+import Synchronization
 
 /// Takes recovery points of a bank at full load, then restores every one of them and counts what is broken.
 package struct PointsUnderLoad: Sendable {
@@ -16,6 +17,10 @@ package struct PointsUnderLoad: Sendable {
     /// `false` is the negative control: points without holding, which must be found broken.
     package var holds = true
     package var basePort = 17_200
+    /// Follow logs, and take points that only mark their stores, so often; `nil` copies with every point.
+    package var every: Duration?
+    /// How many of the points are restored, chosen by the seed; all by default.
+    package var restores = Int.max
     /// How long the load runs by itself first, to compare with; zero for not at all.
     package var calm: Duration = .seconds(5)
 
@@ -40,6 +45,8 @@ package struct PointsUnderLoad: Sendable {
   package struct Outcome: Sendable, Codable {
     package var seed: UInt64
     package var points: [Point]
+    /// Of every point that was taken, restored or not, in nanoseconds.
+    package var pauses: [Int64] = []
     /// The load's summary without points being taken, and with.
     package var calm: JSONValue?
     package var load: JSONValue
@@ -50,7 +57,7 @@ package struct PointsUnderLoad: Sendable {
 
     /// The pause that `share` of the points stayed within, in nanoseconds.
     package func pause(_ share: Double) -> Int64 {
-      let pauses = points.map(\.pauseNanoseconds).sorted()
+      let pauses = pauses.sorted()
       guard !pauses.isEmpty else { return 0 }
       return pauses[min(pauses.count - 1, Int((Double(pauses.count) * share).rounded(.down)))]
     }
@@ -81,7 +88,9 @@ package struct PointsUnderLoad: Sendable {
     return outcome
   }
 
-  private func carryOut(_ bank: Bank, _ host: Machine, _ say: @Sendable (String) -> Void) async throws -> Outcome {
+  private func carryOut(_ bank: Bank, _ host: Machine, _ say: @escaping @Sendable (String) -> Void) async throws
+    -> Outcome
+  {
     let root = options.directory
     for path in [root, bank.directory, root + "/catalog"] { try Files.createDirectory(path, mode: 0o755) }
     try await bank.create()
@@ -108,28 +117,37 @@ package struct PointsUnderLoad: Sendable {
         try await host.time.sleep(for: options.calm)
       }
     }
-    let (taken, load) = try await bank.underLoad(rate: 0, seed: options.seed, record: root + "/acknowledged.txt") {
-      var points: [RecoveryPoint] = []
-      try await host.time.sleep(for: .seconds(1))
-      for number in 1...options.runs {
-        let point = try await backup.take(target, how)
-        points.append(point)
-        say("took \(number)/\(options.runs) \(point.id), pause \(point.pauseNanoseconds / 1000) us")
+    let taken: [RecoveryPoint]
+    let load: JSONValue
+    if let every = options.every {
+      (taken, load) = try await along(system, every, backup, target, bank, say)
+    } else {
+      (taken, load) = try await bank.underLoad(rate: 0, seed: options.seed, record: root + "/acknowledged.txt") {
+        var points: [RecoveryPoint] = []
+        try await host.time.sleep(for: .seconds(1))
+        for number in 1...options.runs {
+          let point = try await backup.take(target, how)
+          points.append(point)
+          say("took \(number)/\(options.runs) \(point.id), pause \(point.pauseNanoseconds / 1000) us")
+        }
+        return points
       }
-      return points
     }
     try await system.stopAll()
-    let catalog = PointCatalog(vault: try await system.vault(of: declared.name), pool: host.pool)
     var points: [Point] = []
-    for (index, point) in taken.enumerated() {
+    let chance = SeededRandomness(seed: options.seed)
+    let sample = taken.shuffled(by: chance).prefix(options.restores).sorted { $0.time < $1.time }
+    for (index, point) in sample.enumerated() {
       var compared: [StoreName] = []
+      let copies = try await Runtime.Points(system).copies(of: point)
       for store in system.catalog.stores {
-        let copy = try await catalog.copy(of: store.name, in: point)
+        guard let copy = copies[store.name] else { continue }
         let driver = try system.driver(of: store.name)
-        let request = RestoreRequest(id: "torture-\(index)", source: copy.source, capture: copy.capture)
+        var request = RestoreRequest(id: "torture-\(index)", source: copy.source, capture: copy.capture)
+        request.replay = copy.replay
         _ = try await driver.restoreBeside(request)
         // A copy can be consistent with the others and still not be what was there.
-        if let expected = copy.capture.contentDigest {
+        if copy.replay == nil, let expected = copy.capture.contentDigest {
           let found = try await driver.digestBeside(request)
           guard found == expected else {
             throw RecoveryError.digestDiffers(store.name, parts: found?.differences(from: expected) ?? [])
@@ -148,11 +166,84 @@ package struct PointsUnderLoad: Sendable {
         pauseNanoseconds: point.pauseNanoseconds, compared: compared, checks: checks)
       let bad = checks.filter { $0.verdict != .passed }.map { "\($0.name): \($0.summary)" }
       say(
-        "restored \(index + 1)/\(taken.count) \(point.id) \(point.mode.rawValue)"
+        "restored \(index + 1)/\(sample.count) \(point.id) \(point.mode.rawValue)"
           + "\(point.hasStoresOutside ? " with stores outside" : ""), \(compared.count) compared, "
           + (bad.isEmpty ? "0 broken" : "\(result.violations) broken: \(bad.joined(separator: "; "))"))
       points.append(result)
     }
-    return Outcome(seed: options.seed, points: points, calm: calm, load: load)
+    var outcome = Outcome(seed: options.seed, points: points, calm: calm, load: load)
+    outcome.pauses = taken.map(\.pauseNanoseconds)
+    return outcome
+  }
+
+  /// Points along logs: everything that can be followed is, from a copy on.
+  private func along(
+    _ system: ManagedSystem, _ every: Duration, _ backup: Backup, _ target: Backup.Target, _ bank: Bank,
+    _ say: @escaping @Sendable (String) -> Void
+  ) async throws -> ([RecoveryPoint], JSONValue) {
+    let (host, options) = (system.host, options)
+    let follow = Follow(system)
+    let stores = try follow.targets()
+    let journal = try await Registry.journal(host)
+    return try await withThrowingTaskGroup(of: Void.self) { group in
+      group.addTask {
+        try await follow.run(stores, options: LogKeeper.Options()) { store, news in
+          if case .trouble(let report) = news { say("\(store): \(report)") }
+          if case .gap(let why) = news { say("\(store): a gap in the log: \(why)") }
+        }
+      }
+      // The log has to begin before the copy it leads on from is of use.
+      try await host.time.sleep(for: .seconds(2))
+      _ = try await backup.take(target)
+      var asked = Barriers.Options()
+      (asked.groups, asked.every, asked.count) = ([target.group], every, options.runs)
+      (asked.holds, asked.apart) = (options.holds, .milliseconds(100))
+      let (barriers, how) = (Barriers(system, journal: journal), asked)
+      let taken = PointList()
+      let (_, load) = try await bank.underLoad(
+        rate: 0, seed: options.seed, record: options.directory + "/acknowledged.txt"
+      ) {
+        try await host.time.sleep(for: .seconds(1))
+        try await barriers.run(try barriers.targets(how), how) { news in
+          switch news {
+          case .taken(let point):
+            let number = taken.add(point)
+            say("took \(number)/\(options.runs) \(point.id), pause \(point.pauseNanoseconds / 1000) us")
+          case .trouble(_, let report): say("no point: \(report)")
+          case .thinned: break
+          }
+        }
+      }
+      guard let last = taken.points.last else { throw DemoError.story("no point was taken") }
+      let missing = try await barriers.unreached(last, within: .seconds(60))
+      guard missing.isEmpty else { throw DemoError.story("logs did not come to the last point: \(missing)") }
+      group.cancelAll()
+      try await group.waitForAll()
+      return (taken.points, load)
+    }
+  }
+}
+
+/// Points as they come.
+private final class PointList: Sendable {
+  private let list = Mutex<[RecoveryPoint]>([])
+  var points: [RecoveryPoint] { list.withLock { $0 } }
+
+  /// - Returns: How many there are now.
+  func add(_ point: RecoveryPoint) -> Int {
+    list.withLock {
+      $0.append(point)
+      return $0.count
+    }
+  }
+}
+
+extension [RecoveryPoint] {
+  fileprivate func shuffled(by chance: SeededRandomness) -> [RecoveryPoint] {
+    var result = self
+    for index in result.indices.reversed() where index > 0 {
+      result.swapAt(index, Int(chance.next() % UInt64(index + 1)))
+    }
+    return result
   }
 }

@@ -22,20 +22,28 @@ struct Points: AsyncParsableCommand {
   @Option(help: "Seed of the transfers.") var seed: UInt64 = 1
   @Option(help: "Points to take.") var runs = 100
   @Option(help: "Seconds of load without points first, to compare with.") var calm: Int = 5
+  @Option(help: "Follow logs, and take points that only mark stores, one every so many milliseconds.") var every: Int?
+  @Option(help: "How many of the points to restore, chosen by the seed (default: all).") var restore: Int?
   @Flag(help: "Take points without holding; succeeds only if some are broken.") var noHold = false
   @Flag(help: "Print the outcome as JSON.") var json = false
 
   func validate() throws {
     guard (1...100_000).contains(runs) else { throw ValidationError("--runs must be 1 to 100000") }
+    if let every, !(100...600_000).contains(every) { throw ValidationError("--every must be 100 to 600000") }
+    if let restore, restore < 1 { throw ValidationError("--restore must be at least 1") }
     guard (0...3600).contains(calm) else { throw ValidationError("--calm must be 0 to 3600") }
   }
 
   func run() async throws {
-    let command = "scripts/torture points --seed \(seed) --runs \(runs)\(noHold ? " --no-hold" : "")"
+    let command =
+      "scripts/torture points --seed \(seed) --runs \(runs)\(noHold ? " --no-hold" : "")"
+      + (every.map { " --every \($0)" } ?? "") + (restore.map { " --restore \($0)" } ?? "")
     complain("seed \(seed); to repeat: \(command)")
     let program = Files.parent(of: Bundle.main.executablePath ?? CommandLine.arguments[0]) + "/salvor-bank"
     var options = PointsUnderLoad.Options(bank: program, directory: "/tmp/salvor-torture-\(ProcessID.current)")
     (options.seed, options.runs, options.holds, options.calm) = (seed, runs, !noHold, .seconds(calm))
+    options.every = every.map { .milliseconds($0) }
+    options.restores = restore ?? .max
     let host = Machine(environment: ProcessInfo.processInfo.environment, name: "torture", stateDirectory: "")
     let torment = PointsUnderLoad(options, host: host)
     let outcome = try await Interruption.cancelling { try await torment.run { complain($0) } }
@@ -49,7 +57,9 @@ struct Points: AsyncParsableCommand {
 
   private func summarize(_ outcome: PointsUnderLoad.Outcome) {
     func milliseconds(_ nanoseconds: Int64) -> String { String(format: "%.1f ms", Double(nanoseconds) / 1e6) }
-    print("\(outcome.points.count) points: \(outcome.broken) broken, \(outcome.lesser) not one moment of every store")
+    print(
+      "\(outcome.pauses.count) points, \(outcome.points.count) restored: \(outcome.broken) broken, \(outcome.lesser) not one moment of every store"
+    )
     print(
       "pause: median \(milliseconds(outcome.pause(0.5))), p99 \(milliseconds(outcome.pause(0.99))), "
         + "longest \(milliseconds(outcome.pause(1)))")
