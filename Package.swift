@@ -239,7 +239,9 @@ let testTargets: [Target] = [
   tests(
     "FollowTests",
     [
-      "Core", "IO", "DriverKit", "Vault", "Recovery", "ObjectStoreMemory", "ObjectStoreFaulty", "TestSupport", "salvor",
+      "Core", "IO", "DriverKit", "Vault", "Recovery", "Runtime", "ObjectStoreMemory", "ObjectStoreFaulty",
+      "TestSupport",
+      "salvor",
     ]),
   tests(
     "BankTests",

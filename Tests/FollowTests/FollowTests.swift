@@ -172,6 +172,27 @@ private let runs = ProcessInfo.processInfo.environment["SALVOR_LOG_RUNS"].flatMa
   }
 
   @Test(.timeLimit(.minutes(5)))
+  func `a repository that is away for a while is waited for, and nothing is missing`() async throws {
+    try await FollowSite.with { site in
+      try await site.follow()
+      try await site.salvor("backup", "-q").succeeded()
+      try site.startWriting()
+      try await site.until("work is done") { site.acknowledged.count >= 50 }
+      let (vault, away) = (site.home.file("vault"), site.home.file("away"))
+      try #require(rename(vault, away) == 0)
+      try await site.until("it is told") { site.follower?.errors.contains("warning") == true }
+      let before = site.acknowledged.count
+      try await site.until("work goes on") { site.acknowledged.count >= before + 200 }
+      #expect(site.follower?.isRunning == true, "\(site.follower?.errors ?? "")")
+      try #require(rename(away, vault) == 0)
+      try await site.settle()
+      #expect(site.stopFollowing() == 0, "\(site.follower?.errors ?? "")")
+      let timeline = try await site.json("timeline", "shop-db")
+      #expect(timeline["gaps"]?.array?.isEmpty == true && timeline["unbased"]?.array?.isEmpty == true, "\(timeline)")
+    }
+  }
+
+  @Test(.timeLimit(.minutes(5)))
   func `a prune has its turn while the log is followed, and leaves no gap`() async throws {
     try await FollowSite.with { site in
       try await site.follow()

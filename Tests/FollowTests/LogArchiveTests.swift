@@ -269,7 +269,7 @@ private struct SharedFollower: LogFollower {
 
   // MARK: Values
 
-  private static func span(
+  static func span(
     _ numbers: ClosedRange<Int64>, _ from: Int64, _ to: Int64, at seconds: Int64 = 0, beginning why: String?? = .none
   ) -> StoredSpan {
     let beginning = why.map {
