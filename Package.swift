@@ -112,6 +112,8 @@ let adapters: [Target] = [
     "DriverMariaDB", at: "Adapters/Drivers/MariaDB", ["Core", "IO", "DriverKit", "CMariaDB", .subprocess]),
   module("DriverExec", at: "Adapters/Drivers/Exec", ["Core", "IO", "DriverKit"]),
   module("DriverRedis", at: "Adapters/Drivers/Redis", ["Core", "IO", "DriverKit", "CHiredis"]),
+  module("DriverEtcd", at: "Adapters/Drivers/Etcd", ["Core", "IO", "DriverKit", "Web"]),
+  module("DriverNATS", at: "Adapters/Drivers/NATS", ["Core", "IO", "DriverKit"]),
   module("ObjectStoreLocal", at: "Adapters/ObjectStores/Local", ["Core", "IO", "Vault"]),
   module("ObjectStoreMemory", at: "Adapters/ObjectStores/Memory", ["Core", "Vault"]),
   module("ObjectStoreFaulty", at: "Adapters/ObjectStores/Faulty", ["Core", "Vault"]),
@@ -220,6 +222,8 @@ let testTargets: [Target] = [
     "DriverPostgreSQLTests", ["Core", "IO", "DriverKit", "DriverPostgreSQL", "DriverContract", "TestSupport", "CPQ"]),
   tests(
     "DriverRedisTests", ["Core", "IO", "DriverKit", "DriverRedis", "DriverContract", "TestSupport", "CHiredis"]),
+  tests("DriverEtcdTests", ["Core", "IO", "DriverKit", "DriverEtcd", "DriverContract", "TestSupport"]),
+  tests("DriverNATSTests", ["Core", "IO", "DriverKit", "DriverNATS", "DriverContract", "TestSupport"]),
   tests(
     "DriverMariaDBTests",
     ["Core", "IO", "DriverKit", "DriverMariaDB", "DriverContract", "TestSupport", "CMariaDB", "salvor"]),
