@@ -96,7 +96,7 @@ let engine: [Target] = [
   module("Catalog", at: "Sources/Catalog", ["Core", .yams]),
   module(
     "Vault", at: "Sources/Vault", ["Core", "IO", "CISAL", "CZstd", "CLibcrypto", "CShim", .crypto], settings: hot),
-  module("DriverKit", at: "Sources/DriverKit", ["Core", "IO"]),
+  module("DriverKit", at: "Sources/DriverKit", ["Core", "CShim", "IO"]),
   module("StateKit", at: "Sources/StateKit", ["Core", "Telemetry"]),
 ]
 
@@ -264,7 +264,7 @@ let testTargets: [Target] = [
   // Runs the built program, as the pages do.
   tests("DocsTests", ["Core", "IO", "Catalog", "TestSupport", "salvor"]),
   tests("VaultCLITests", ["Core", "IO", "Vault", "ObjectStoreLocal", "TestSupport", "salvor"]),
-  tests("ExitDoorTests", ["Core", "IO", "TestSupport", "salvor"]),
+  tests("ExitDoorTests", ["Core", "DriverKit", "IO", "TestSupport", "salvor"]),
   tests(
     "RecoverySimulationTests",
     [

@@ -92,3 +92,19 @@ struct NATSFixture: DriverFixture {
     try await with { try $0.client.request(subject, payload) }
   }
 }
+
+/// The same with the server's process standing still while held.
+struct NATSHeldFixture: DriverFixture {
+  let inner: NATSFixture
+
+  static func start() async throws -> NATSHeldFixture {
+    NATSHeldFixture(inner: try await NATSFixture.start(options: ["hold": "process"]))
+  }
+
+  func driver(_ variant: DriverVariant) throws -> any DataStoreDriver { try inner.driver(variant) }
+  var livePaths: [String] { inner.livePaths }
+  func write(_ number: Int64, payload: String) async throws { try await inner.write(number, payload: payload) }
+  func records() async throws -> Set<Int64> { try await inner.records() }
+  func destroyLive() async throws { try await inner.destroyLive() }
+  func shutDown() async { await inner.shutDown() }
+}

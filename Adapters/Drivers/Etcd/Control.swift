@@ -3,7 +3,7 @@ import DriverKit
 import Glibc
 import IO
 
-/// Runs `etcdctl`; the address and the credential go by its environment, never by an argument. Calls block.
+/// Runs `etcdctl`; the address and the credential go by its environment, never by an argument.
 struct Control: Sendable {
   var program: String
   var variables: [String: String]
@@ -16,32 +16,7 @@ struct Control: Sendable {
     var errors: String
   }
 
-  /// - Parameter limitBytes: Of what it prints on its first channel; more is an error.
-  func run(
-    _ words: [String], limitBytes: Int = 1 << 20, interruption: @escaping @Sendable () -> Bool = { false }
-  ) throws(DriverError) -> Output {
-    do throws(SystemFailure) {
-      let job = try Job(self, words)
-      while true {
-        if let code = job.process.ended() { return try job.output(code, limitBytes: limitBytes) }
-        if interruption() {
-          job.process.kill()
-          _ = job.process.wait()
-          throw SystemFailure("wait", number: ECANCELED)
-        }
-        usleep(1000)
-      }
-    } catch {
-      switch (error.call, error.number) {
-      case ("wait", ECANCELED): throw .cancelled
-      case ("spawn", _): throw .engineFailed("\(program) can't be run", log: error.message)
-      case ("read", EFBIG): throw .engineFailed("\(program) said more than \(limitBytes) bytes", log: "")
-      default: throw DriverError(error)
-      }
-    }
-  }
-
-  /// One run that may go on while something else is done.
+  /// One run, which may go on while something else is done. Calls block.
   struct Job: Sendable {
     let process: OwnProcess
     private let out: File
@@ -56,9 +31,10 @@ struct Control: Sendable {
 
     private static func unlinked(_ directory: String) throws(SystemFailure) -> File {
       var template = Array("\(directory)/output-XXXXXX".utf8CString)
-      let descriptor = mkostemp(&template, O_CLOEXEC)
+      let descriptor = mkstemp(&template)
       guard descriptor >= 0 else { throw SystemFailure("mkstemp", path: directory) }
       unlink(template)
+      _ = fcntl(descriptor, F_SETFD, FD_CLOEXEC)
       return File(adopting: descriptor, path: "output")
     }
 
@@ -95,5 +71,38 @@ extension Control.Output {
       return .unreachable("\(peer): \(last)")
     }
     return .engineFailed("\(doing) at \(peer) failed", log: last)
+  }
+}
+
+extension EtcdDriver {
+  /// Runs `etcdctl` to its end.
+  ///
+  /// - Parameter limitBytes: Of what it prints on its first channel; more is an error.
+  func run(
+    _ control: Control, _ words: [String], limitBytes: Int = 1 << 20, interruption: Interruption
+  ) async throws(DriverError) -> Control.Output {
+    let (pool, time) = (environment.pool, environment.time)
+    do throws(SystemFailure) {
+      let job = try await pool.run { () throws(SystemFailure) in try Control.Job(control, words) }
+      while true {
+        if let code = await pool.run({ job.process.ended() }) {
+          return try await pool.run { () throws(SystemFailure) in try job.output(code, limitBytes: limitBytes) }
+        }
+        let isCancelled = (try? await time.sleep(for: .milliseconds(2))) == nil
+        guard isCancelled || interruption.isSet else { continue }
+        await pool.run {
+          job.process.kill()
+          _ = job.process.wait()
+        }
+        throw SystemFailure("wait", number: ECANCELED)
+      }
+    } catch {
+      switch (error.call, error.number) {
+      case ("wait", ECANCELED): throw .cancelled
+      case ("spawn", _): throw .engineFailed("\(control.program) can't be run", log: error.message)
+      case ("read", EFBIG): throw .engineFailed("\(control.program) said more than \(limitBytes) bytes", log: "")
+      default: throw DriverError(error)
+      }
+    }
   }
 }

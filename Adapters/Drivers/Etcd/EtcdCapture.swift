@@ -121,7 +121,7 @@ final class EtcdCapture: CaptureSession {
       if isOver { break }
       do { try await environment.time.sleep(for: .milliseconds(5)) } catch { throw DriverError(error) }
     }
-    let found = try await driver.inspect(snapshot, in: directory)
+    let found = try await driver.inspect(snapshot, in: directory, interruption: interruption)
     guard found.revision <= newest, found.revision >= status.revision else {
       throw .corrupt("the snapshot is of revision \(found.revision); at the mark the server was at \(newest)")
     }

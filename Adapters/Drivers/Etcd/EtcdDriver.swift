@@ -79,15 +79,12 @@ struct EtcdDriver: DataStoreDriver {
     _ words: [String], doing: String, _ scratch: String, limitBytes: Int = 1 << 20,
     interruption: Interruption = Interruption()
   ) async throws(DriverError) -> JSONValue {
-    let (control, peer) = (try await control(scratch), peer)
-    return try await environment.pool.run { () throws(DriverError) -> JSONValue in
-      let output = try control.run(words, limitBytes: limitBytes) { interruption.isSet }
-      guard output.code == 0 else { throw output.failure(at: peer, doing: doing) }
-      guard let value = try? CanonicalJSON.decode(JSONValue.self, from: output.text) else {
-        throw .engineFailed("\(doing) at \(peer) gave no JSON", log: "")
-      }
-      return value
+    let output = try await run(try await control(scratch), words, limitBytes: limitBytes, interruption: interruption)
+    guard output.code == 0 else { throw output.failure(at: peer, doing: doing) }
+    guard let value = try? CanonicalJSON.decode(JSONValue.self, from: output.text) else {
+      throw .engineFailed("\(doing) at \(peer) gave no JSON", log: "")
     }
+    return value
   }
 
   /// Runs `body` with a directory that is gone afterwards.

@@ -90,7 +90,7 @@ extension EtcdDriver {
     }
     let file = "\(place.captured)/\(EtcdCapture.file)"
     guard await pool.run({ Files.exists(file) }) else { throw .corrupt("\(EtcdCapture.file) is missing from the snapshot") }
-    let found = try await inspect(file, in: place.workspace)
+    let found = try await inspect(file, in: place.workspace, interruption: interruption)
     let facts = request.capture.facts
     guard facts["revision"] == String(found.revision), facts["keys"] == String(found.keys),
       facts["hash"] == String(found.hash)
@@ -102,7 +102,7 @@ extension EtcdDriver {
     }
     try await lay(
       file, at: place.swap.incomplete, name: configuration.memberName, peerURL: configuration.peerURL,
-      token: configuration.clusterToken, in: place.workspace)
+      token: configuration.clusterToken, in: place.workspace, interruption: interruption)
     let size = try await pool.run { () throws(DriverError) -> Int64 in
       do throws(SystemFailure) {
         try Files.removeTree(place.captured)

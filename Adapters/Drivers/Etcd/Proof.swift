@@ -15,33 +15,32 @@ extension EtcdDriver {
     var sizeBytes: Int64
   }
 
-  func inspect(_ file: String, in scratch: String) async throws(DriverError) -> Snapshot {
+  func inspect(_ file: String, in scratch: String, interruption: Interruption) async throws(DriverError) -> Snapshot {
     let control = Control(program: configuration.control, variables: ["ETCDCTL_API": "3"], scratch: scratch)
-    return try await environment.pool.run { () throws(DriverError) -> Snapshot in
-      let output = try control.run(["snapshot", "status", file, "-w", "json"])
-      guard output.code == 0, let value = try? CanonicalJSON.decode(JSONValue.self, from: output.text),
-        let revision = value["revision"]?.integer, let keys = value["totalKey"]?.integer,
-        let hash = value["hash"]?.integer, let size = value["totalSize"]?.integer
-      else {
-        throw .corrupt("\(control.program) doesn't take the snapshot: \(output.errors.split(separator: "\n").last ?? "")")
-      }
-      return Snapshot(revision: revision, keys: keys, hash: hash, sizeBytes: size)
+    let output = try await run(control, ["snapshot", "status", file, "-w", "json"], interruption: interruption)
+    guard output.code == 0, let value = try? CanonicalJSON.decode(JSONValue.self, from: output.text),
+      let revision = value["revision"]?.integer, let keys = value["totalKey"]?.integer,
+      let hash = value["hash"]?.integer, let size = value["totalSize"]?.integer
+    else {
+      throw .corrupt("\(control.program) doesn't take the snapshot: \(output.errors.split(separator: "\n").last ?? "")")
     }
+    return Snapshot(revision: revision, keys: keys, hash: hash, sizeBytes: size)
   }
 
   /// Lays a data directory out from a snapshot, whose own checksum is checked by the program that does it.
   func lay(
-    _ file: String, at directory: String, name: String, peerURL: String, token: String, in scratch: String
+    _ file: String, at directory: String, name: String, peerURL: String, token: String, in scratch: String,
+    interruption: Interruption
   ) async throws(DriverError) {
     let control = Control(program: configuration.control, variables: ["ETCDCTL_API": "3"], scratch: scratch)
-    try await environment.pool.run { () throws(DriverError) in
-      let output = try control.run([
+    let output = try await run(
+      control,
+      [
         "snapshot", "restore", file, "--data-dir", directory, "--name", name, "--initial-cluster", "\(name)=\(peerURL)",
         "--initial-advertise-peer-urls", peerURL, "--initial-cluster-token", token,
-      ])
-      guard output.code == 0 else {
-        throw .corrupt("\(control.program) doesn't restore the snapshot: \(output.errors.split(separator: "\n").last ?? "")")
-      }
+      ], interruption: interruption)
+    guard output.code == 0 else {
+      throw .corrupt("\(control.program) doesn't restore the snapshot: \(output.errors.split(separator: "\n").last ?? "")")
     }
   }
 
@@ -65,7 +64,8 @@ extension EtcdDriver {
     // Nobody listens at the peer's address: the only member is the server itself.
     let nowhere = "http://127.0.0.1:1"
     try await lay(
-      file, at: "\(directory)/data", name: "salvor", peerURL: nowhere, token: "salvor-proof", in: directory)
+      file, at: "\(directory)/data", name: "salvor", peerURL: nowhere, token: "salvor-proof", in: directory,
+      interruption: interruption)
     let child = try await environment.pool.run { () throws(DriverError) -> OwnProcess in
       do throws(SystemFailure) {
         let log = try File("\(directory)/log", O_WRONLY | O_CREAT | O_TRUNC)
@@ -84,11 +84,12 @@ extension EtcdDriver {
     }
     let result: Result<ContentDigest?, DriverError>
     do throws(DriverError) {
-      let place = try File(directory, O_RDONLY | O_DIRECTORY)
+      let place: File
+      do throws(SystemFailure) { place = try File(directory, O_RDONLY | O_DIRECTORY) } catch { throw DriverError(error) }
       result = .success(
         try await KeyReader(place, self, child, interruption).digest(at: revision))
     } catch {
-      result = .failure(DriverError(error))
+      result = .failure(error)
     }
     await environment.pool.run {
       child.kill()

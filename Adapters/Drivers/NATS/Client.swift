@@ -98,12 +98,21 @@ final class Client: @unchecked Sendable {
   // MARK: Sending
 
   /// Puts a message into the buffer; ``flush()`` sends it.
-  func publish(_ subject: String, reply: String? = nil, _ payload: [UInt8] = []) throws(WireError) {
+  ///
+  /// - Parameter headers: With their first line and the empty one at the end.
+  func publish(
+    _ subject: String, reply: String? = nil, _ payload: [UInt8] = [], headers: [UInt8] = []
+  ) throws(WireError) {
     guard Self.isSubject(subject), reply.map(Self.isSubject) ?? true else { throw .garbled("a subject with a blank") }
-    guard payload.count <= info.max_payload ?? (1 << 20) else {
+    guard headers.count + payload.count <= info.max_payload ?? (1 << 20) else {
       throw .garbled("a message of \(payload.count) bytes, and the server takes \(info.max_payload ?? 0)")
     }
-    outgoing += Array("PUB \(subject) \(reply.map { "\($0) " } ?? "")\(payload.count)\r\n".utf8)
+    let place = "\(subject) \(reply.map { "\($0) " } ?? "")"
+    let first =
+      headers.isEmpty
+      ? "PUB \(place)\(payload.count)" : "HPUB \(place)\(headers.count) \(headers.count + payload.count)"
+    outgoing += Array("\(first)\r\n".utf8)
+    outgoing += headers
     outgoing += payload
     outgoing += [13, 10]
   }

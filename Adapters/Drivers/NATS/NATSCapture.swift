@@ -125,7 +125,7 @@ final class NATSCapture: CaptureSession {
       for stream in streams { try StreamFiles.write(stream, in: account) }
     }
     let description = Description(account: driver.configuration.account, streams: streams, contents: contents)
-    let size = try await send(account, description)
+    let size = try await driver.send(account, description, to: context, interruption)
     return CaptureResult(
       version: server.client.info.version, position: mark.position,
       contentDigest: wantsDigest ? try ContentDigest(streams, contents) : nil, sizeBytes: size,
@@ -177,32 +177,6 @@ final class NATSCapture: CaptureSession {
     } catch { throw error.driverError(at: "the proving server", doing: "stream \(stream.name)") }
   }
 
-  /// Gives everything to the sink, as a server's own directory.
-  private func send(_ account: String, _ description: Description) async throws(DriverError) -> Int64 {
-    let place = TreePath("jetstream").appending(FileName(description.account))
-    let entries = try await environment.pool.run { () throws(DriverError) -> [TreeEntry] in
-      do throws(SystemFailure) { return try TreeReader.scan(account) } catch { throw DriverError(error) }
-    }
-    let bytes: [UInt8]
-    do { bytes = try CanonicalJSON.encode(description) } catch { throw DriverError(error) }
-    let now = environment.time.now()
-    try await add(Description.name, FileMetadata(kind: .regular, permissions: 0o600, size: Int64(bytes.count), modified: now)) {
-      MemorySource(bytes)
-    }
-    for path in [TreePath("jetstream"), place] {
-      try await add(path, FileMetadata(kind: .directory, permissions: 0o700, modified: now))
-    }
-    var size = Int64(bytes.count)
-    for entry in entries where entry.path.components.first == "streams" {
-      let isFile = entry.metadata.kind == .regular
-      guard isFile || entry.metadata.kind == .directory else { continue }
-      let path = "\(account)/\(entry.path)"
-      let open: OpenSource = { try File(path, O_RDONLY | O_NOFOLLOW) }
-      size += try await add(place.appending(entry.path), entry.metadata, content: isFile ? open : nil)
-    }
-    return size
-  }
-
   func close() async {
     state.withLock { $0.server = nil }
     let directory = directory
@@ -210,17 +184,6 @@ final class NATSCapture: CaptureSession {
   }
 
   // MARK: Parts
-
-  @discardableResult
-  private func add(
-    _ path: TreePath, _ metadata: FileMetadata, content: OpenSource? = nil
-  ) async throws(DriverError) -> Int64 {
-    do throws(AnyFailure) {
-      return try await context.sink.add(path, metadata, cutting: .content, content: content).size
-    } catch {
-      throw interruption.isSet || error.isCancellation ? .cancelled : .sink(error)
-    }
-  }
 
   /// Runs `body`; when the task is cancelled, whatever waits on a socket gives up within a slice of 50 ms.
   private func cancellable<T: Sendable>(

@@ -50,7 +50,10 @@ struct NATSDriver: DataStoreDriver {
   }
 
   func capture(_ context: CaptureContext) async throws(DriverError) -> any CaptureSession {
-    NATSCapture(self, context)
+    switch configuration.hold {
+    case .none: NATSCapture(self, context)
+    case .process: StandingCapture(self, context)
+    }
   }
 
   // MARK: Connections

@@ -110,8 +110,8 @@ extension NATSDriver {
 
   /// What a server of our own finds in an account's directory: the content of each stream, message by message.
   ///
-  /// While it looks the streams have settings under which nothing vanishes by age or limit; theirs are put back, and their
-  /// consumers, which the server never sees.
+  /// While it looks the streams have settings under which nothing vanishes by age or limit; their own are put back, and
+  /// their consumers, which the server never sees.
   ///
   /// - Parameters:
   ///   - account: `…/streams` in it; on the same file system as `directory`.
@@ -128,7 +128,7 @@ extension NATSDriver {
         try Files.createDirectory("\(directory)/store/jetstream", mode: 0o700)
         try Files.rename(account, to: proving)
       } catch { throw DriverError(error) }
-      for stream in streams { try StreamFiles.writeNeutral(stream, in: proving) }
+      for stream in streams { try StreamFiles.putAside(stream, in: proving, to: "\(directory)/aside") }
     }
     let names = streams.map(\.name)
     let found = try await withScratchServer(at: directory, interruption: interruption) { server throws(DriverError) in
@@ -145,7 +145,7 @@ extension NATSDriver {
       return found
     }
     try await environment.pool.run { () throws(DriverError) in
-      for stream in streams { try StreamFiles.write(stream, in: proving) }
+      for stream in streams { try StreamFiles.putBack(stream, in: proving, from: "\(directory)/aside") }
       do throws(SystemFailure) {
         try Files.rename(proving, to: account)
         try Files.removeTree(directory)

@@ -84,13 +84,35 @@ enum StreamFiles {
     }
   }
 
-  /// Puts a configuration in a stream's place under which a server takes nothing away from it.
-  static func writeNeutral(_ stream: CapturedStream, in account: String) throws(DriverError) {
+  /// Moves a stream's settings and consumers to `aside` and puts neutral settings in their place.
+  static func putAside(_ stream: CapturedStream, in account: String, to aside: String) throws(DriverError) {
+    let (place, kept) = ("\(account)/streams/\(stream.name)", "\(aside)/\(stream.name)")
+    do throws(SystemFailure) {
+      try Files.createDirectory(aside, mode: 0o700)
+      try Files.createDirectory(kept, mode: 0o700)
+      for name in own where Files.exists("\(place)/\(name)") {
+        try Files.rename("\(place)/\(name)", to: "\(kept)/\(name)")
+      }
+    } catch { throw DriverError(error) }
     var copy = stream
     copy.config = neutral(stream)
     try write(copy, in: account, withConsumers: false)
   }
 
+  /// Undoes ``putAside(_:in:to:)``.
+  static func putBack(_ stream: CapturedStream, in account: String, from aside: String) throws(DriverError) {
+    let (place, kept) = ("\(account)/streams/\(stream.name)", "\(aside)/\(stream.name)")
+    do throws(SystemFailure) {
+      for name in own {
+        try Files.removeTree("\(place)/\(name)")
+        if Files.exists("\(kept)/\(name)") { try Files.rename("\(kept)/\(name)", to: "\(place)/\(name)") }
+      }
+    } catch { throw DriverError(error) }
+  }
+
+  private static let own = ["meta.inf", "meta.sum", "obs"]
+
+  /// Settings under which a server keeps every message it is given, for as long as it runs.
   static func neutral(_ stream: CapturedStream) -> [String: JSONValue] {
     var result: [String: JSONValue] = [
       "name": .string(stream.name), "subjects": [.string("salvor.proof.\(stream.name)")], "retention": "limits",

@@ -18,12 +18,13 @@ extension JetStream {
         ],
       ])
     guard let consumer = made["name"]?.string, StreamInfo.isName(consumer) else { throw .garbled("a consumer's name") }
+    // A damaged message is never delivered: then the batch ends without it, and says so.
     var pending = made["num_pending"]?.integer ?? 0
     while pending > 0 {
       let inbox = client.newInbox()
       let batch = min(256, pending)
       try client.publish(
-        "$JS.API.CONSUMER.MSG.NEXT.\(stream).\(consumer)", reply: inbox, Array("{\"batch\":\(batch)}".utf8))
+        "$JS.API.CONSUMER.MSG.NEXT.\(stream).\(consumer)", reply: inbox, Array("{\"batch\":\(batch),\"expires\":5000000000}".utf8))
       var count: Int64 = 0
       while count < batch {
         let message = try client.next()
