@@ -56,10 +56,11 @@ package final class EtcdServer: Sendable {
     try process.begin()
     for _ in 0..<4000 {
       let log = (try? Files.read(directory.file("etcd.log"))).map { String(decoding: $0, as: UTF8.self) } ?? ""
-      if log.contains("serving insecure client requests on"), pid(directory) != nil { return }
+      if log.contains("serving client traffic insecurely") { return }
       if log.contains("\"level\":\"fatal\"") || ProcessStatus(pid: process.pid)?.isAlive != true { break }
       usleep(5000)
     }
+    kill(process.pid, SIGKILL)
     throw SystemFailure("connect", path: "etcd on port \(port)", number: ETIMEDOUT)
   }
 

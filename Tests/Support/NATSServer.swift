@@ -57,6 +57,7 @@ package final class NATSServer: Sendable {
       if log(directory).contains("[FTL]") { break }
       usleep(5000)
     }
+    kill(process.pid, SIGKILL)
     throw SystemFailure("connect", path: "nats-server on port \(port): \(log(directory).suffix(400))", number: ETIMEDOUT)
   }
 
