@@ -77,7 +77,7 @@ import Testing
         try server.call("INFO")
       }
       let captured = try await fixture.capture()
-      #expect(captured.result.sizeBytes > 12_000_000)
+      #expect(captured.result.sizeBytes > 11_700_000)
       #expect(captured.result.contentDigest?.parts[NATSFixture.stream]?.count == 34)
       try await fixture.restore(captured)
       let found = try await fixture.api("STREAM.MSG.GET.RECORDS", ["last_by_subj": "record.112"])
@@ -149,7 +149,11 @@ import Testing
       let captured = try await fixture.capture(released: { try await fixture.take("worker", 3, of: "WORK") })
       #expect(captured.result.notes.isEmpty)
       try await fixture.restore(captured)
-      #expect(try await fixture.driver().query("COUNT WORK", limit: QueryLimit()).rows == [["8"]])
+      // As after a crash: what was acknowledged just before may be there again; what was not is there.
+      let rows = try await fixture.driver().query("MESSAGES WORK", limit: QueryLimit()).rows
+      #expect(Set(rows.map { $0[1] }).isSuperset(of: (3...10).map { "work.\($0)" }), "\(rows)")
+      let next = try await fixture.take("worker", 1, of: "WORK")
+      #expect(["work.1", "work.2", "work.3"].contains(next[0]), "nothing that was not acknowledged is left out")
     }
   }
 

@@ -5,7 +5,7 @@ import IO
 import Web
 
 extension EtcdDriver {
-  static let noDigest = "no content digest: this user may not read every key of the restored copy"
+  static let noDigest = "no content digest: the restored copy doesn't take the configured user, or doesn't let it read every key"
 
   /// What `etcdctl snapshot status` says of a file.
   struct Snapshot: Sendable, Equatable {
@@ -187,9 +187,15 @@ private struct KeyReader: Sendable {
   }
 
   private func waitUntilItAnswers() async throws(DriverError) {
+    // It reads its database before it answers.
+    let limit = driver.environment.time.monotonicNanoseconds() + 600_000_000_000
     while true {
-      if let (status, _) = try? await ask("maintenance/status", [:], ""), status == 200 { return }
-      if interruption.isSet { throw .cancelled }
+      do throws(DriverError) {
+        if try await ask("maintenance/status", [:], "").status == 200 { return }
+      } catch {
+        if case .cancelled = error { throw error }
+        if driver.environment.time.monotonicNanoseconds() > limit { throw error }
+      }
       let (child, place) = (child, place.path)
       if let code = await driver.environment.pool.run({ child.ended() }) {
         let log = await driver.environment.pool.run { (try? Files.read("\(place)/log", limitBytes: 1 << 24)) ?? [] }
@@ -210,7 +216,8 @@ private struct KeyReader: Sendable {
     // The directory may lie deeper than a socket's address can say; its descriptor is short.
     let socket = "%2Fproc%2Fself%2Ffd%2F\(place.descriptor)%2Fc%3A1"
     var request = WebRequest(.post, "http+unix://\(socket)/v3/\(path)")
-    request.headers = [("Content-Type", "application/json")]
+    // A socket's path is no host that a server would take.
+    request.headers = [("Content-Type", "application/json"), ("Host", "localhost")]
     if !token.isEmpty { request.headers.append(("Authorization", token)) }
     do { request.body = try CanonicalJSON.encode(body) } catch { throw DriverError(error) }
     // 200 values of at most 1.5 MiB, as a server takes them unless it is told otherwise, in base64.
