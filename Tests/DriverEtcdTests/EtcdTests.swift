@@ -6,11 +6,11 @@ import Synchronization
 import TestSupport
 import Testing
 
+@testable import DriverEtcd
+
 #if canImport(Glibc)
   import Glibc
 #endif
-
-@testable import DriverEtcd
 
 /// What is etcd's own: revisions, leases, users, and what goes wrong in the middle.
 @Suite("etcd") struct EtcdTests {
@@ -143,7 +143,8 @@ import Testing
       try await captured.tree.materialise(TreePath(), at: tree, first: []) { _ in }
       try await fixture.control(
         "snapshot", "restore", "\(tree)/snapshot.db", "--data-dir", fixture.server.dataDirectory, "--name", "member",
-        "--initial-cluster", "member=\(fixture.server.peerURL)", "--initial-advertise-peer-urls", fixture.server.peerURL)
+        "--initial-cluster", "member=\(fixture.server.peerURL)", "--initial-advertise-peer-urls", fixture.server.peerURL
+      )
       try await clients.run { try fixture.server.start() }
       #expect(try await fixture.records() == records)
     }

@@ -6,11 +6,11 @@ import Synchronization
 import TestSupport
 import Testing
 
+@testable import DriverNATS
+
 #if canImport(Glibc)
   import Glibc
 #endif
-
-@testable import DriverNATS
 
 /// What is NATS' own: consumers, retention, limits, rights, and what goes wrong in the middle.
 @Suite("NATS JetStream") struct NATSTests {
@@ -254,8 +254,12 @@ import Testing
     do {
       try await fixture("salvor").with(.password(user: "all", Secret("all"))) { server in
         try server.call("STREAM.CREATE.RECORDS", ["name": "RECORDS", "subjects": ["record.>"]])
-        for number in 1...50 { _ = try server.client.request("record.\(number)", SeededRandomness(seed: 1).bytes(10_000)) }
-        try server.call("CONSUMER.DURABLE.CREATE.RECORDS.w", ["stream_name": "RECORDS", "config": ["durable_name": "w", "ack_policy": "explicit"]])
+        for number in 1...50 {
+          _ = try server.client.request("record.\(number)", SeededRandomness(seed: 1).bytes(10_000))
+        }
+        try server.call(
+          "CONSUMER.DURABLE.CREATE.RECORDS.w",
+          ["stream_name": "RECORDS", "config": ["durable_name": "w", "ack_policy": "explicit"]])
       }
       let captured = try await fixture("salvor").capture()
       #expect(captured.result.contentDigest?.parts["RECORDS"]?.count == 50)

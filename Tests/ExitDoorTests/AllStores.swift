@@ -19,7 +19,8 @@ final class AllStores: Sendable {
   private var catalog: String { directory.file("salvor.yaml") }
 
   private init(
-    directory: TemporaryDirectory, cluster: PostgreSQLServer, redis: RedisServer, maria: MariaDBServer, nats: NATSServer,
+    directory: TemporaryDirectory, cluster: PostgreSQLServer, redis: RedisServer, maria: MariaDBServer,
+    nats: NATSServer,
     etcd: EtcdServer
   ) {
     (self.directory, self.cluster, self.redis, self.maria) = (directory, cluster, redis, maria)

@@ -70,9 +70,11 @@ package final class EtcdServer: Sendable {
   private static func pid(_ directory: TemporaryDirectory) -> pid_t? {
     let wanted = Array(directory.file("etcd.json").utf8)
     for name in (try? Files.names(in: "/proc")) ?? [] {
-      guard let number = pid_t(name.lossyText), let words = try? Files.read("/proc/\(number)/cmdline", limitBytes: 65_536),
+      guard let number = pid_t(name.lossyText),
+        let words = try? Files.read("/proc/\(number)/cmdline", limitBytes: 65_536),
         words.split(separator: 0).contains(where: { $0.elementsEqual(wanted) }),
-        words.prefix(4).elementsEqual("etcd".utf8) || words.split(separator: 0).first?.suffix(5).elementsEqual("/etcd".utf8) == true,
+        words.prefix(4).elementsEqual("etcd".utf8)
+          || words.split(separator: 0).first?.suffix(5).elementsEqual("/etcd".utf8) == true,
         ProcessStatus(pid: number)?.isAlive == true
       else { continue }
       return number

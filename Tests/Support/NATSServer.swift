@@ -58,7 +58,8 @@ package final class NATSServer: Sendable {
       usleep(5000)
     }
     kill(process.pid, SIGKILL)
-    throw SystemFailure("connect", path: "nats-server on port \(port): \(log(directory).suffix(400))", number: ETIMEDOUT)
+    throw SystemFailure(
+      "connect", path: "nats-server on port \(port): \(log(directory).suffix(400))", number: ETIMEDOUT)
   }
 
   package var log: String { Self.log(directory) }

@@ -63,7 +63,8 @@ extension Control.Output {
       return .authenticationFailed("\(peer): \(last)")
     }
     if said.contains("permission denied") {
-      return .permissionDenied("\(doing) at \(peer)", needs: "a user with the role root; for queries, the range that is read")
+      return .permissionDenied(
+        "\(doing) at \(peer)", needs: "a user with the role root; for queries, the range that is read")
     }
     if said.contains("connection refused") || said.contains("deadline exceeded") || said.contains("no such host")
       || said.contains("connection error") || said.contains("unavailable") || said.contains("error reading from server")

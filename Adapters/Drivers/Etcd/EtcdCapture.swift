@@ -39,7 +39,9 @@ final class EtcdCapture: CaptureSession {
     try await cancellable { () async throws(DriverError) in
       let directory = self.directory
       try await self.environment.pool.run { () throws(DriverError) in
-        do throws(SystemFailure) { try Files.createDirectory(directory, mode: 0o700) } catch { throw DriverError(error) }
+        do throws(SystemFailure) { try Files.createDirectory(directory, mode: 0o700) } catch {
+          throw DriverError(error)
+        }
       }
       let status = try await self.driver.status(directory, interruption: self.interruption)
       _ = try EtcdDriver.version(status.version)
@@ -134,7 +136,8 @@ final class EtcdCapture: CaptureSession {
     let size: Int64
     do throws(AnyFailure) {
       size = try await context.sink.add(
-        Self.file, FileMetadata(kind: .regular, permissions: 0o600, size: found.sizeBytes, modified: environment.time.now()),
+        Self.file,
+        FileMetadata(kind: .regular, permissions: 0o600, size: found.sizeBytes, modified: environment.time.now()),
         cutting: .fixed(bytes: 128 << 10)
       ) {
         try File(snapshot, O_RDONLY | O_NOFOLLOW)

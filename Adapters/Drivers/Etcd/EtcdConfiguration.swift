@@ -59,7 +59,9 @@ struct EtcdConfiguration: Sendable, Equatable {
     }
     guard user?.contains(":") != true else { throw refuse("user", "has a colon in it") }
     for option in ["authorityFile", "certificateFile", "keyFile", "dataDirectory", "configFile"] {
-      guard configuration.string(option)?.hasPrefix("/") ?? true else { throw refuse(option, "is not an absolute path") }
+      guard configuration.string(option)?.hasPrefix("/") ?? true else {
+        throw refuse(option, "is not an absolute path")
+      }
     }
     authorityFile = configuration.string("authorityFile")
     certificateFile = configuration.string("certificateFile")
@@ -116,7 +118,8 @@ package enum EtcdDriverFactory: DriverFactory {
       OptionSchema("dataDirectory", .path, help: "The member's data directory on this machine, for restores."),
       OptionSchema("memberName", .string, default: "default", help: "The restored member's name."),
       OptionSchema(
-        "peerURL", .string, default: "http://localhost:2380", help: "The address the restored member advertises to peers."
+        "peerURL", .string, default: "http://localhost:2380",
+        help: "The address the restored member advertises to peers."
       ),
       OptionSchema("clusterToken", .string, default: "etcd-cluster", help: "The restored cluster's token."),
       OptionSchema("binary", .string, default: "etcd", help: "The server's program, for proofs and for starting it."),

@@ -19,7 +19,8 @@ struct EtcdDriver: DataStoreDriver {
     return DriverTraits(
       version: try Self.version(status.version).description,
       hold: .outside(
-        why: "etcd has nothing that makes writers wait: the snapshot is of one revision, fixed while the other stores are "
+        why:
+          "etcd has nothing that makes writers wait: the snapshot is of one revision, fixed while the other stores are "
           + "held, but nobody is held here"),
       sizeBytes: status.sizeBytes > 0 ? status.sizeBytes : nil)
   }

@@ -89,7 +89,9 @@ extension EtcdDriver {
       throw error.isCancellation ? .cancelled : .system(.init(error.report))
     }
     let file = "\(place.captured)/\(EtcdCapture.file)"
-    guard await pool.run({ Files.exists(file) }) else { throw .corrupt("\(EtcdCapture.file) is missing from the snapshot") }
+    guard await pool.run({ Files.exists(file) }) else {
+      throw .corrupt("\(EtcdCapture.file) is missing from the snapshot")
+    }
     let found = try await inspect(file, in: place.workspace, interruption: interruption)
     let facts = request.capture.facts
     guard facts["revision"] == String(found.revision), facts["keys"] == String(found.keys),

@@ -5,7 +5,8 @@ import IO
 import Web
 
 extension EtcdDriver {
-  static let noDigest = "no content digest: the restored copy doesn't take the configured user, or doesn't let it read every key"
+  static let noDigest =
+    "no content digest: the restored copy doesn't take the configured user, or doesn't let it read every key"
 
   /// What `etcdctl snapshot status` says of a file.
   struct Snapshot: Sendable, Equatable {
@@ -40,7 +41,8 @@ extension EtcdDriver {
         "--initial-advertise-peer-urls", peerURL, "--initial-cluster-token", token,
       ], interruption: interruption)
     guard output.code == 0 else {
-      throw .corrupt("\(control.program) doesn't restore the snapshot: \(output.errors.split(separator: "\n").last ?? "")")
+      throw .corrupt(
+        "\(control.program) doesn't restore the snapshot: \(output.errors.split(separator: "\n").last ?? "")")
     }
   }
 
@@ -85,7 +87,9 @@ extension EtcdDriver {
     let result: Result<ContentDigest?, DriverError>
     do throws(DriverError) {
       let place: File
-      do throws(SystemFailure) { place = try File(directory, O_RDONLY | O_DIRECTORY) } catch { throw DriverError(error) }
+      do throws(SystemFailure) { place = try File(directory, O_RDONLY | O_DIRECTORY) } catch {
+        throw DriverError(error)
+      }
       result = .success(
         try await KeyReader(place, self, child, interruption).digest(at: revision))
     } catch {
@@ -156,11 +160,13 @@ private struct KeyReader: Sendable {
       guard status == 200 else { throw .corrupt("the restored server doesn't give its keys: \(Self.said(answer))") }
       let keys = answer["kvs"]?.array ?? []
       for entry in keys {
-        guard let key = entry["key"]?.string.flatMap({ Base64.decode($0) }), !key.isEmpty, !key.lexicographicallyPrecedes(start)
+        guard let key = entry["key"]?.string.flatMap({ Base64.decode($0) }), !key.isEmpty,
+          !key.lexicographicallyPrecedes(start)
         else { throw .corrupt("the restored server gives its keys out of order") }
         let value = entry["value"]?.string.flatMap { Base64.decode($0) } ?? []
         func number(_ name: String) -> String { entry[name]?.string ?? "0" }
-        running.update("\(number("create_revision")) \(number("mod_revision")) \(number("version")) \(number("lease")) ")
+        running.update(
+          "\(number("create_revision")) \(number("mod_revision")) \(number("version")) \(number("lease")) ")
         running.update("\(key.count) \(value.count)\n")
         running.update(key)
         running.update(value)

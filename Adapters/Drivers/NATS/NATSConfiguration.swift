@@ -65,7 +65,9 @@ struct NATSConfiguration: Sendable, Equatable {
     guard inbox.split(separator: ".", omittingEmptySubsequences: false).allSatisfy({ StreamInfo.isName(String($0)) })
     else { throw refuse("inbox", "can't be the begin of a subject") }
     for option in ["storeDirectory", "configFile"] {
-      guard configuration.string(option)?.hasPrefix("/") ?? true else { throw refuse(option, "is not an absolute path") }
+      guard configuration.string(option)?.hasPrefix("/") ?? true else {
+        throw refuse(option, "is not an absolute path")
+      }
     }
     storeDirectory = configuration.string("storeDirectory").map { path in
       var path = path

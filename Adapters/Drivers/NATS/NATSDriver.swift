@@ -37,14 +37,16 @@ struct NATSDriver: DataStoreDriver {
   func hold(_ cluster: String?) -> HoldSupport {
     if let cluster {
       return .outside(
-        why: "the server is one of cluster \(cluster): each stream's leader has a clock of its own, and no hold covers them "
+        why:
+          "the server is one of cluster \(cluster): each stream's leader has a clock of its own, and no hold covers them "
           + "all; each stream is cut by its leader's clock")
     }
     switch configuration.hold {
     case .process: return .held(how: "the server's process stands still, which ends with ours")
     case .none:
       return .outside(
-        why: "JetStream can't make publishers wait: all streams are cut at one moment of the server's clock, but nobody is "
+        why:
+          "JetStream can't make publishers wait: all streams are cut at one moment of the server's clock, but nobody is "
           + "held; 'hold: process' holds a server on this machine")
     }
   }

@@ -4,7 +4,8 @@ import IO
 
 extension NATSDriver {
   /// What can be asked, by its first word.
-  static let queries = "STREAMS, CONSUMERS stream, MESSAGES stream [subject], COUNT stream [subject], LAST stream subject"
+  static let queries =
+    "STREAMS, CONSUMERS stream, MESSAGES stream [subject], COUNT stream [subject], LAST stream subject"
 
   /// One of ``queries``; subjects may have wildcards. Nothing is left on the server, not even a consumer.
   func query(_ text: String, limit: QueryLimit) async throws(DriverError) -> QueryResult {

@@ -26,7 +26,8 @@ extension NATSDriver {
   func place(_ request: RestoreRequest) throws(DriverError) -> Place {
     guard let store = configuration.storeDirectory else {
       throw .badOption(
-        store: configuration.store, option: "storeDirectory", why: "is required for a restore: the server's 'store_dir'")
+        store: configuration.store, option: "storeDirectory", why: "is required for a restore: the server's 'store_dir'"
+      )
     }
     let live = "\(store)/jetstream/\(configuration.account)"
     return Place(store: store, account: configuration.account, workspace: request.workspace(beside: live))
@@ -109,7 +110,8 @@ extension NATSDriver {
     let contents = try await contents(
       of: place.swap.incomplete, streams, provedIn: place.proof, interruption: interruption)
     for stream in streams {
-      guard let (was, found) = description.contents[stream.name].flatMap({ was in contents[stream.name].map { (was, $0) } })
+      guard
+        let (was, found) = description.contents[stream.name].flatMap({ was in contents[stream.name].map { (was, $0) } })
       else { throw .corrupt("stream \(stream.name) is not described") }
       guard was.messages == found.messages, was.digest.isEmpty || was.digest == found.digest else {
         throw .corrupt(

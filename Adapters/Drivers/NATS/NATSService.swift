@@ -33,7 +33,8 @@ extension NATSDriver {
   private func launch(_ file: String) async throws(DriverError) {
     let (binary, runAs) = (configuration.binary, configuration.runAs)
     try await environment.pool.run { () throws(DriverError) in
-      do throws(SystemFailure) { try OwnProcess.launch([binary, "-c", file], runAs: runAs)
+      do throws(SystemFailure) {
+        try OwnProcess.launch([binary, "-c", file], runAs: runAs)
       } catch { throw .engineFailed("\(binary) can't be run", log: error.message) }
     }
   }

@@ -27,7 +27,8 @@ extension NATSDriver {
     let now = environment.time.now()
     try await add(
       Description.name,
-      FileMetadata(kind: .regular, permissions: 0o600, size: Int64(bytes.count), modified: now)) { MemorySource(bytes) }
+      FileMetadata(kind: .regular, permissions: 0o600, size: Int64(bytes.count), modified: now)
+    ) { MemorySource(bytes) }
     for path in [TreePath("jetstream"), place] {
       try await add(path, FileMetadata(kind: .directory, permissions: 0o700, modified: now))
     }

@@ -77,7 +77,9 @@ final class StandingCapture: CaptureSession {
 
   func mark() async throws(DriverError) -> LogPosition {
     try await cancellable { () async throws(DriverError) in
-      guard let copy = self.state.withLock({ $0.copy }) else { throw .engineFailed("mark() without prepare()", log: "") }
+      guard let copy = self.state.withLock({ $0.copy }) else {
+        throw .engineFailed("mark() without prepare()", log: "")
+      }
       let moment = self.environment.time.now()
       let whole = try await self.environment.pool.run { () throws(DriverError) -> StoreCopy in
         var copy = copy

@@ -24,7 +24,8 @@ extension JetStream {
       let inbox = client.newInbox()
       let batch = min(256, pending)
       try client.publish(
-        "$JS.API.CONSUMER.MSG.NEXT.\(stream).\(consumer)", reply: inbox, Array("{\"batch\":\(batch),\"expires\":5000000000}".utf8))
+        "$JS.API.CONSUMER.MSG.NEXT.\(stream).\(consumer)", reply: inbox,
+        Array("{\"batch\":\(batch),\"expires\":5000000000}".utf8))
       var count: Int64 = 0
       while count < batch {
         let message = try client.next()
@@ -83,7 +84,9 @@ extension JetStream {
         continue
       }
       guard message.subject == chunks else { continue }
-      if let status = message.status, status != 204 { throw .broken("the snapshot of \(stream.name) broke off: \(status)") }
+      if let status = message.status, status != 204 {
+        throw .broken("the snapshot of \(stream.name) broke off: \(status)")
+      }
       guard let target else { throw .garbled("a snapshot before its begin") }
       if message.payload.isEmpty {
         try other.finish(target)
