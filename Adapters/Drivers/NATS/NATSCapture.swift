@@ -69,6 +69,17 @@ final class NATSCapture: CaptureSession {
   /// The last message of any stream is the moment. What came after it was acknowledged after this began, and what a
   /// stream got while others were looked at is told apart by its time.
   private static func look(_ server: JetStream) throws(WireError) -> Mark {
+    for _ in 1..<20 {
+      let (mark, isWhole) = try lookOnce(server)
+      if isWhole { return mark }
+    }
+    // Somebody makes streams all the time: those that are seen are cut all the same.
+    return try lookOnce(server).0
+  }
+
+  /// - Returns: Also whether no stream was made while the others were looked at: one that was could hold the cause of what
+  ///   was seen elsewhere.
+  private static func lookOnce(_ server: JetStream) throws(WireError) -> (Mark, isWhole: Bool) {
     let streams = try server.streams().filter { !$0.isInMemory }
     var consumers: [String: [ConsumerInfo]] = [:]
     for stream in streams where stream.consumers > 0 {
@@ -79,10 +90,13 @@ final class NATSCapture: CaptureSession {
       }
     }
     var ends: [String: Int64] = [:]
-    for stream in try server.streams() { ends[stream.name] = stream.lastSequence }
-    return Mark(
+    let again = try server.streams().filter { !$0.isInMemory }
+    for stream in again { ends[stream.name] = stream.lastSequence }
+    let known = Dictionary(streams.map { ($0.name, $0.created) }) { first, _ in first }
+    let mark = Mark(
       moment: streams.compactMap(\.lastTime).max() ?? Timestamp(nanoseconds: 0), streams: streams, ends: ends,
       consumers: consumers)
+    return (mark, again.allSatisfy { known[$0.name] == $0.created })
   }
 
   // MARK: After it
