@@ -96,7 +96,7 @@ let engine: [Target] = [
   module("Catalog", at: "Sources/Catalog", ["Core", .yams]),
   module(
     "Vault", at: "Sources/Vault", ["Core", "IO", "CISAL", "CZstd", "CLibcrypto", "CShim", .crypto], settings: hot),
-  module("DriverKit", at: "Sources/DriverKit", ["Core", "IO", .subprocess]),
+  module("DriverKit", at: "Sources/DriverKit", ["Core", "CShim", "IO", .subprocess]),
   module("StateKit", at: "Sources/StateKit", ["Core", "Telemetry"]),
 ]
 
@@ -112,6 +112,8 @@ let adapters: [Target] = [
     "DriverMariaDB", at: "Adapters/Drivers/MariaDB", ["Core", "IO", "DriverKit", "CMariaDB"]),
   module("DriverExec", at: "Adapters/Drivers/Exec", ["Core", "IO", "DriverKit"]),
   module("DriverRedis", at: "Adapters/Drivers/Redis", ["Core", "IO", "DriverKit", "CHiredis"]),
+  module("DriverEtcd", at: "Adapters/Drivers/Etcd", ["Core", "IO", "DriverKit", "Web"]),
+  module("DriverNATS", at: "Adapters/Drivers/NATS", ["Core", "IO", "DriverKit"], settings: hot),
   module("ObjectStoreLocal", at: "Adapters/ObjectStores/Local", ["Core", "IO", "Vault"]),
   module("ObjectStoreMemory", at: "Adapters/ObjectStores/Memory", ["Core", "Vault"]),
   module("ObjectStoreFaulty", at: "Adapters/ObjectStores/Faulty", ["Core", "Vault"]),
@@ -221,6 +223,8 @@ let testTargets: [Target] = [
     "DriverPostgreSQLTests", ["Core", "IO", "DriverKit", "DriverPostgreSQL", "DriverContract", "TestSupport", "CPQ"]),
   tests(
     "DriverRedisTests", ["Core", "IO", "DriverKit", "DriverRedis", "DriverContract", "TestSupport", "CHiredis"]),
+  tests("DriverEtcdTests", ["Core", "IO", "DriverKit", "DriverEtcd", "DriverContract", "TestSupport"]),
+  tests("DriverNATSTests", ["Core", "IO", "DriverKit", "DriverNATS", "DriverContract", "TestSupport"]),
   tests(
     "DriverMariaDBTests",
     ["Core", "IO", "DriverKit", "DriverMariaDB", "DriverContract", "TestSupport", "CMariaDB", "salvor"]),
@@ -263,7 +267,7 @@ let testTargets: [Target] = [
   // Runs the built program, as the pages do.
   tests("DocsTests", ["Core", "IO", "Catalog", "TestSupport", "salvor"]),
   tests("VaultCLITests", ["Core", "IO", "Vault", "ObjectStoreLocal", "TestSupport", "salvor"]),
-  tests("ExitDoorTests", ["Core", "IO", "TestSupport", "salvor"]),
+  tests("ExitDoorTests", ["Core", "DriverKit", "IO", "TestSupport", "salvor"]),
   tests(
     "RecoverySimulationTests",
     [

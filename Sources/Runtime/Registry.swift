@@ -1,8 +1,10 @@
 import Core
+import DriverEtcd
 import DriverExec
 import DriverFiles
 import DriverKit
 import DriverMariaDB
+import DriverNATS
 import DriverPostgreSQL
 import DriverRedis
 import DriverSQLite
@@ -28,7 +30,7 @@ import Vault
 package enum Registry {
   package static let drivers: [any DriverFactory.Type] = [
     SQLiteDriverFactory.self, FilesDriverFactory.self, PostgreSQLDriverFactory.self, RedisDriverFactory.self,
-    MariaDBDriverFactory.self, ExecDriverFactory.self,
+    MariaDBDriverFactory.self, NATSDriverFactory.self, EtcdDriverFactory.self, ExecDriverFactory.self,
   ]
 
   static func objectStores(_ host: Machine) -> [any ObjectStoreFactory] {

@@ -1,4 +1,5 @@
 import Core
+import DriverKit
 import IO
 import TestSupport
 
@@ -8,6 +9,8 @@ final class AllStores: Sendable {
   let cluster: PostgreSQLServer
   let redis: RedisServer
   let maria: MariaDBServer
+  let nats: NATSServer
+  let etcd: EtcdServer
 
   var documents: String { directory.file("documents") }
   var ledger: String { directory.file("ledger.db") }
@@ -16,14 +19,22 @@ final class AllStores: Sendable {
   private var catalog: String { directory.file("salvor.yaml") }
 
   private init(
-    directory: TemporaryDirectory, cluster: PostgreSQLServer, redis: RedisServer, maria: MariaDBServer
-  ) { (self.directory, self.cluster, self.redis, self.maria) = (directory, cluster, redis, maria) }
+    directory: TemporaryDirectory, cluster: PostgreSQLServer, redis: RedisServer, maria: MariaDBServer,
+    nats: NATSServer,
+    etcd: EtcdServer
+  ) {
+    (self.directory, self.cluster, self.redis, self.maria) = (directory, cluster, redis, maria)
+    (self.nats, self.etcd) = (nats, etcd)
+  }
 
   static func start() async throws -> AllStores {
     let directory = try TemporaryDirectory("exit-door")
     let redis = try await BlockingPool.shared.run { try RedisServer() }
+    let nats = try await BlockingPool.shared.run { try NATSServer() }
+    let etcd = try await BlockingPool.shared.run { try EtcdServer() }
     let system = AllStores(
-      directory: directory, cluster: try await .start(), redis: redis, maria: try await .start())
+      directory: directory, cluster: try await .start(), redis: redis, maria: try await .start(), nats: nats,
+      etcd: etcd)
     do {
       try await system.fill()
       return system
@@ -36,7 +47,11 @@ final class AllStores: Sendable {
   func shutDown() async {
     await cluster.shutDown()
     await maria.shutDown()
-    await BlockingPool.shared.run { self.redis.stop() }
+    await BlockingPool.shared.run {
+      self.redis.stop()
+      self.nats.stop()
+      self.etcd.stop()
+    }
   }
 
   private func fill() async throws {
@@ -65,7 +80,12 @@ final class AllStores: Sendable {
       for i in $(seq 1 200); do echo "SET key:$i value-$i"; done | redis-cli -p \(redis.port)
       redis-cli -p \(redis.port) HSET session user ada state open
       redis-cli -p \(redis.port) RPUSH queue one two three
+      for i in $(seq 1 50); do ETCDCTL_API=3 etcdctl --endpoints \(etcd.endpoint) put "setting/$i" "value $i"; done
       """)
+    let created = #"{"name":"ORDERS","subjects":["order.>"],"max_msgs_per_subject":5}"#
+    try await Self.ask(
+      port: "\(nats.port)",
+      [("$JS.API.STREAM.CREATE.ORDERS", created)] + (1...100).map { ("order.\($0 % 30)", "order number \($0)") })
     let text = """
       apiVersion: salvor.dev/v1
       kind: Repository
@@ -91,6 +111,10 @@ final class AllStores: Sendable {
               dataDirectory: "\(cluster.data)"
           - name: sessions
             redis: {host: 127.0.0.1, port: \(redis.port), dataDirectory: "\(redis.dataDirectory)"}
+          - name: orders
+            nats: {port: \(nats.port), storeDirectory: "\(nats.storeDirectory)"}
+          - name: settings
+            etcd: {endpoint: "\(etcd.endpoint)", dataDirectory: "\(etcd.dataDirectory)"}
           - name: goods
             mariadb:
               socket: "\(maria.socket)"
@@ -124,7 +148,9 @@ final class AllStores: Sendable {
       """
       echo late > '\(documents)/late'; sqlite3 '\(ledger)' 'DELETE FROM t WHERE id > 10'
       redis-cli -p \(redis.port) SET late value; redis-cli -p \(redis.port) DEL session
+      ETCDCTL_API=3 etcdctl --endpoints \(etcd.endpoint) del --prefix setting/1
       """)
+    try await Self.ask(port: "\(nats.port)", [("order.1", "late"), ("order.2", "late")])
   }
 
   @discardableResult
@@ -163,6 +189,42 @@ final class AllStores: Sendable {
       """
       mariadb --no-defaults -N -uroot --socket='\(socket)' -e 'SELECT * FROM shop.goods ORDER BY id; SELECT * FROM shop.notes'
       """)
+  }
+
+  /// Asks a NATS server, one question after the other, and gives its answers; there is no client in Debian.
+  @discardableResult
+  static func ask(port: String, _ questions: [(subject: String, payload: String)]) async throws -> String {
+    let lines = questions.map { "\($0.subject)\t\($0.payload)" }.joined(separator: "\n")
+    let script = #"""
+      exec 3<>"/dev/tcp/127.0.0.1/$PORT"
+      read -r -t 10 greeting <&3
+      printf 'CONNECT {"verbose":false,"headers":true}\r\nSUB _INBOX.exit 1\r\n' >&3
+      while IFS=$'\t' read -r subject payload; do
+        printf 'PUB %s _INBOX.exit %d\r\n%s\r\n' "$subject" "${#payload}" "$payload" >&3
+        while read -r -t 10 first <&3; do
+          case "$first" in PING*) printf 'PONG\r\n' >&3 ;; *) break ;; esac
+        done
+        case "$first" in MSG*) ;; *) echo "instead of an answer: $first" >&2; exit 1 ;; esac
+        read -r -t 10 answer <&3
+        echo "$answer"
+      done <<< "$LINES_ASKED"
+      """#
+    return try await shell(script, environment: ["PORT": port, "LINES_ASKED": lines])
+  }
+
+  /// Every message of the stream, by its number, or that there is none.
+  static func messages(port: String) async throws -> String {
+    try await ask(port: port, (1...102).map { ("$JS.API.STREAM.MSG.GET.ORDERS", "{\"seq\":\($0)}") })
+  }
+
+  static func settings(endpoint: String) async throws -> String {
+    try await shell("ETCDCTL_API=3 etcdctl --endpoints \(endpoint) get setting/ --prefix")
+  }
+
+  /// Ends the server that a block of the page started, by who listens.
+  static func endListener(_ port: String) async throws {
+    let pid = await BlockingPool.shared.run { UInt16(port).flatMap { ListeningProcess.find(port: $0) } }
+    if let pid { try await shell("kill \(pid)") }
   }
 
   static func keys(port: String) async throws -> String {

@@ -7,7 +7,7 @@ import Testing
   /// Cases that are run below; a block of another name would be nobody's.
   private static let cases: Set<String> = [
     "variables", "points", "check", "point", "files", "sqlite", "postgresql", "postgresql-check", "redis", "mariadb",
-    "mariadb-stop",
+    "mariadb-stop", "nats", "etcd",
   ]
 
   @Test func `every block of the page is a case`() throws {
@@ -36,6 +36,8 @@ import Testing
     let rows = try await AllStores.cluster(port: "\(system.cluster.port)")
     let keys = try await AllStores.keys(port: "\(system.redis.port)")
     let goods = try await AllStores.goods(socket: system.maria.socket)
+    let messages = try await AllStores.messages(port: "\(system.nats.port)")
+    let settings = try await AllStores.settings(endpoint: system.etcd.endpoint)
     let point = try await system.takePoint()
     try await system.goOn()
 
@@ -72,6 +74,24 @@ import Testing
     let restored = try await AllStores.keys(port: redisPort)
     try await AllStores.shell("redis-cli -p \(redisPort) SHUTDOWN NOSAVE || true")
     #expect(restored == keys)
+
+    let natsPort = "\(try freePort())"
+    _ = try await run("nats", store: "orders", destination: place.file("orders"), port: natsPort)
+    let orders = try? await AllStores.messages(port: natsPort)
+    try await AllStores.shell("kill $(cat '\(place.file("orders"))/exit-door.pid')")
+    #expect(orders == messages)
+
+    let etcdPort = "\(try freePort())"
+    let keysBack: String?
+    do {
+      _ = try await run("etcd", store: "settings", destination: place.file("settings"), port: etcdPort)
+      keysBack = try await AllStores.settings(endpoint: "http://127.0.0.1:\(etcdPort)")
+    } catch {
+      try await AllStores.endListener(etcdPort)
+      throw error
+    }
+    try await AllStores.endListener(etcdPort)
+    #expect(keysBack == settings)
 
     // At the path of a socket that is not too long for one.
     let shop = place.file("shop")

@@ -110,3 +110,13 @@ void *salvor_allocate_pages(size_t bytes);
 /// none. `memory` is NULL at first.
 void *salvor_resize_pages(void *memory, size_t old_bytes, size_t bytes);
 void salvor_free_pages(void *memory, size_t bytes);
+
+/// Makes every thread of a process stand still, by ptrace(2): it runs nothing until it is let go, or until the thread that
+/// called this ends, however that happens. Gives up after `limit_nanoseconds`.
+///
+/// Call from the thread that will call salvor_thaw. NULL with errno: EPERM without the right, ESRCH, ETIMEDOUT; nothing
+/// stands still then.
+struct salvor_frozen;
+struct salvor_frozen *salvor_freeze(pid_t pid, int64_t limit_nanoseconds);
+/// Lets it go on, with the signals it was about to get, and frees the value.
+void salvor_thaw(struct salvor_frozen *frozen);

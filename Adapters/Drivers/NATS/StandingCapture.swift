@@ -1,0 +1,222 @@
+import Core
+import DriverKit
+import Glibc
+import IO
+import Synchronization
+
+/// A capture of a server on this machine, whose process stands still while the last of its files is copied.
+///
+/// What it has is then as it would be after a crash at that moment: everything that was acknowledged, nothing that came later,
+/// consumers as far as the server had written down. See `docs/decisions/0017-nats-cut.md`. Calls come one after the other.
+final class StandingCapture: CaptureSession {
+  private struct State: Sendable {
+    var version = ""
+    var pid: Int32?
+    var canHold = true
+    var copy: StoreCopy?
+    var moment: Timestamp?
+    var notes: [String] = []
+  }
+
+  private let driver: NATSDriver
+  private let context: CaptureContext
+  private let interruption = Interruption()
+  private let keeper = HoldKeeper()
+  private let standing = StandingProcess()
+  private let state = Mutex(State())
+
+  init(_ driver: NATSDriver, _ context: CaptureContext) { (self.driver, self.context) = (driver, context) }
+
+  private var environment: DriverEnvironment { driver.environment }
+  private var directory: String { "\(context.scratch)/nats" }
+  private var account: String { ScratchServer.account(in: directory) }
+
+  func prepare() async throws(DriverError) {
+    try await cancellable { () async throws(DriverError) in
+      let server = try await self.driver.connect(interruption: self.interruption)
+      let inMemory = try await self.driver.asking(server) { server throws(WireError) in
+        try server.streams().filter(\.isInMemory).map(\.name)
+      }
+      let configuration = self.driver.configuration
+      let live = "\(configuration.storeDirectory ?? "")/jetstream/\(configuration.account)/streams"
+      let (port, target) = (configuration.port, "\(self.account)/streams")
+      let (pid, copy) = try await self.environment.pool.run { () throws(DriverError) -> (Int32?, StoreCopy) in
+        var copy = StoreCopy(from: live, to: target)
+        do throws(SystemFailure) { try copy.bringUpToDate(isStill: false) } catch { throw DriverError(error) }
+        return (ListeningProcess.find(port: port), copy)
+      }
+      self.state.withLock { state in
+        state.version = server.client.info.version
+        state.pid = pid
+        if case .outside = self.driver.hold(server.client.info.cluster) { state.canHold = false }
+        state.copy = copy
+        if !inMemory.isEmpty {
+          state.notes.append("streams kept in memory are not captured: \(inMemory.joined(separator: ", "))")
+        }
+      }
+    }
+  }
+
+  func hold(limit: Duration) async throws(DriverError) {
+    let (pid, canHold) = state.withLock { ($0.pid, $0.canHold) }
+    guard canHold else {
+      throw .holdImpossible("the server is one of a cluster, whose others would go on; set 'hold: none'")
+    }
+    guard let pid else {
+      throw .holdImpossible(
+        "no process on this machine is seen to listen on port \(driver.configuration.port); set 'hold: none'")
+    }
+    let standing = standing
+    try await keeper.hold(limit: limit, retryEvery: .milliseconds(1)) { () throws(DriverError) -> Bool in
+      try standing.stop(pid, within: limit)
+      return true
+    } letGo: {
+      standing.letGo()
+    }
+  }
+
+  func mark() async throws(DriverError) -> LogPosition {
+    try await cancellable { () async throws(DriverError) in
+      guard let copy = self.state.withLock({ $0.copy }) else {
+        throw .engineFailed("mark() without prepare()", log: "")
+      }
+      let moment = self.environment.time.now()
+      let whole = try await self.environment.pool.run { () throws(DriverError) -> StoreCopy in
+        var copy = copy
+        do throws(SystemFailure) { try copy.bringUpToDate(isStill: true) } catch { throw DriverError(error) }
+        return copy
+      }
+      // What was copied while the server ran on is of no one moment.
+      guard self.keeper.isHeld else {
+        throw .holdImpossible("the hold ended before the last \(whole.lastBytes) bytes were copied")
+      }
+      self.state.withLock { state in
+        state.copy = whole
+        state.moment = moment
+      }
+      return LogPosition(kind: "moment", value: moment.description, details: ["held": "process"])
+    }
+  }
+
+  func release() async -> Bool { await keeper.release() }
+
+  func finish() async throws(DriverError) -> CaptureResult {
+    try await cancellable { () async throws(DriverError) in try await self.prove() }
+  }
+
+  private func prove() async throws(DriverError) -> CaptureResult {
+    let (version, moment, notes) = state.withLock { ($0.version, $0.moment, $0.notes) }
+    guard let moment else { throw .engineFailed("finish() without mark()", log: "") }
+    let account = account
+    let installed = try await driver.installedVersion()
+    let streams = try await environment.pool.run { () throws(DriverError) in try StreamFiles.read(account) }
+    let contents = try await driver.contents(
+      of: account, streams, provedIn: "\(context.scratch)/proof", interruption: interruption)
+    let description = Description(account: driver.configuration.account, streams: streams, contents: contents)
+    let size = try await driver.send(account, description, to: context, interruption)
+    context.progress(size)
+    return CaptureResult(
+      version: version,
+      position: LogPosition(kind: "moment", value: moment.description, details: ["held": "process"]),
+      contentDigest: context.wantsContentDigest ? try ContentDigest(streams, contents) : nil, sizeBytes: size,
+      facts: ["account": driver.configuration.account, "layout": installed.description, "hold": "process"],
+      notes: notes)
+  }
+
+  func close() async {
+    _ = await keeper.release()
+    let places = [directory, "\(context.scratch)/proof"]
+    await environment.pool.run { for place in places { try? Files.removeTree(place) } }
+  }
+
+  /// Runs `body`; when the task is cancelled, whatever waits on a socket gives up within a slice of 50 ms.
+  private func cancellable<T: Sendable>(
+    _ body: @Sendable () async throws(DriverError) -> T
+  ) async throws(DriverError) -> T {
+    let result = await withTaskCancellationHandler { () async -> Result<T, DriverError> in
+      do throws(DriverError) { return .success(try await body()) } catch { return .failure(error) }
+    } onCancel: {
+      interruption.set()
+    }
+    return try result.get()
+  }
+}
+
+/// A copy of a directory that is brought up to date a second time while nothing writes to the original. Calls block.
+struct StoreCopy: Sendable {
+  private struct Stamp: Equatable, Sendable {
+    var inode: UInt64
+    var size: Int64
+    var modified: Timestamp
+  }
+
+  let from: String
+  let to: String
+  private var stamps: [TreePath: Stamp] = [:]
+  /// What the last call read.
+  private(set) var lastBytes: Int64 = 0
+
+  init(from: String, to: String) { (self.from, self.to) = (from, to) }
+
+  /// - Parameter isStill: Nobody writes: a file that can't be read is an error then, and what is there no more is removed.
+  mutating func bringUpToDate(isStill: Bool) throws(SystemFailure) {
+    var found: [TreePath: Stamp] = [:]
+    lastBytes = 0
+    try Files.createDirectory(to, mode: 0o700)
+    guard Files.exists(from) else {
+      try Files.removeTree(to)
+      return try Files.createDirectory(to, mode: 0o700)
+    }
+    let entries: [TreeEntry]
+    do throws(SystemFailure) { entries = try TreeReader.scan(from) } catch {
+      // A file that went away under the scan: what can't be copied ahead is copied later.
+      guard !isStill else { throw error }
+      return
+    }
+    // File systems tell times in ticks: a file changed in the tick of its copy may look as if it had not been.
+    let newest = entries.map(\.metadata.modified).max() ?? Timestamp(nanoseconds: 0)
+    for entry in entries {
+      let target = "\(to)/\(entry.path)"
+      switch entry.metadata.kind {
+      case .directory: try Files.createDirectory(target, mode: 0o700)
+      case .regular:
+        let stamp = Stamp(
+          inode: entry.metadata.inode, size: entry.metadata.size, modified: entry.metadata.modified)
+        if stamps[entry.path] != stamp {
+          do throws(SystemFailure) {
+            try copy("\(from)/\(entry.path)", to: target)
+          } catch {
+            guard error.number == ENOENT, !isStill else { throw error }
+            continue
+          }
+        }
+        if stamp.modified < newest - .seconds(1) { found[entry.path] = stamp }
+      default: continue
+      }
+      if entry.metadata.kind == .directory {
+        found[entry.path] = Stamp(inode: 0, size: 0, modified: Timestamp(nanoseconds: 0))
+      }
+    }
+    if isStill {
+      let present = Set(entries.map(\.path))
+      for entry in try TreeReader.scan(to) where !present.contains(entry.path) {
+        try Files.removeTree("\(to)/\(entry.path)")
+      }
+    }
+    stamps = found
+  }
+
+  private mutating func copy(_ source: String, to target: String) throws(SystemFailure) {
+    let input = try File(source, O_RDONLY | O_NOFOLLOW)
+    let output = try File(target, O_WRONLY | O_CREAT | O_TRUNC)
+    var buffer = [UInt8](repeating: 0, count: 1 << 20)
+    while true {
+      let count = try buffer.withMutableRawBytes { (raw) throws(SystemFailure) -> Int in try input.read(into: raw) }
+      if count == 0 { return }
+      try buffer.withRawBytes { (raw) throws(SystemFailure) in
+        try output.write(UnsafeRawBufferPointer(rebasing: raw[..<count]))
+      }
+      lastBytes += Int64(count)
+    }
+  }
+}
