@@ -238,7 +238,8 @@ let testTargets: [Target] = [
   tests(
     "FollowTests",
     [
-      "Core", "IO", "DriverKit", "Vault", "Recovery", "ObjectStoreMemory", "ObjectStoreFaulty", "TestSupport", "salvor",
+      "Core", "IO", "DriverKit", "DriverRedis", "DriverSQLite", "Vault", "Recovery", "ObjectStoreMemory", "ObjectStoreFaulty",
+      "TestSupport", "salvor",
     ]),
   tests(
     "BankTests",
