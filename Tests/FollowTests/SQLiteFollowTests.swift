@@ -16,7 +16,7 @@ private let runs = ProcessInfo.processInfo.environment["SALVOR_LOG_RUNS"].flatMa
       try await it.site.salvor("backup", "-q").succeeded()
       try it.startWriting()
       // Another process that does all it can to put the WAL away.
-      try it.startWriting(more: "PRAGMA wal_checkpoint(TRUNCATE);")
+      try it.startWriting(more: "PRAGMA busy_timeout=1; PRAGMA wal_checkpoint(TRUNCATE); PRAGMA busy_timeout=20000;")
       try await Task.sleep(for: .seconds(8))
       it.site.killFollower()
       it.killWriters()
@@ -51,17 +51,19 @@ private let runs = ProcessInfo.processInfo.environment["SALVOR_LOG_RUNS"].flatMa
           """)
         rows += 10_000
         if round % 3 == 0 { try await it.run("PRAGMA wal_checkpoint(RESTART)") }
-        if round == 5 { it.site.killFollower(); try await it.site.follow() }
-        try await Task.sleep(for: .milliseconds(700))
+        if round == 5 {
+          it.site.killFollower()
+          try await it.site.follow()
+        }
+        // Now and then there is a moment in which all is durable.
+        try await Task.sleep(for: .milliseconds(round % 2 == 0 ? 2500 : 100))
       }
       try await it.settle()
       #expect(it.site.stopFollowing() == 0, "\(it.site.said)")
       let timeline = try await it.site.json("timeline", "shop-log")
       #expect(timeline["gaps"]?.array?.isEmpty == true, "\(timeline)")
       let size = try await it.run("PRAGMA wal_checkpoint(PASSIVE)").split(separator: "|").compactMap { Int($0) }
-      #expect(size.count > 1 && size[1] < 40_000, "the WAL was put away now and then: \(size)")
-      let tree = try Files.names(in: it.site.home.path)
-      #expect(!tree.isEmpty)
+      #expect(size.count > 1 && size[1] < 8000, "the WAL was put away now and then: \(size)")
       try it.loseDatabase()
       try it.makeRoom()
       try await it.site.salvor("restore", "shop", "--newest", "--yes", "-q").succeeded()

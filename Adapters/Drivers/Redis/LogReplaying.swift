@@ -25,11 +25,7 @@ extension RedisDriver {
   func goForward(
     _ replay: LogReplay, from capture: CaptureResult, increment: String, spill: String
   ) async throws(DriverError) -> Reached {
-    switch replay.target {
-    case .newest, .time: break
-    case .name, .transaction:
-      throw .unsupported("a Redis log has neither names nor transaction ids: say --newest, --to or --position")
-    }
+    try requireKnown(replay.target)
     guard let mark = Int64(capture.position.value), let id = capture.position.details["replid"] else {
       throw .corrupt("the snapshot doesn't say which offset it is of")
     }
@@ -60,6 +56,14 @@ extension RedisDriver {
       return Reached(
         position: LogPosition(kind: "offset", value: String(mark + cut.bytes), details: ["replid": reached]),
         commands: summary.commands, bytes: summary.bytes, databases: summary.highestDatabase + 1, proof: proof)
+    }
+  }
+
+  func requireKnown(_ target: LogTarget) throws(DriverError) {
+    switch target {
+    case .newest, .time: break
+    case .name, .transaction:
+      throw .unsupported("a Redis log has neither names nor transaction ids: say --newest, --to or --position")
     }
   }
 

@@ -59,6 +59,7 @@ extension RedisDriver {
       add(error)
       return findings
     }
+    do throws(DriverError) { if let replay = request.replay { try requireKnown(replay.target) } } catch { add(error) }
     do throws(DriverError) {
       let installed = try await installedVersion()
       let captured = EngineVersion(request.capture.version)

@@ -74,6 +74,9 @@ struct SQLiteDriver: DataStoreDriver {
 
   func precheck(_ request: RestoreRequest) async throws(DriverError) -> [Finding] {
     let swap = swap(request)
+    if let replay = request.replay {
+      do throws(DriverError) { try requireKnown(replay.target) } catch { return [Finding(error.report)] }
+    }
     return await pool.run {
       var found = swap.precheck(needsBytes: request.capture.sizeBytes)
       if capturedName(request.capture) == nil {

@@ -30,17 +30,21 @@ extension SQLiteDriver {
   func goForward(
     _ replay: LogReplay, from capture: CaptureResult, place: String, spill: String
   ) async throws(DriverError) -> Reached {
-    switch replay.target {
-    case .newest, .time: break
-    case .name, .transaction:
-      throw .unsupported("an SQLite log has neither names nor transaction ids: say --newest, --to or --position")
-    }
+    try requireKnown(replay.target)
     let parts = try await fetch(replay.source, into: spill)
     let target = replay.target
     return try await pool.run { () throws(DriverError) -> Reached in
       let reached = try Self.apply(parts, spill: spill, to: place, from: capture.position, target)
       do throws(SystemFailure) { try Files.removeTree(spill) } catch { throw DriverError(error) }
       return reached
+    }
+  }
+
+  func requireKnown(_ target: LogTarget) throws(DriverError) {
+    switch target {
+    case .newest, .time: break
+    case .name, .transaction:
+      throw .unsupported("an SQLite log has neither names nor transaction ids: say --newest, --to or --position")
     }
   }
 

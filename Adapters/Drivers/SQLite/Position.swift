@@ -77,7 +77,9 @@ extension Connection {
     let code = map(file, 0, 32_768, 0, &region)
     guard code == SQLITE_OK, let region else { throw Self.error(code, handle, path) }
     methods.xShmBarrier?(file)
-    return WALIndex(UnsafeRawPointer(region + copy * WALIndex.bytes))
+    var index = WALIndex(UnsafeRawPointer(region + copy * WALIndex.bytes))
+    index.backfilled = UnsafeRawPointer(region).loadUnaligned(fromByteOffset: 2 * WALIndex.bytes, as: UInt32.self)
+    return index
   }
 }
 
@@ -95,6 +97,12 @@ struct WALIndex: Sendable, Equatable {
   var pageSize: Int
   /// The checksum of the last frame.
   var sum: WALSum
+  /// How many frames are in the database file; counted beside the header, so read a moment later.
+  var backfilled: UInt32 = 0
+
+  static func == (a: WALIndex, b: WALIndex) -> Bool {
+    a.salts == b.salts && a.lastFrame == b.lastFrame && a.pages == b.pages && a.pageSize == b.pageSize && a.sum == b.sum
+  }
 
   var saltsText: String { Hex.encode(salts) }
 

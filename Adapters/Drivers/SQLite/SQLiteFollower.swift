@@ -15,9 +15,10 @@ struct SQLiteFollower: LogFollower {
   /// How often is looked for what was committed; the resolution of times.
   static let poll: Duration = .milliseconds(50)
   static let sign: Duration = .seconds(1)
-  /// From how many frames on the WAL is to begin anew, as SQLite itself has it.
+  /// From how many frames on the WAL is put away once it is durable, as SQLite itself has it.
   static let turnFrames: Int64 = 1000
-  static let patience: Duration = .seconds(2)
+  /// From how many on it is put away though writers leave no moment in which all is durable.
+  static let longestFrames: Int64 = 16_000
 
   func follow(from end: LogEnd?, hint: LogCursor?, into sink: any LogSink) async throws(DriverError) {
     let (path, time, pool) = (driver.path, driver.environment.time, driver.pool)
@@ -44,13 +45,15 @@ struct SQLiteFollower: LogFollower {
         let anchored = isAnchored
         isAtEnd = try await pool.run { () throws(DriverError) in try tail.ship(into: sink, isAnchored: anchored) }
         let now = time.monotonicNanoseconds()
-        if isAtEnd, !isAnchored {
-          isAnchored = try await pool.run { () throws(DriverError) in try tail.turn(into: sink, checkpoints: false) }
-        } else if isAtEnd, tail.framesSinceTurn >= Self.turnFrames,
-          Duration.nanoseconds(now - turned) >= .milliseconds(500)
-        {
-          _ = try await pool.run { () throws(DriverError) in try tail.turn(into: sink, checkpoints: true) }
-          turned = time.monotonicNanoseconds()
+        if isAtEnd {
+          // The read transaction was there before: it keeps what comes, and all before that is shipped.
+          isAnchored = true
+          let isDurable = sink.durable?.value == tail.position.value
+          try await pool.run { () throws(DriverError) in try tail.rest(isDurable: isDurable) }
+          if tail.frames >= Self.longestFrames, Duration.nanoseconds(now - turned) >= Self.sign {
+            _ = try await pool.run { () throws(DriverError) in try tail.turn(into: sink) }
+            turned = time.monotonicNanoseconds()
+          }
         }
         if Duration.nanoseconds(now - said) >= Self.sign {
           said = now

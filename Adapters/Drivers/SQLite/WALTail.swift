@@ -24,6 +24,7 @@ final class WALTail: @unchecked Sendable {
   private let checkpointer: Connection
   private let writer: Connection
   private var reader: Connection
+  private var spare: Connection
   private let wal: File
   private let inode: (UInt64, UInt64)
 
@@ -33,9 +34,13 @@ final class WALTail: @unchecked Sendable {
   private var follows: LogCursor?
   /// The checksum of the last frame that was shipped, and how the WAL counts.
   private var sum: (value: WALSum, isBigEndian: Bool)?
-  private var turnedAt: Int64 = 0
+  /// What had been shipped when the read transaction was opened.
+  private var readAt: Int64 = 0
+  /// The read transaction is on the database file alone, as far as we know.
+  private var isFree = false
 
-  var framesSinceTurn: Int64 { frame - turnedAt }
+  var frames: Int64 { frame }
+  var position: LogPosition { file.position(after: frame) }
 
   init(_ path: String, _ time: any Timekeeper) throws(DriverError) {
     (self.path, self.time) = (path, time)
@@ -50,7 +55,8 @@ final class WALTail: @unchecked Sendable {
     _ = try checkpointer.integer("SELECT count(*) FROM sqlite_schema")
     self.checkpointer = checkpointer
     writer = try Connection(path, .readWrite)
-    reader = try Self.reading(path)
+    (reader, spare) = (try Connection(path, .readOnly), try Connection(path, .readOnly))
+    try Self.read(reader)
     do throws(SystemFailure) { wal = try File(path + "-wal", O_RDONLY | O_NOFOLLOW) } catch { throw DriverError(error) }
     // SQLite's own locks are of another kind, and none is on this file.
     guard flock(wal.descriptor, LOCK_EX | LOCK_NB) == 0 else {
@@ -64,14 +70,17 @@ final class WALTail: @unchecked Sendable {
     writer.close()
     checkpointer.close()
     // Opened to read only: if it is the last one, the WAL stays as it is.
+    spare.close()
     reader.close()
   }
 
-  private static func reading(_ path: String) throws(DriverError) -> Connection {
-    let connection = try Connection(path, .readOnly)
+  /// Opens a read transaction.
+  private static func read(_ connection: Connection) throws(DriverError) {
     try connection.execute("BEGIN")
-    _ = try connection.integer("SELECT count(*) FROM sqlite_schema")
-    return connection
+    do throws(DriverError) { _ = try connection.integer("SELECT count(*) FROM sqlite_schema") } catch {
+      try? connection.execute("ROLLBACK")
+      throw error
+    }
   }
 
   private static func inode(_ path: String) -> (UInt64, UInt64)? {
@@ -96,12 +105,12 @@ final class WALTail: @unchecked Sendable {
       guard let old = WALFile(end.cursor.file), let frames = old.frames(before: end.cursor.offset) else {
         throw .corrupt("the log ends at \(end.cursor), which is no place of its own")
       }
-      (file, frame, hasHead, turnedAt) = (old, frames, end.cursor.offset > 0, frames)
+      (file, frame, hasHead, readAt) = (old, frames, end.cursor.offset > 0, frames)
       why = try missing(end, index)
       if why == nil { return }
     }
     file = try fileNow(index)
-    (frame, sum, hasHead, follows, turnedAt) = (0, nil, false, nil, 0)
+    (frame, sum, hasHead, follows, readAt) = (0, nil, false, nil, 0)
     sink.begin(
       LogBeginning(stream: "wal", cursor: LogCursor(file.name, 0), position: file.position(after: 0), why: why))
   }
@@ -155,7 +164,7 @@ final class WALTail: @unchecked Sendable {
         throw .logGap("the WAL of \(path) began anew before all of it was read")
       }
       follows = hasHead ? file.cursor(after: frame) : LogCursor(file.name, 0)
-      (file, frame, sum, hasHead, turnedAt) = (now, 0, nil, false, 0)
+      (file, frame, sum, hasHead, readAt, isFree) = (now, 0, nil, false, 0, false)
     }
     if !hasHead {
       try sink.append(
@@ -252,30 +261,54 @@ final class WALTail: @unchecked Sendable {
 
   // MARK: Beginning anew
 
-  /// Ships the rest while writers wait, and moves the read transaction to the end. With a checkpoint, the next writer finds
-  /// that the WAL may begin anew.
+  /// After all was shipped: lets others' checkpoints come as far as that, and the WAL begin anew once it is durable.
   ///
-  /// - Returns: Whether it got to do so; if not, nothing has changed and it may be tried again.
-  func turn(into sink: any LogSink, checkpoints: Bool) throws(DriverError) -> Bool {
-    if checkpoints {
-      // Most of the work is done while nobody waits. The old read transaction still keeps what was not shipped.
+  /// - Parameter isDurable: All that was shipped would survive the loss of this process.
+  func rest(isDurable: Bool) throws(DriverError) {
+    let index = try checkpointer.walIndex()
+    let last = Int64(index.lastFrame)
+    // Something came since; there is another time.
+    guard last == frame, index.saltsText == file.salts, file.modified == nil else { return }
+    if frame > readAt {
+      // The old read transaction is on the WAL, or nothing is put into the file while it is there: so is the new one.
       try moveReader()
-      _ = try checkpoint()
+    } else if isDurable, !isFree {
+      if Int64(index.backfilled) < last, last >= SQLiteFollower.turnFrames {
+        _ = try checkpoint()
+      } else if Int64(index.backfilled) == last {
+        try moveReader()
+        isFree = true
+      }
     }
+  }
+
+  /// Where writers leave no moment for ``rest(isDurable:)``: ships the rest while they wait, puts it away and lets the WAL
+  /// begin anew.
+  ///
+  /// - Returns: Whether it got to do so; if not, nothing is lost and it may be tried again.
+  func turn(into sink: any LogSink) throws(DriverError) -> Bool {
+    // Most of the work is done while nobody waits. The old read transaction still keeps what was not shipped.
+    while try !ship(into: sink, isAnchored: true) {}
+    try moveReader()
+    _ = try checkpoint()
     guard try lock() else { return false }
     defer { try? writer.execute("ROLLBACK") }
     guard Int64(try checkpointer.walIndex().lastFrame) - frame <= Self.tailFrames else { return false }
-    while try !ship(into: sink, isAnchored: checkpoints) {}
-    turnedAt = frame
+    while try !ship(into: sink, isAnchored: true) {}
     try moveReader()
-    if checkpoints, try checkpoint() { try moveReader() }
+    guard try checkpoint() else { return false }
+    try moveReader()
+    isFree = true
     return true
   }
 
+  /// Only after all was shipped that the transaction under way can see.
   private func moveReader() throws(DriverError) {
-    let next = try Self.reading(path)
-    reader.close()
-    reader = next
+    readAt = frame
+    isFree = false
+    try Self.read(spare)
+    (reader, spare) = (spare, reader)
+    try spare.execute("ROLLBACK")
   }
 
   /// - Returns: Whether all of the WAL is in the database file now.
