@@ -15,12 +15,14 @@ import Testing
 @Suite("The log of an SQLite database") struct WALTests {
   @Test func `a frame's place follows from its number, and back`() throws {
     let file = WALFile(salts: "0123456789abcdef", pageSize: 4096)
+    let later = WALFile(salts: "0123456789abcdef", pageSize: 4096, first: 7)
+    #expect(WALFile(later.name) == later && later.cursor(after: 7).offset == 32 && later.frames(before: 32 + 4128) == 8)
     #expect(WALFile(file.name) == file && file.cursor(after: 3).offset == 32 + 3 * 4128)
     #expect(file.frames(before: 0) == 0 && file.frames(before: 32) == 0 && file.frames(before: 32 + 4128) == 1)
     #expect(file.frames(before: 33) == nil && file.frames(before: 31) == nil)
     let empty = WALFile(salts: "0000000000000000", pageSize: 512, modified: Timestamp(seconds: 5, nanoseconds: 7))
     #expect(WALFile(empty.name) == empty)
-    for name in ["", "0123456789abcdef", "0123456789abcdef-4097", "0123456789ABCDEF-4096", "../../../../etc-4096", "0123456789abcdef-4096--1"] {
+    for name in ["", "0123456789abcdef-4096", "0123456789abcdef-4097-0", "0123456789ABCDEF-4096-0", "../../../../etc-4096-0", "0123456789abcdef-4096-0--1", "0123456789abcdef-4096--1"] {
       #expect(WALFile(name) == nil, "\(name)")
     }
   }

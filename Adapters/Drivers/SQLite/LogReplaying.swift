@@ -109,20 +109,20 @@ extension SQLiteDriver {
     } catch { throw DriverError(error) }
     for (index, part) in parts.enumerated() where !replay.isOver {
       // The first stretch begins before the mark, or with it.
-      try replay.take(part, after: index == 0 ? try frames(before: mark, in: part.file) : 0)
+      try replay.take(part, after: index == 0 ? try frames(before: mark, in: part.file) : nil)
     }
     return try replay.finish()
   }
 
   /// How many frames of the log's first file are in the copy already.
   private static func frames(before mark: LogPosition, in file: WALFile) throws(DriverError) -> Int64 {
-    if mark.value.hasPrefix("0@") { return 0 }
+    if mark.value.hasPrefix("0@") { return file.first }
     let parts = mark.value.split(separator: ":")
     guard parts.count == 2, let frame = Int64(parts[1]), frame > 0 else {
       throw .corrupt("the snapshot's mark '\(mark.value)' is no frame")
     }
     // The mark may be the very end of the file before.
-    return parts[0] == file.salts ? frame : 0
+    return parts[0] == file.salts ? frame : file.first
   }
 
   private struct Replay {
@@ -138,14 +138,16 @@ extension SQLiteDriver {
 
     init(reached: Reached, target: LogTarget) { (self.reached, self.target) = (reached, target) }
 
-    mutating func take(_ part: SQLiteDriver.Part, after skipped: Int64) throws(DriverError) {
+    /// - Parameter mark: How many frames the copy has; `nil` after the first stretch.
+    mutating func take(_ part: SQLiteDriver.Part, after mark: Int64?) throws(DriverError) {
       let file = part.file
       guard let first = file.frames(before: part.extent.from), let end = file.frames(before: part.extent.to) else {
         throw .corrupt("the log's \(file.name) is cut inside a frame")
       }
       guard pageSize == 0 || pageSize == file.pageSize else { throw .corrupt("the log's pages have two sizes") }
       pageSize = file.pageSize
-      guard pages.isEmpty else { throw .corrupt("a transaction of the log goes on in another WAL") }
+      guard pages.isEmpty else { throw .corrupt("a transaction of the log goes on in another file") }
+      let skipped = mark ?? first
       guard first <= skipped else {
         throw .logGap("the log begins after frame \(first), and the copy ends with \(skipped)")
       }

@@ -48,8 +48,8 @@ struct SQLiteFollower: LogFollower {
         if isAtEnd {
           // The read transaction was there before: it keeps what comes, and all before that is shipped.
           isAnchored = true
-          let isDurable = sink.durable?.value == tail.position.value
-          try await pool.run { () throws(DriverError) in try tail.rest(isDurable: isDurable) }
+          let isDurable = sink.durable == tail.position
+          try await pool.run { () throws(DriverError) in try tail.rest(isDurable: isDurable, into: sink) }
           if tail.frames >= Self.longestFrames, Duration.nanoseconds(now - turned) >= Self.sign {
             _ = try await pool.run { () throws(DriverError) in try tail.turn(into: sink) }
             turned = time.monotonicNanoseconds()
@@ -71,17 +71,16 @@ struct SQLiteFollower: LogFollower {
     guard position.kind == "frame" else { return nil }
     let known = files.compactMap { WALFile($0) }
     if position.value.hasPrefix("0@") {
-      guard let modified = Timestamp(position.value.dropFirst(2)), let salts = position.details["salts"] else {
-        return nil
-      }
-      let file =
-        known.last { $0.salts == salts && $0.modified == modified }
-        ?? known.last { $0.salts == salts && $0.modified == nil && $0.salts.contains { $0 != "0" } }
-      return file?.cursor(after: 0)
+      guard let modified = Timestamp(position.value.dropFirst(2)) else { return nil }
+      // The WAL had begun anew, and no frame had come yet; before its first life it has no salts.
+      let salts = position.details["salts"] ?? ""
+      let file = known.last { $0.salts == salts && $0.modified == nil && $0.first == 0 }
+      if let file, salts.contains(where: { $0 != "0" }) { return file.cursor(after: 0) }
+      return known.last { $0.modified == modified }.map { $0.cursor(after: $0.first) }
     }
     let parts = position.value.split(separator: ":")
     guard parts.count == 2, WALFile.isSalts(parts[0]), let frame = Int64(parts[1]), (1...1 << 32).contains(frame),
-      let file = known.last(where: { $0.salts == parts[0] && $0.modified == nil })
+      let file = known.last(where: { $0.salts == parts[0] && $0.modified == nil && $0.first <= frame })
     else { return nil }
     return file.cursor(after: frame)
   }

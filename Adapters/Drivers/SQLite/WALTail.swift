@@ -17,6 +17,8 @@ final class WALTail: @unchecked Sendable {
   private static let batchBytes = 4 << 20
   /// How much may be shipped while writers wait.
   private static let tailFrames: Int64 = 1000
+  /// A short WAL is not let go more often, for it makes files of its own in the log.
+  private static let restless: Duration = .seconds(10)
 
   private let path: String
   private let time: any Timekeeper
@@ -31,7 +33,6 @@ final class WALTail: @unchecked Sendable {
   private var file = WALFile(salts: "", pageSize: 512)
   private var frame: Int64 = 0
   private var hasHead = false
-  private var follows: LogCursor?
   /// The checksum of the last frame that was shipped, and how the WAL counts.
   private var sum: (value: WALSum, isBigEndian: Bool)?
   /// What had been shipped when the read transaction was opened.
@@ -39,8 +40,11 @@ final class WALTail: @unchecked Sendable {
   /// The read transaction is on the database file alone, as far as we know.
   private var isFree = false
 
+  private var restedAt: Int64?
+
   var frames: Int64 { frame }
-  var position: LogPosition { file.position(after: frame) }
+  /// Where the log ends.
+  private(set) var position: LogPosition?
 
   init(_ path: String, _ time: any Timekeeper) throws(DriverError) {
     (self.path, self.time) = (path, time)
@@ -107,20 +111,22 @@ final class WALTail: @unchecked Sendable {
       }
       (file, frame, hasHead, readAt) = (old, frames, end.cursor.offset > 0, frames)
       why = try missing(end, index)
+      position = end.position
       if why == nil { return }
     }
     file = try fileNow(index)
-    (frame, sum, hasHead, follows, readAt) = (0, nil, false, nil, 0)
-    sink.begin(
-      LogBeginning(stream: "wal", cursor: LogCursor(file.name, 0), position: file.position(after: 0), why: why))
+    (frame, sum, hasHead, readAt) = (0, nil, false, 0)
+    let start = file.position(after: 0)
+    position = start
+    sink.begin(LogBeginning(stream: "wal", cursor: LogCursor(file.name, 0), position: start, why: why))
   }
 
   /// Why the WAL doesn't lead on from where the log ends; `nil` if it does.
   private func missing(_ end: LogEnd, _ index: WALIndex) throws(DriverError) -> String? {
     if let modified = file.modified {
       // Nothing was put into the database file since, so what the WAL has is all there was.
-      return try Connection.modified(path) == modified
-        ? nil : "the WAL was put into the database file while nobody followed"
+      if try Connection.modified(path) == modified { return nil }
+      if frame == 0 { return "the WAL was put into the database file while nobody followed" }
     }
     guard index.saltsText == file.salts, index.pageSize == file.pageSize else {
       return "the WAL began anew while nobody followed"
@@ -137,6 +143,7 @@ final class WALTail: @unchecked Sendable {
     return nil
   }
 
+  /// Where the log is when all that it has of the present WAL is its first frame on.
   private func fileNow(_ index: WALIndex) throws(DriverError) -> WALFile {
     var size = index.pageSize
     if size == 0 { size = Int(try checkpointer.integer("PRAGMA page_size") ?? 4096) }
@@ -155,27 +162,21 @@ final class WALTail: @unchecked Sendable {
     let before = time.now()
     let index = try checkpointer.walIndex()
     let seen = time.now()
-    let now = try fileNow(index)
-    // While nothing is in the WAL its file may still get another time.
-    let isSame = now == file || (now.salts == file.salts && now.modified != nil && file.modified != nil)
-    if !isSame {
-      let isNext = file.modified != nil || isAnchored
-      guard isNext else {
+    let last = Int64(index.lastFrame)
+    let isSame = index.saltsText == file.salts && (index.pageSize == file.pageSize || last == 0)
+    if isSame, file.modified != nil, last > frame {
+      try enter(WALFile(salts: file.salts, pageSize: file.pageSize, first: frame), after: frame, sink)
+    } else if !isSame, file.modified == nil || last > 0 {
+      guard file.modified != nil || isAnchored else {
         throw .logGap("the WAL of \(path) began anew before all of it was read")
       }
-      follows = hasHead ? file.cursor(after: frame) : LogCursor(file.name, 0)
-      (file, frame, sum, hasHead, readAt, isFree) = (now, 0, nil, false, 0, false)
+      try enter(try fileNow(index), after: 0, sink)
+    } else if !hasHead {
+      try enter(file, after: frame, sink)
     }
-    if !hasHead {
-      try sink.append(
-        LogChunk(
-          file: file.name, offset: 0, bytes: WALFile.head, follows: follows,
-          mark: LogMark(position: file.position(after: 0))))
-      (follows, hasHead) = (nil, true)
-    }
-    let last = Int64(index.lastFrame)
-    guard file.modified == nil else {
-      sink.note(LogMark(position: file.position(after: 0), completeUntil: before))
+    // At rest nothing is in the WAL but what the log has.
+    guard file.modified == nil || (isSame && last != 0) else {
+      sink.note(LogMark(position: file.position(after: frame), completeUntil: before))
       return true
     }
     guard last >= frame else {
@@ -193,13 +194,25 @@ final class WALTail: @unchecked Sendable {
     if isAtEnd, let sum, sum.value != index.sum {
       throw .logGap("frame \(frame) of the WAL of \(path) is not the one its index means")
     }
+    let end = file.position(after: frame, sum: sum?.value, pages: isAtEnd ? index.pages : nil)
     try sink.append(
       LogChunk(
         file: file.name, offset: offset, bytes: records,
         mark: LogMark(
-          position: file.position(after: frame, sum: sum?.value, pages: isAtEnd ? index.pages : nil),
-          lastCommit: isAtEnd ? seen : nil, completeUntil: isAtEnd ? before : nil)))
+          position: end, lastCommit: isAtEnd ? seen : nil, completeUntil: isAtEnd ? before : nil)))
+    position = end
     return isAtEnd
+  }
+
+  /// Goes on in another file, or gives the one that begins its head.
+  private func enter(_ next: WALFile, after frames: Int64, _ sink: any LogSink) throws(DriverError) {
+    let follows = next == file ? nil : hasHead ? file.cursor(after: frame) : LogCursor(file.name, 0)
+    if next.salts != file.salts { (sum, readAt, isFree) = (nil, 0, false) }
+    let end = next.position(after: frames, sum: sum?.value)
+    try sink.append(
+      LogChunk(
+        file: next.name, offset: 0, bytes: WALFile.head, follows: follows, mark: LogMark(position: end)))
+    (file, frame, hasHead, position) = (next, frames, true, end)
   }
 
   /// The next frames with the time they were seen, each checked against the one before.
@@ -264,22 +277,32 @@ final class WALTail: @unchecked Sendable {
   /// After all was shipped: lets others' checkpoints come as far as that, and the WAL begin anew once it is durable.
   ///
   /// - Parameter isDurable: All that was shipped would survive the loss of this process.
-  func rest(isDurable: Bool) throws(DriverError) {
+  func rest(isDurable: Bool, into sink: any LogSink) throws(DriverError) {
     let index = try checkpointer.walIndex()
     let last = Int64(index.lastFrame)
-    // Something came since; there is another time.
-    guard last == frame, index.saltsText == file.salts, file.modified == nil else { return }
+    // Something came since, or nothing is there; there is another time.
+    guard last == frame, last > 0, index.saltsText == file.salts else { return }
     if frame > readAt {
       // The old read transaction is on the WAL, or nothing is put into the file while it is there: so is the new one.
-      try moveReader()
-    } else if isDurable, !isFree {
-      if Int64(index.backfilled) < last, last >= SQLiteFollower.turnFrames {
-        _ = try checkpoint()
-      } else if Int64(index.backfilled) == last {
-        try moveReader()
-        isFree = true
-      }
+      return try moveReader()
     }
+    guard isDurable, !isFree else { return }
+    if Int64(index.backfilled) < last {
+      if last >= SQLiteFollower.turnFrames { _ = try checkpoint() }
+      return
+    }
+    let modified = try Connection.modified(path)
+    if file.modified == modified {
+      // That all is in the file is durable: whoever goes on after us can tell that nothing was missed.
+      try moveReader()
+      isFree = true
+      return
+    }
+    let now = time.monotonicNanoseconds()
+    guard last >= SQLiteFollower.turnFrames || restedAt.map({ Duration.nanoseconds(now - $0) >= Self.restless }) ?? true
+    else { return }
+    restedAt = now
+    try enter(WALFile(salts: file.salts, pageSize: file.pageSize, first: frame, modified: modified), after: frame, sink)
   }
 
   /// Where writers leave no moment for ``rest(isDurable:)``: ships the rest while they wait, puts it away and lets the WAL
