@@ -238,7 +238,8 @@ let testTargets: [Target] = [
   tests(
     "FollowTests",
     [
-      "Core", "IO", "DriverKit", "DriverRedis", "DriverSQLite", "Vault", "Recovery", "ObjectStoreMemory", "ObjectStoreFaulty",
+      "Core", "IO", "DriverKit", "DriverRedis", "DriverSQLite", "Vault", "Recovery", "ObjectStoreMemory",
+      "ObjectStoreFaulty",
       "TestSupport", "salvor",
     ]),
   tests(

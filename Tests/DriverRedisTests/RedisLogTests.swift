@@ -27,7 +27,8 @@ private let other = String(repeating: "b2", count: 20)
 
   @Test func `commands are told apart however they come`() throws {
     let bytes =
-      Connection.format("PING") + Connection.format("multi") + Connection.format("SET", "a", String(repeating: "*1\r\n", count: 500))
+      Connection.format("PING") + Connection.format("multi")
+      + Connection.format("SET", "a", String(repeating: "*1\r\n", count: 500))
       + Connection.format("SET", "", "") + Connection.format("EXEC") + Connection.format("REPLCONF", "GETACK", "*")
     let whole = try commands(bytes, pieces: bytes.count)
     #expect(whole.map(\.name) == ["PING", "MULTI", "SET", "SET", "EXEC", "REPLCONF"])
@@ -37,7 +38,9 @@ private let other = String(repeating: "b2", count: 20)
     for pieces in [1, 2, 3, 7, 64] { #expect(try commands(bytes, pieces: pieces) == whole) }
   }
 
-  @Test(arguments: ["PING\r\n", "*0\r\n", "*1\r\n+OK\r\n", "*1\r\n$99999999999999999\r\n", "*1\r\n$-1\r\n", "*1\r\n$1\r\nxyz"])
+  @Test(arguments: [
+    "PING\r\n", "*0\r\n", "*1\r\n+OK\r\n", "*1\r\n$99999999999999999\r\n", "*1\r\n$-1\r\n", "*1\r\n$1\r\nxyz",
+  ])
   func `what is no command is a gap, not a guess`(_ text: String) throws {
     #expect(throws: DriverError.self) { try commands(Array(text.utf8), pieces: 3) }
   }
@@ -93,7 +96,9 @@ private let other = String(repeating: "b2", count: 20)
     #expect(next.follows == LogCursor(chunk.file, 60 + Int64(chunk.bytes.count)))
   }
 
-  @Test(arguments: 0..<20) func `a time is met by the last message that is known to lie before it`(_ seed: UInt64) async throws {
+  @Test(arguments: 0..<20) func `a time is met by the last message that is known to lie before it`(_ seed: UInt64)
+    async throws
+  {
     let random = SeededRandomness(seed: seed)
     func chance(_ count: UInt64) -> Int64 { Int64(random.next() % count) }
     let directory = try TemporaryDirectory("cut")

@@ -22,7 +22,10 @@ import Testing
     #expect(file.frames(before: 33) == nil && file.frames(before: 31) == nil)
     let empty = WALFile(salts: "0000000000000000", pageSize: 512, modified: Timestamp(seconds: 5, nanoseconds: 7))
     #expect(WALFile(empty.name) == empty)
-    for name in ["", "0123456789abcdef-4096", "0123456789abcdef-4097-0", "0123456789ABCDEF-4096-0", "../../../../etc-4096-0", "0123456789abcdef-4096-0--1", "0123456789abcdef-4096--1"] {
+    for name in [
+      "", "0123456789abcdef-4096", "0123456789abcdef-4097-0", "0123456789ABCDEF-4096-0", "../../../../etc-4096-0",
+      "0123456789abcdef-4096-0--1", "0123456789abcdef-4096--1",
+    ] {
       #expect(WALFile(name) == nil, "\(name)")
     }
   }
@@ -57,7 +60,9 @@ import Testing
       await BlockingPool.shared.run {
         guard let other = try? User(path) else { return }
         while !isOver.withLock({ $0 }) {
-          try? other.run("PRAGMA busy_timeout=50; PRAGMA wal_checkpoint(\(["TRUNCATE", "RESTART", "PASSIVE"][Int(random.next() % 3)]))")
+          try? other.run(
+            "PRAGMA busy_timeout=50; PRAGMA wal_checkpoint(\(["TRUNCATE", "RESTART", "PASSIVE"][Int(random.next() % 3)]))"
+          )
           usleep(UInt32(random.next() % 60_000))
         }
       }
@@ -154,8 +159,9 @@ private final class MemoryLog: LogSink {
   func append(_ chunk: LogChunk) throws(DriverError) {
     let isRight = state.withLock { state -> Bool in
       let isNew = chunk.follows != nil || state.files.isEmpty
-      guard chunk.follows.map({ $0 == state.cursor && chunk.offset == 0 })
-        ?? (LogCursor(chunk.file, chunk.offset) == state.cursor)
+      guard
+        chunk.follows.map({ $0 == state.cursor && chunk.offset == 0 })
+          ?? (LogCursor(chunk.file, chunk.offset) == state.cursor)
       else { return false }
       if isNew { state.files.append((chunk.file, [], chunk.follows)) }
       state.files[state.files.count - 1].bytes += chunk.bytes

@@ -71,7 +71,8 @@ final class SQLiteSite: @unchecked Sendable {
 
   /// Waits until all that was committed is durable.
   func settle() async throws {
-    try await run("INSERT INTO history (n) VALUES (-1); DELETE FROM history WHERE n = -1; UPDATE counter SET value = value - 1")
+    try await run(
+      "INSERT INTO history (n) VALUES (-1); DELETE FROM history WHERE n = -1; UPDATE counter SET value = value - 1")
     let target = try await position()
     try await site.until("\(target) is durable") { site.newestDurable == target }
   }

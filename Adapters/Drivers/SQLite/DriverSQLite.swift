@@ -136,7 +136,8 @@ struct SQLiteDriver: DataStoreDriver {
     let note = swap.workspace + "/reached"
     if isComplete {
       let bytes: [UInt8]
-      do { bytes = try await pool.run { () throws(SystemFailure) in try Files.read(note, limitBytes: 1 << 20) } } catch {
+      do { bytes = try await pool.run { () throws(SystemFailure) in try Files.read(note, limitBytes: 1 << 20) } } catch
+      {
         throw DriverError(error)
       }
       guard let state = try? CanonicalJSON.decode(RestoredState.self, from: bytes) else {
