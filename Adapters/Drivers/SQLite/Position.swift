@@ -62,7 +62,7 @@ extension Connection {
         try index(file, methods.pointee, handle), try index(file, methods.pointee, handle, copy: 1)
       )
       if first == second { return first }
-      usleep(100)
+      sched_yield()
     }
     throw .engineFailed("the WAL index of \(path) never stands still", log: "")
   }
