@@ -182,6 +182,10 @@ private let runs = ProcessInfo.processInfo.environment["SALVOR_LOG_RUNS"].flatMa
     try await RedisSite.with { it in
       try await it.site.follow("--idle", "1s")
       try await it.site.salvor("backup", "-q").succeeded()
+      try await it.commands([
+        ["SET", "brief", "x", "PX", "300"], ["SET", "long", "x"], ["EXPIRE", "long", "86400"], ["SET", "gone", "x"],
+        ["DEL", "gone"],
+      ])
       var history: [(rows: Int, offset: Int64, time: Timestamp)] = []
       for number in 1...20 {
         try await it.commands([["SELECT", "\(number % 3)"], ["SET", "here", "\(number)"]])
@@ -200,7 +204,7 @@ private let runs = ProcessInfo.processInfo.environment["SALVOR_LOG_RUNS"].flatMa
       try await Task.sleep(for: .seconds(4))
       #expect(it.site.stopFollowing() == 0, "\(it.site.said)")
       let timeline = try await it.site.json("timeline", "shop-log")
-      for _ in 1...(runs ?? 3) {
+      for _ in 1...(runs ?? 7) {
         let a = try #require(history.randomElement())
         try await it.site.restore("--lsn", "\(a.offset)")
         #expect(try await it.count() == a.rows, "offset \(a.offset): \(timeline)")
@@ -214,6 +218,9 @@ private let runs = ProcessInfo.processInfo.environment["SALVOR_LOG_RUNS"].flatMa
         let database = b.rows % 3
         let here = try await it.commands([["SELECT", "\(database)"], ["GET", "here"]])[1].text
         #expect(here == "\(b.rows)", "database \(database)")
+        let keys = try await it.commands([["EXISTS", "brief", "gone"], ["TTL", "long"]])
+        #expect(keys[0] == .integer(0), "an expiry is a moment, not a span")
+        #expect(keys[1].text.flatMap { Int($0) } ?? 0 > 80_000)
       }
       try await it.site.restore("--newest")
       #expect(try await it.count() == 20)

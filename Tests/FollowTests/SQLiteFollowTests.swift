@@ -147,7 +147,7 @@ private let runs = ProcessInfo.processInfo.environment["SALVOR_LOG_RUNS"].flatMa
       try await it.settle()
       try await Task.sleep(for: .seconds(4))
       #expect(it.site.stopFollowing() == 0, "\(it.site.said)")
-      for _ in 1...(runs ?? 3) {
+      for _ in 1...(runs ?? 7) {
         let a = try #require(history.randomElement())
         try await it.site.restore("--lsn", a.position)
         #expect(try await it.count() == a.rows, "\(a)")
