@@ -79,6 +79,8 @@ final class RedisSite: @unchecked Sendable {
   /// What the client was told is done.
   var acknowledged: [RedisWriter.Row] { writer?.rows ?? [] }
 
+  func stopWriting() { writer?.stop() }
+
   /// It ends by itself with the server.
   func endWriting() { writer?.join() }
 
