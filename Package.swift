@@ -243,9 +243,8 @@ let testTargets: [Target] = [
   tests(
     "FollowTests",
     [
-      "Core", "IO", "DriverKit", "Vault", "Recovery", "Runtime", "ObjectStoreMemory", "ObjectStoreFaulty",
-      "TestSupport",
-      "salvor",
+      "Core", "IO", "DriverKit", "DriverRedis", "DriverSQLite", "Vault", "Recovery", "Runtime", "ObjectStoreMemory",
+      "ObjectStoreFaulty", "TestSupport", "salvor",
     ]),
   tests(
     "BankTests",

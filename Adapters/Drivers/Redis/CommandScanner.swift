@@ -4,8 +4,8 @@ import IO
 
 /// Reads a stretch of a replication stream command by command, and copies what an append-only file holds.
 ///
-/// A command is `*<n>\r\n` and *n* times `$<length>\r\n<bytes>\r\n`. `PING` and `REPLCONF` keep a link alive and
-/// aren't part of the data. Values are skipped, not read: memory is one window, however large a value is. O(*n*) in
+/// A command is `*<n>\r\n` and *n* times `$<length>\r\n<bytes>\r\n`. `PING` and `REPLCONF` keep a link alive, messages
+/// are for who listens; neither is part of the data. Values are skipped, not read: memory is one window, however large a value is. O(*n*) in
 /// bytes. Source: Redis, "RESP protocol spec", arrays of bulk strings.
 struct CommandScanner {
   struct Summary: Sendable, Equatable {
@@ -40,7 +40,7 @@ struct CommandScanner {
       let start = position
       let words = try command()
       switch words.first {
-      case "PING", "REPLCONF":
+      case "PING", "REPLCONF", "PUBLISH", "SPUBLISH":
         summary.dropped += 1
         try copy(keptFrom..<start, to: output, &summary)
         keptFrom = position

@@ -59,6 +59,7 @@ extension RedisDriver {
       add(error)
       return findings
     }
+    do throws(DriverError) { if let replay = request.replay { try requireKnown(replay.target) } } catch { add(error) }
     do throws(DriverError) {
       let installed = try await installedVersion()
       let captured = EngineVersion(request.capture.version)
@@ -98,9 +99,9 @@ extension RedisDriver {
   // MARK: Beside
 
   func restoreBeside(_ request: RestoreRequest) async throws(DriverError) -> RestoredState {
-    let place = try await place(request)
+    var place = try await place(request)
     let pool = environment.pool
-    guard try await !pool.run({ () throws(DriverError) in try place.swap.hasBegun() }) else {
+    guard try await !pool.run({ [place] () throws(DriverError) in try place.swap.hasBegun() }) else {
       throw .engineFailed(
         "restore \(request.id) has already been swapped in; undo the swap or release it first", log: "")
     }
@@ -112,7 +113,18 @@ extension RedisDriver {
       throw error.isCancellation ? .cancelled : .system(.init(error.report))
     }
     var proofs = try await checkFiles(place)
-    try await pool.run { () throws(DriverError) in try Self.link(place) }
+    var position = request.capture.position
+    if let replay = request.replay {
+      let increment = "\(place.captured)/\(RedisCapture.Names.directory)/\(RedisCapture.Names.increment)"
+      let reached = try await goForward(
+        replay, from: request.capture, increment: increment, spill: "\(place.workspace)/log")
+      position = reached.position
+      proofs.append(reached.proof)
+      place.facts.databases = max(place.facts.databases, reached.databases)
+      // What was counted at the mark says nothing about a later moment.
+      place.facts.counts = nil
+    }
+    try await pool.run { [place] () throws(DriverError) in try Self.link(place) }
     let facts = place.facts
     let keys = try await withScratchServer(
       at: place.proof, increments: [RedisCapture.Names.increment], databases: facts.databases, mode: .timeless
@@ -125,10 +137,10 @@ extension RedisDriver {
     if facts.counts != nil { proofs.append("keys and expiring keys per database are those counted under the hold") }
     proofs.append("\(facts.commands) commands up to offset \(request.capture.position.value)")
     let runAs = configuration.runAs
-    let size = try await pool.run { () throws(DriverError) -> Int64 in try Self.lay(place, runAs) }
-    let state = RestoredState(position: request.capture.position, sizeBytes: size, proofs: proofs)
+    let size = try await pool.run { [place] () throws(DriverError) -> Int64 in try Self.lay(place, runAs) }
+    let state = RestoredState(position: position, sizeBytes: size, proofs: proofs)
     let counted = Dictionary(uniqueKeysWithValues: keys.map { (String($0.key), $0.value) })
-    try await pool.run { () throws(DriverError) in
+    try await pool.run { [place] () throws(DriverError) in
       do {
         try Files.replace(place.counted, with: try CanonicalJSON.encode(counted))
         try Files.replace(place.ready, with: try CanonicalJSON.encode(state))
@@ -142,7 +154,7 @@ extension RedisDriver {
     await environment.pool.run {
       guard let bytes = try? Files.read(place.ready, limitBytes: 1 << 20),
         let state = try? CanonicalJSON.decode(RestoredState.self, from: bytes), Files.exists(place.swap.next),
-        state.position == request.capture.position
+        state.position == request.capture.position || request.replay != nil
       else { return nil }
       return state
     }

@@ -26,16 +26,50 @@ enum ReplicationLink {
   /// meanwhile.
   static let patience = Duration.seconds(60)
 
+  /// What a server says to whoever wants its stream.
+  enum Answer: Sendable, Equatable {
+    /// The stream goes on from where it was asked for; the id is another one after a failover.
+    case goesOn(replicationID: String)
+    case full(Start)
+  }
+
   /// Asks for a full synchronisation on a connection that is authenticated and idle.
   static func begin(_ connection: Connection) throws(WireError) -> Start {
     _ = try connection.call("PING")
     _ = try connection.call("REPLCONF", "capa", "eof", "capa", "psync2")
+    guard case .full(let start) = try ask(connection, for: "?", after: -2) else {
+      throw .garbled("the answer to PSYNC is not a full synchronisation")
+    }
+    return start
+  }
+
+  /// Asks for the stream after `offset`, as a replica that shows itself by a name and a number in place of its address.
+  static func follow(
+    _ connection: Connection, name: String, number: UInt16, _ replicationID: String, after offset: Int64
+  ) throws(WireError) -> Answer {
+    _ = try connection.call("PING")
+    _ = try connection.call("REPLCONF", "ip-address", name)
+    _ = try connection.call("REPLCONF", "listening-port", String(number))
+    _ = try connection.call("REPLCONF", "capa", "eof", "capa", "psync2")
+    return try ask(connection, for: replicationID, after: offset)
+  }
+
+  private static func ask(
+    _ connection: Connection, for replicationID: String, after offset: Int64
+  ) throws(WireError) -> Answer {
     try connection.socket.send(
-      Connection.format("PSYNC", "?", "-1"), patience: patience, interruption: connection.interruption)
+      Connection.format("PSYNC", replicationID, String(offset + 1)), patience: patience,
+      interruption: connection.interruption)
     let reply = try line(connection)
     if reply.hasPrefix("-") { throw .refused(String(reply.dropFirst())) }
     let words = reply.split(separator: " ")
-    guard words.count == 3, words[0] == "+FULLRESYNC", let offset = Int64(words[2]), offset >= 0, words[1].count == 40
+    if words.first == "+CONTINUE", words.count <= 2 {
+      let id = words.count == 2 ? String(words[1]) : replicationID
+      guard StreamFile.isID(id) else { throw .garbled("the stream goes on under an id that is none") }
+      return .goesOn(replicationID: id)
+    }
+    guard words.count == 3, words[0] == "+FULLRESYNC", let offset = Int64(words[2]), offset >= 0,
+      StreamFile.isID(words[1])
     else { throw .garbled("the answer to PSYNC is not a full synchronisation") }
     let header = try line(connection)
     if header.hasPrefix("-") { throw .refused(String(header.dropFirst())) }
@@ -47,7 +81,7 @@ enum ReplicationLink {
     } else {
       throw .garbled("the snapshot has no length")
     }
-    return Start(replicationID: String(words[1]), offset: offset, length: length)
+    return .full(Start(replicationID: String(words[1]), offset: offset, length: length))
   }
 
   /// The next line that isn't empty, without its end; read byte by byte, so that nothing after it is taken.

@@ -42,6 +42,7 @@ enum WireError: Error, Equatable {
 /// The rights the driver needs, as `ACL SETUSER` takes them; `docs/drivers/redis.md` has the same lines.
 enum Rights {
   static let capture = "ACL SETUSER salvor … +ping +info +psync +replconf +client|pause +client|unpause +config|get"
+  static let follow = "ACL SETUSER salvor … +ping +info +psync +replconf +time +publish &salvor:*"
   static let stop = "+shutdown"
   static let query = "~* +@read -@dangerous +command|info"
 }

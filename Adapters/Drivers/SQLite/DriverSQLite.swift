@@ -1,6 +1,7 @@
 import Core
 import DriverKit
 import GRDBSQLite
+import Glibc
 import IO
 
 /// SQLite databases: one file, or several with a store each.
@@ -73,6 +74,9 @@ struct SQLiteDriver: DataStoreDriver {
 
   func precheck(_ request: RestoreRequest) async throws(DriverError) -> [Finding] {
     let swap = swap(request)
+    if let replay = request.replay {
+      do throws(DriverError) { try requireKnown(replay.target) } catch { return [Finding(error.report)] }
+    }
     return await pool.run {
       var found = swap.precheck(needsBytes: request.capture.sizeBytes)
       if capturedName(request.capture) == nil {
@@ -115,8 +119,45 @@ struct SQLiteDriver: DataStoreDriver {
         throw DriverError(error)
       }
     }
-    let state = try await verify(place, request.capture)
+    let state: RestoredState
+    if let replay = request.replay {
+      state = try await goForward(replay, request.capture, swap, isComplete: isComplete)
+    } else {
+      state = try await verify(place, request.capture)
+    }
     if !isComplete { try await pool.run { () throws(DriverError) -> Void in try swap.complete() } }
+    return state
+  }
+
+  /// Proves the copy, then brings it forward. What an earlier try brought forward is not the copy any more.
+  private func goForward(
+    _ replay: LogReplay, _ capture: CaptureResult, _ swap: PathSwap, isComplete: Bool
+  ) async throws(DriverError) -> RestoredState {
+    let note = swap.workspace + "/reached"
+    if isComplete {
+      let bytes: [UInt8]
+      do { bytes = try await pool.run { () throws(SystemFailure) in try Files.read(note, limitBytes: 1 << 20) } } catch
+      {
+        throw DriverError(error)
+      }
+      guard let state = try? CanonicalJSON.decode(RestoredState.self, from: bytes) else {
+        throw .corrupt("\(note) is not what an earlier try wrote")
+      }
+      _ = try await checked(swap.beside)
+      return state
+    }
+    var state = try await verify(swap.incomplete, capture)
+    let reached = try await goForward(
+      replay, from: capture, place: swap.incomplete, spill: swap.workspace + "/log")
+    state.position = reached.position
+    state.proofs = [state.proofs[0], reached.proof] + (try await checked(swap.incomplete))
+    let (place, result) = (swap.incomplete, state)
+    do {
+      state.sizeBytes = try await pool.run { () throws -> Int64 in
+        try Files.replace(note, with: try CanonicalJSON.encode(result))
+        return Int64(try File(place, O_RDONLY).status().st_size)
+      }
+    } catch { throw DriverError(error) }
     return state
   }
 

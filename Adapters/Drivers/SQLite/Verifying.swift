@@ -21,6 +21,13 @@ extension SQLiteDriver {
     guard digest == expected else {
       throw .corrupt("the restored file's SHA-256 is \(digest.short)…, the captured one's was \(expected.short)…")
     }
+    return RestoredState(
+      position: capture.position, sizeBytes: size,
+      proofs: ["the file's SHA-256 equals the captured one's"] + (try await checked(place)))
+  }
+
+  /// What SQLite itself says of a file that nobody writes to.
+  func checked(_ place: String) async throws(DriverError) -> [String] {
     let database = try await pool.run { () throws(DriverError) -> Connection in try Connection(place, .immutable) }
     let result: Result<[String], DriverError>
     do throws(DriverError) {
@@ -29,9 +36,7 @@ extension SQLiteDriver {
       result = .failure(error)
     }
     await pool.run { database.close() }
-    return RestoredState(
-      position: capture.position, sizeBytes: size,
-      proofs: ["the file's SHA-256 equals the captured one's"] + (try result.get()))
+    return try result.get()
   }
 
   private static func sum(of path: String) throws(SystemFailure) -> (Int64, Digest) {

@@ -69,8 +69,9 @@ extension LogChain {
   /// Whether a restore of `base` can go on with this log.
   func holds(_ base: LogBase, at cursor: LogCursor) -> Bool {
     guard place(of: cursor) != nil else { return false }
-    // Streams are named by what positions carry too, where the engine has such a thing.
-    return base.position.details.isEmpty || base.position.details.values.contains(stream)
+    // Streams are named by what positions carry too, where the engine has such a thing; or files are.
+    return base.position.details.isEmpty
+      || base.position.details.values.contains { $0 == stream || cursor.file.hasPrefix($0 + "-") }
   }
 
   func bytes(from cursor: LogCursor) -> Int64 {
