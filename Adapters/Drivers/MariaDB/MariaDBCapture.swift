@@ -30,6 +30,9 @@ actor MariaDBCapture: CaptureSession {
     var gtid: String
     /// What the server itself had replicated from others.
     var replicated: String
+    /// When the position's file was begun, and whose it is.
+    var begun: UInt32
+    var stream: String
   }
 
   init(_ driver: MariaDBDriver, _ context: CaptureContext) {
@@ -110,23 +113,32 @@ actor MariaDBCapture: CaptureSession {
   func mark() async throws(DriverError) -> LogPosition {
     guard let control, let facts, let base else { throw .holdImpossible("the session is not prepared") }
     guard facts.isHeld else { return position(of: base) }
+    let position: BinlogPosition
+    let sets: [String?]
     do throws(StatementFailure) {
       if isHeld, let reader { try await reader.run("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY") }
       let status = try await control.row("SHOW MASTER STATUS", 2)
-      let sets = try await control.row("SELECT @@GLOBAL.gtid_binlog_pos, @@GLOBAL.gtid_slave_pos", 2)
+      sets = try await control.row("SELECT @@GLOBAL.gtid_binlog_pos, @@GLOBAL.gtid_slave_pos", 2)
       guard let file = status[0], let offset = status[1].flatMap({ Int64($0) }),
-        let position = BinlogPosition(file: file, offset: offset), let gtid = sets[0], GTIDList(gtid) != nil
+        let named = BinlogPosition(file: file, offset: offset), GTIDList(sets[0] ?? "") != nil
       else { throw StatementFailure(code: 2027, message: "the server did not name its position") }
-      let mark = Mark(position: position, gtid: gtid, replicated: sets[1] ?? "")
-      marked = mark
-      return self.position(of: mark)
+      position = named
     } catch {
       throw error.driverError("naming the position")
     }
+    let log = binaryLog(facts)
+    let begun = try await driver.blocking { () throws(DriverError) in try log.begun(position.file) }
+    let mark = Mark(
+      position: position, gtid: sets[0] ?? "", replicated: sets[1] ?? "", begun: begun,
+      stream: MariaDBFollower.stream(of: facts.variables["server_id"] ?? ""))
+    marked = mark
+    return self.position(of: mark)
   }
 
   private func position(of mark: Mark) -> LogPosition {
-    LogPosition(kind: "binlog", value: mark.position.description, details: ["gtid": mark.gtid])
+    LogPosition(
+      kind: "binlog", value: mark.position.description,
+      details: ["gtid": mark.gtid, "stream": mark.stream, "begun": String(mark.begun)])
   }
 
   private func position(of base: BaseCopy) -> LogPosition { LogPosition(kind: "lsn", value: base.lsn) }

@@ -25,8 +25,8 @@ extension MariaDBDriver {
     let layout = RestoreLayout(request, dataDirectory: dataDirectory)
     if let done = try await outcome(layout) { return done.state }
     try await clear(layout)
-    try await materialise(request, facts, layout)
-    let done = try await prove(request, facts, layout)
+    let laid = try await materialise(request, facts, layout)
+    let done = try await prove(request, facts, laid, layout)
     try await blocking { () throws(DriverError) in
       do {
         try Files.replace(layout.outcome, with: try CanonicalJSON.encode(done))
@@ -77,7 +77,7 @@ extension MariaDBDriver {
   /// Writes the captured files into the workspace, and readies them for a server.
   private func materialise(
     _ request: RestoreRequest, _ facts: RestoreFacts, _ layout: RestoreLayout
-  ) async throws(DriverError) {
+  ) async throws(DriverError) -> LaidLog? {
     let server = BesideServer(data: layout.swap.incomplete, control: layout.control, variables: facts.variables)
     try await blocking { () throws(DriverError) in
       try layout.swap.prepare(mode: 0o711)
@@ -99,31 +99,42 @@ extension MariaDBDriver {
         try makeOwnDirectory(server.socketDirectory, owner)
         guard chmod(server.data, 0o700) == 0 else { throw SystemFailure("chmod", path: server.data) }
         try settleTree(server.data, owner: owner, hasLinks: false)
-        if files.isEmpty {
-          try makeOwnDirectory(server.relay, owner)
-        } else {
-          var index = ""
-          for (number, name) in files.enumerated() {
-            let place = "\(server.relay)/\(BesideServer.relayName(number))"
-            try Files.renameExclusive("\(server.relay)/\(name)", to: place)
-            index += place + "\n"
-          }
-          try Files.replace(server.relay + "/relay.index", with: Array(index.utf8))
-          try settleTree(server.relay, owner: owner, hasLinks: false)
+        if files.isEmpty { try makeOwnDirectory(server.relay, owner) }
+        for (number, name) in files.enumerated() {
+          try Files.renameExclusive(
+            "\(server.relay)/\(name)", to: "\(server.relay)/\(BesideServer.relayName(number))")
         }
-      } catch {
-        switch error.number {
-        case EBADMSG: throw .corrupt("\(error.path ?? "the copy") is neither file nor directory")
-        case ENOENT: throw .logGap("the copy lacks \(error.path ?? "a file") of the binary log")
-        default: throw DriverError(error)
-        }
-      }
+      } catch { throw Self.materialised(error) }
+    }
+    var names = files.indices.map(BesideServer.relayName)
+    var laid: LaidLog?
+    if let replay = request.replay {
+      guard let captured = facts.replay else { throw .unsupported("a copy from outside the cut can't be gone on from") }
+      let found = try await layLog(replay, captured, request.capture.position, in: server.relay, behind: names)
+      (laid, names) = (found, found.files)
+    }
+    if names.isEmpty { return nil }
+    let index = names.map { "\(server.relay)/\($0)\n" }.joined()
+    try await blocking { () throws(DriverError) in
+      do throws(SystemFailure) {
+        try Files.replace(server.relay + "/relay.index", with: Array(index.utf8))
+        try settleTree(server.relay, owner: owner, hasLinks: false)
+      } catch { throw Self.materialised(error) }
+    }
+    return laid
+  }
+
+  private static func materialised(_ error: SystemFailure) -> DriverError {
+    switch error.number {
+    case EBADMSG: .corrupt("\(error.path ?? "the copy") is neither file nor directory")
+    case ENOENT: .logGap("the copy lacks \(error.path ?? "a file") of the binary log")
+    default: DriverError(error)
     }
   }
 
   /// Recovers, replays to the mark, has the engine check itself, and counts the content.
   private func prove(
-    _ request: RestoreRequest, _ facts: RestoreFacts, _ layout: RestoreLayout
+    _ request: RestoreRequest, _ facts: RestoreFacts, _ laid: LaidLog?, _ layout: RestoreLayout
   ) async throws(DriverError) -> RestoreOutcome {
     let server = BesideServer(data: layout.swap.incomplete, control: layout.control, variables: facts.variables)
     let owner = try serverUser(server.data)
@@ -142,7 +153,7 @@ extension MariaDBDriver {
     do throws(DriverError) {
       let connection = try await answer(of: server, started)
       do throws(DriverError) {
-        result = .success(try await examine(request, facts, connection, server, proofs: &proofs))
+        result = .success(try await examine(request, facts, laid, connection, proofs: &proofs))
         await connection.close()
       } catch {
         await connection.close()
@@ -156,9 +167,9 @@ extension MariaDBDriver {
     guard isWhole else {
       throw await explained(.engineFailed("the server beside did not stop cleanly", log: ""), server, started)
     }
-    let size = try await tidy(server, facts, owner)
+    let size = try await tidy(server, facts, laid, owner)
     return RestoreOutcome(
-      state: RestoredState(position: request.capture.position, sizeBytes: size, proofs: proofs), digest: digest)
+      state: RestoredState(position: laid?.position ?? request.capture.position, sizeBytes: size, proofs: proofs), digest: digest)
   }
 
   private func answer(of server: BesideServer, _ started: StartedServer) async throws(DriverError) -> Connection {
@@ -204,7 +215,7 @@ extension MariaDBDriver {
   }
 
   private func examine(
-    _ request: RestoreRequest, _ facts: RestoreFacts, _ connection: Connection, _ server: BesideServer,
+    _ request: RestoreRequest, _ facts: RestoreFacts, _ laid: LaidLog?, _ connection: Connection,
     proofs: inout [String]
   ) async throws(DriverError) -> ContentDigest? {
     do throws(StatementFailure) {
@@ -212,8 +223,12 @@ extension MariaDBDriver {
       try await connection.run("FLUSH LOCAL PRIVILEGES")
     } catch { throw .engineFailed("reading the rights of users", log: error.message) }
     if let replay = facts.replay {
-      try await self.replay(replay, connection)
-      proofs.append("replayed the binary log to \(replay.mark), GTID \(replay.markGTID)")
+      try await self.replay(replay, laid, connection)
+      if let laid {
+        proofs.append("replayed the binary log to \(laid.end), GTID \(laid.gtid.description), \(laid.words)")
+      } else {
+        proofs.append("replayed the binary log to \(replay.mark), GTID \(replay.markGTID)")
+      }
     }
     do throws(StatementFailure) {
       proofs.append("CHECK TABLE of \(try await checkTables(connection)) tables")
@@ -245,9 +260,11 @@ extension MariaDBDriver {
     1032, 1049, 1050, 1051, 1054, 1062, 1146, 1534, 1535, 1594, 1595, 1677,
   ]
 
-  private func replay(_ replay: RestoreFacts.Replay, _ connection: Connection) async throws(DriverError) {
-    guard let start = GTIDList(replay.startGTID), let mark = GTIDList(replay.markGTID),
-      let replicated = GTIDList(replay.replicated)
+  private func replay(
+    _ replay: RestoreFacts.Replay, _ laid: LaidLog?, _ connection: Connection
+  ) async throws(DriverError) {
+    guard let start = GTIDList(replay.startGTID), let mark = laid?.gtid ?? GTIDList(replay.markGTID),
+      let replicated = laid?.replicated ?? GTIDList(replay.replicated)
     else { throw .corrupt("the snapshot's facts make no sense") }
     do throws(StatementFailure) {
       try await connection.run("SET GLOBAL gtid_slave_pos = '\(start.description)'")
@@ -308,14 +325,14 @@ extension MariaDBDriver {
   }
 
   /// Removes what only the restore needed; where the binary log goes with the directory, its numbering goes on.
-  private func tidy(_ server: BesideServer, _ facts: RestoreFacts, _ owner: SystemUser?) async throws(DriverError)
-    -> Int64
-  {
+  private func tidy(
+    _ server: BesideServer, _ facts: RestoreFacts, _ laid: LaidLog?, _ owner: SystemUser?
+  ) async throws(DriverError) -> Int64 {
     try await blocking { () throws(DriverError) in
       do throws(SystemFailure) {
         for name in try Files.names(in: server.data).map(\.lossyText)
         where name.hasPrefix("xtrabackup_") || name == "backup-my.cnf" { unlink("\(server.data)/\(name)") }
-        if let replay = facts.replay, let name = replay.logBaseName, let state = GTIDList(replay.markGTID) {
+        if let replay = facts.replay, let name = replay.logBaseName, let state = laid?.gtid ?? GTIDList(replay.markGTID) {
           let path = "\(server.data)/\(name).state"
           let lines = state.description.split(separator: ",").map { "\($0)\n" }.joined()
           try Files.replace(path, with: Array(lines.utf8), mode: 0o660)

@@ -29,7 +29,7 @@ struct ServerFacts: Sendable {
       "datadir", "log_bin", "log_bin_basename", "log_bin_index", "binlog_format", "encrypt_binlog",
       "log_slave_updates", "wsrep_on",
       "gtid_slave_pos", "innodb_data_home_dir", "innodb_log_group_home_dir", "innodb_undo_directory",
-      "aria_log_dir_path", "innodb_page_size", "version", "read_only",
+      "aria_log_dir_path", "innodb_page_size", "version", "read_only", "server_id",
     ] + replayed
 
   static func read(_ connection: Connection) async throws(DriverError) -> ServerFacts {
