@@ -133,9 +133,12 @@ final class MariaDBFollowSite: @unchecked Sendable {
   /// Puts rows in, each a transaction of its own.
   func insert(_ count: Int) async throws {
     try await server.sql(
-      "CREATE TEMPORARY TABLE shop.nothing (n INT)",
-      "BEGIN NOT ATOMIC DECLARE i INT DEFAULT 0; WHILE i < \(count) DO INSERT INTO shop.history (stamp) VALUES (UNIX_TIMESTAMP()); SET i = i + 1; END WHILE; END"
-    )
+      """
+      DELIMITER //
+      BEGIN NOT ATOMIC DECLARE i INT DEFAULT 0; WHILE i < \(count) DO
+      INSERT INTO shop.history (stamp) VALUES (UNIX_TIMESTAMP()); SET i = i + 1; END WHILE; END//
+      DELIMITER 
+      """)
   }
 
   /// One client that commits row after row, and writes down each that was acknowledged, with the time.

@@ -65,14 +65,12 @@ extension Connection {
           if poll(&descriptor, 1, packets.isEmpty ? milliseconds : 0) <= 0 { return packets }
         }
         let length = mysql_net_read_packet(pointer)
-        // What came before is given out first; the end is met again.
-        guard length != UInt.max, length > 0, let start = pointer.pointee.net.read_pos else {
-          if !packets.isEmpty { return packets }
+        // An error has no length. What came before it comes again.
+        guard length < UInt32.max, length > 0, let start = pointer.pointee.net.read_pos else {
           throw failure(of: pointer) ?? StatementFailure(code: 2013, message: "the server ended the stream")
         }
         let packet = UnsafeRawBufferPointer(start: start, count: Int(length))
         guard packet[0] == 0 else {
-          if !packets.isEmpty { return packets }
           throw StatementFailure(code: 2013, message: "the server ended the stream")
         }
         packets.append(Array(packet.dropFirst()))

@@ -33,6 +33,8 @@ actor MariaDBCapture: CaptureSession {
     /// When the position's file was begun, and whose it is.
     var begun: UInt32
     var stream: String
+    /// Nobody defines any while held.
+    var events: [RestoreFacts.Event]
   }
 
   init(_ driver: MariaDBDriver, _ context: CaptureContext) {
@@ -115,6 +117,7 @@ actor MariaDBCapture: CaptureSession {
     guard facts.isHeld else { return position(of: base) }
     let position: BinlogPosition
     let sets: [String?]
+    let events: [RestoreFacts.Event]
     do throws(StatementFailure) {
       if isHeld, let reader { try await reader.run("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY") }
       let status = try await control.row("SHOW MASTER STATUS", 2)
@@ -123,6 +126,10 @@ actor MariaDBCapture: CaptureSession {
         let named = BinlogPosition(file: file, offset: offset), GTIDList(sets[0] ?? "") != nil
       else { throw StatementFailure(code: 2027, message: "the server did not name its position") }
       position = named
+      events = try await control.run("SELECT db, name, status, UNIX_TIMESTAMP(modified) FROM mysql.event").rows.compactMap { row in
+        guard row.count == 4, let schema = row[0], let name = row[1], let status = row[2] else { return nil }
+        return RestoreFacts.Event(schema: schema, name: name, status: status, modified: row[3] ?? "")
+      }
     } catch {
       throw error.driverError("naming the position")
     }
@@ -130,7 +137,7 @@ actor MariaDBCapture: CaptureSession {
     let begun = try await driver.blocking { () throws(DriverError) in try log.begun(position.file) }
     let mark = Mark(
       position: position, gtid: sets[0] ?? "", replicated: sets[1] ?? "", begun: begun,
-      stream: MariaDBFollower.stream(of: facts.variables["server_id"] ?? ""))
+      stream: MariaDBFollower.stream(of: facts.variables["server_id"] ?? ""), events: events)
     marked = mark
     return self.position(of: mark)
   }
@@ -162,6 +169,7 @@ actor MariaDBCapture: CaptureSession {
     var restore = RestoreFacts(
       version: facts.version, lsn: base.lsn, dataDirectory: driver.dataDirectory,
       variables: facts.variables.filter { ServerFacts.replayed.contains($0.key) })
+    restore.authentication = facts.authentication
     guard facts.isHeld else {
       return CaptureResult(
         version: facts.version, position: position(of: base), sizeBytes: counter.value, facts: restore.encoded,
@@ -200,7 +208,7 @@ actor MariaDBCapture: CaptureSession {
     restore.replay = RestoreFacts.Replay(
       files: stretches.map(\.file), start: start.description, startGTID: base.gtid,
       mark: marked.position.description, markGTID: marked.gtid, replicated: marked.replicated,
-      logBaseName: logInside(facts))
+      logBaseName: logInside(facts), events: marked.events)
     let digest = try await readDigest()
     return CaptureResult(
       version: facts.version, position: position(of: marked), contentDigest: digest, sizeBytes: counter.value,

@@ -25,8 +25,14 @@ extension MariaDBDriver {
     let layout = RestoreLayout(request, dataDirectory: dataDirectory)
     if let done = try await outcome(layout) { return done.state }
     try await clear(layout)
-    let laid = try await materialise(request, facts, layout)
-    let done = try await prove(request, facts, laid, layout)
+    let done: RestoreOutcome
+    do throws(DriverError) {
+      let laid = try await materialise(request, facts, layout)
+      done = try await prove(request, facts, laid, layout)
+    } catch {
+      await environment.pool.run { removeSockets(layout) }
+      throw error
+    }
     try await blocking { () throws(DriverError) in
       do {
         try Files.replace(layout.outcome, with: try CanonicalJSON.encode(done))
@@ -62,7 +68,14 @@ extension MariaDBDriver {
         throw .unsupported("\(layout.swap.workspace) holds a state that was kept: give it up, or swap it out, first")
       }
       do throws(SystemFailure) { try Files.removeTree(layout.swap.workspace) } catch { throw DriverError(error) }
+      removeSockets(layout)
     }
+  }
+
+  /// Where a workspace lies too deep for a socket, that is elsewhere; nothing else would find it. Blocks.
+  func removeSockets(_ layout: RestoreLayout) {
+    let place = BesideServer(data: layout.swap.incomplete, control: layout.control, variables: [:]).socketDirectory
+    if Files.parent(of: place) == "/tmp" { try? Files.removeTree(place) }
   }
 
   /// Ends a server that an earlier try left behind.
@@ -136,7 +149,9 @@ extension MariaDBDriver {
   private func prove(
     _ request: RestoreRequest, _ facts: RestoreFacts, _ laid: LaidLog?, _ layout: RestoreLayout
   ) async throws(DriverError) -> RestoreOutcome {
-    let server = BesideServer(data: layout.swap.incomplete, control: layout.control, variables: facts.variables)
+    let server = BesideServer(
+      data: layout.swap.incomplete, control: layout.control, variables: facts.variables,
+      authentication: facts.authentication)
     let owner = try serverUser(server.data)
     let settings = try await blocking { () throws(DriverError) in try BesideServer.layout(in: server.data) }
     var proofs: [String] = []
@@ -224,6 +239,7 @@ extension MariaDBDriver {
     } catch { throw .engineFailed("reading the rights of users", log: error.message) }
     if let replay = facts.replay {
       try await self.replay(replay, laid, connection)
+      try await settleEvents(replay.events, connection, proofs: &proofs)
       if let laid {
         proofs.append("replayed the binary log to \(laid.end), GTID \(laid.gtid.description), \(laid.words)")
       } else {
@@ -302,6 +318,32 @@ extension MariaDBDriver {
     }
   }
 
+  /// A replay disables the events that it defines or changes, as on a replica. Those are as they were at the mark again.
+  private func settleEvents(
+    _ events: [RestoreFacts.Event], _ connection: Connection, proofs: inout [String]
+  ) async throws(DriverError) {
+    do throws(StatementFailure) {
+      for event in events where event.status != "SLAVESIDE_DISABLED" {
+        try await connection.run(
+          """
+          UPDATE mysql.event SET status = \(RowDigest.text(event.status)), modified = modified
+          WHERE db = \(RowDigest.text(event.schema)) AND name = \(RowDigest.text(event.name))
+          AND status = 'SLAVESIDE_DISABLED' AND UNIX_TIMESTAMP(modified) = \(RowDigest.text(event.modified))
+          """)
+      }
+      let others = try await connection.run(
+        "SELECT db, name FROM mysql.event WHERE status = 'SLAVESIDE_DISABLED'"
+      ).rows.filter { row in
+        !events.contains { $0.schema == row[0] && $0.name == row[1] && $0.status == "SLAVESIDE_DISABLED" }
+      }.map { "\($0[0] ?? "").\($0[1] ?? "")" }
+      if !others.isEmpty {
+        proofs.append(
+          "events that were defined behind the copy's mark are disabled: "
+            + others.prefix(10).joined(separator: ", ") + (others.count > 10 ? ", …" : ""))
+      }
+    } catch { throw error.isCancelled ? .cancelled : .engineFailed("settling events", log: error.message) }
+  }
+
   /// - Returns: How many tables were checked and are sound.
   private func checkTables(_ connection: Connection) async throws(StatementFailure) -> Int {
     let tables = try await connection.run(
@@ -340,9 +382,22 @@ extension MariaDBDriver {
         }
         try Files.removeTree(server.socketDirectory)
         try Files.removeTree(server.control)
-        try Files.synchronizeDirectory(server.data)
+        try synchronizeTree(server.data)
         return try treeBytes(server.data)
       } catch { throw DriverError(error) }
     }
   }
+}
+
+/// Makes durable what a server wrote, and left to the kernel. Blocks.
+private func synchronizeTree(_ path: String) throws(SystemFailure) {
+  for name in try Files.names(in: path) {
+    let place = "\(path)/\(name.lossyText)"
+    if Files.isDirectory(place) {
+      try synchronizeTree(place)
+    } else {
+      try File(place, O_RDONLY | O_NOFOLLOW).synchronize()
+    }
+  }
+  try Files.synchronizeDirectory(path)
 }

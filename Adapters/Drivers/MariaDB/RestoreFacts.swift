@@ -9,6 +9,8 @@ struct RestoreFacts: Equatable, Sendable {
   var dataDirectory: String
   /// ``ServerFacts/replayed``, as they were.
   var variables: [String: String]
+  /// Plugins without which statements about users can't be replayed.
+  var authentication: [String] = []
   /// `nil` for a copy that was outside the cut.
   var replay: Replay?
 
@@ -22,12 +24,26 @@ struct RestoreFacts: Equatable, Sendable {
     var replicated: String
     /// Where the binary log was kept in the data directory.
     var logBaseName: String?
+    /// Events as they were at the mark: a replay disables what it defines.
+    var events: [Event] = []
+  }
+
+  struct Event: Equatable, Sendable, Codable {
+    var schema: String
+    var name: String
+    /// As the server keeps it: `ENABLED`, `DISABLED`, `SLAVESIDE_DISABLED`.
+    var status: String
+    var modified: String
   }
 
   var encoded: [String: String] {
     var result = ["version": version, "lsn": lsn, "dataDirectory": dataDirectory]
     for (name, value) in variables { result["variable.\(name)"] = value }
+    if !authentication.isEmpty { result["authentication"] = authentication.joined(separator: " ") }
     guard let replay else { return result }
+    if !replay.events.isEmpty, let bytes = try? CanonicalJSON.encode(replay.events) {
+      result["events"] = String(decoding: bytes, as: UTF8.self)
+    }
     result["binlogFiles"] = replay.files.joined(separator: " ")
     (result["start"], result["startGTID"]) = (replay.start, replay.startGTID)
     (result["mark"], result["markGTID"]) = (replay.mark, replay.markGTID)
@@ -56,6 +72,10 @@ extension RestoreFacts {
       }
       variables[name] = value
     }
+    authentication = (facts["authentication"] ?? "").split(separator: " ").map(String.init)
+    guard authentication.allSatisfy(ServerFacts.isPlugin) else {
+      throw .corrupt("the snapshot's facts have '\(facts["authentication"] ?? "")' for authentication")
+    }
     guard let list = facts["binlogFiles"] else {
       replay = nil
       return
@@ -71,7 +91,20 @@ extension RestoreFacts {
     else { throw .corrupt("the snapshot's facts make no sense") }
     replay = Replay(
       files: files, start: try required("start"), startGTID: gtids[0], mark: mark, markGTID: gtids[1],
-      replicated: gtids[2], logBaseName: base)
+      replicated: gtids[2], logBaseName: base, events: try Self.events(facts["events"]))
+  }
+}
+
+extension RestoreFacts {
+  private static func events(_ text: String?) throws(DriverError) -> [Event] {
+    guard let text else { return [] }
+    do {
+      let events = try CanonicalJSON.decode([Event].self, from: Array(text.utf8))
+      guard events.allSatisfy({ ["ENABLED", "DISABLED", "SLAVESIDE_DISABLED"].contains($0.status) }) else {
+        throw DriverError.corrupt("an event is neither enabled nor disabled")
+      }
+      return events
+    } catch { throw .corrupt("the snapshot's facts make no sense of events") }
   }
 }
 
