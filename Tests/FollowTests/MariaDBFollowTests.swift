@@ -21,7 +21,7 @@ private let runs = ProcessInfo.processInfo.environment["SALVOR_LOG_RUNS"].flatMa
         mariadb --no-defaults --user=root --socket=\(site.server.socket) --delimiter=// 2>&1 <<'END'
         CREATE TABLE shop.load_a (n INT PRIMARY KEY, b LONGTEXT)//
         BEGIN NOT ATOMIC DECLARE i INT DEFAULT 0; WHILE TRUE DO
-        REPLACE INTO shop.load_a VALUES (i % 50, REPEAT(MD5(i), 2000)); SET i = i + 1; END WHILE; END//
+        REPLACE INTO shop.load_a VALUES (i % 50, REPEAT(MD5(i), 50)); SET i = i + 1; END WHILE; END//
         END
         """,
       ])
@@ -225,7 +225,7 @@ private let runs = ProcessInfo.processInfo.environment["SALVOR_LOG_RUNS"].flatMa
       let late = try await site.salvor("restore", "shop", "--to", "2099-01-01T00:00:00Z", "--yes", "-q")
       #expect(late.status != 0 && late.errors.contains("LOG-103"), "\(late)")
       let nowhere = try await site.salvor("restore", "shop", "--xid", "0-1-999999", "--yes", "-q")
-      #expect(nowhere.status != 0 && nowhere.errors.contains("0-1-999999"), "\(nowhere)")
+      #expect(nowhere.status != 0 && nowhere.output.contains("0-1-999999"), "\(nowhere)")
     }
   }
 }

@@ -49,7 +49,7 @@ struct BinlogEvent: Sendable {
 
   /// Whether the last four bytes of an event are the checksum of the others.
   static func isSound(_ raw: UnsafeRawBufferPointer) -> Bool {
-    guard raw.count > headerBytes + 4 else { return false }
+    guard raw.count >= headerBytes + 4 else { return false }
     let body = UnsafeRawBufferPointer(rebasing: raw[..<(raw.count - 4)])
     return CRC32.of(body) == raw.number(raw.count - 4)
   }

@@ -199,43 +199,35 @@ struct BinlogMirror {
       return
     }
     let step = scanner.take(event, raw)
-    var bytes = Array(raw)
-    var start = offset
     // What is before the first event is the same in every file.
-    if offset == 4 { (bytes, start) = (Self.magic + bytes, 0) }
+    let start = offset == 4 ? 0 : offset
     last = (offset, "")
     offset = end
     if chunk == nil {
       chunk = LogChunk(
-        file: LogFileName(file, begun: begun ?? 0).text, offset: start, bytes: [],
+        file: LogFileName(file, begun: begun ?? 0).text, offset: start, bytes: start == 0 ? Self.magic : [],
         follows: start == 0 ? follows : nil, mark: LogMark(position: mark))
       if start == 0 { follows = nil }
     }
-    chunk?.bytes += bytes
+    chunk?.bytes += raw
     if case .ended(_, let seconds) = step {
       let time = Timestamp(seconds: Int64(seconds))
       let known = chunk?.mark
       chunk?.mark.firstCommit = min(known?.firstCommit ?? time, time)
       chunk?.mark.lastCommit = max(known?.lastCommit ?? time, time)
     }
-    lastBytes = Array(raw)
   }
 
-  /// The last event, until its digest is asked for.
-  private var lastBytes: [UInt8]?
-
   private mutating func finishChunk() {
-    if let bytes = lastBytes {
-      last?.digest = bytes.withUnsafeBytes { Self.digest($0) }
-      lastBytes = nil
-    }
     guard var done = chunk else { return }
+    // Only of the last event of each is it ever asked.
+    if let start = last?.offset { last?.digest = Digest.of(done.bytes[Int(start - done.offset)...]).short }
     done.mark.position = mark
     chunks.append(done)
     chunk = nil
   }
 
-  private static func digest(_ raw: UnsafeRawBufferPointer) -> String { Digest.of(Array(raw)).short }
+  private static func digest(_ raw: UnsafeRawBufferPointer) -> String { Digest.of(raw).short }
 
   /// It says how far it has sent.
   private func hear(_ event: BinlogEvent, _ raw: UnsafeRawBufferPointer) throws(StatementFailure) {

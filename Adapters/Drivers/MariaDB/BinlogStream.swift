@@ -51,32 +51,36 @@ extension Connection {
     }
   }
 
-  /// Events that have come, each as a packet without its first byte; none if nothing comes in time.
+  /// What has come of a log: events, each as a packet without its first byte, and whether that was all.
+  struct Received: Sendable {
+    var packets: [[UInt8]] = []
+    var ending: StatementFailure?
+  }
+
+  /// Events that have come; none if nothing comes in time.
   ///
   /// - Parameter limitBytes: Where it ends to take more; one event may be longer.
-  func receive(limitBytes: Int, wait: Duration) async throws(StatementFailure) -> [[UInt8]] {
+  func receive(limitBytes: Int, wait: Duration) async throws(StatementFailure) -> Received {
     let milliseconds = Int32(clamping: wait.wholeNanoseconds / 1_000_000)
     return try await withLibrary { (pointer) throws(StatementFailure) in
-      var packets: [[UInt8]] = []
+      var received = Received()
       var bytes = 0
       while bytes < limitBytes {
         if Self.cached(pointer) == 0 {
           var descriptor = pollfd(fd: mysql_get_socket(pointer), events: Int16(POLLIN), revents: 0)
-          if poll(&descriptor, 1, packets.isEmpty ? milliseconds : 0) <= 0 { return packets }
+          if poll(&descriptor, 1, received.packets.isEmpty ? milliseconds : 0) <= 0 { break }
         }
         let length = mysql_net_read_packet(pointer)
-        // An error has no length. What came before it comes again.
-        guard length < UInt32.max, length > 0, let start = pointer.pointee.net.read_pos else {
-          throw failure(of: pointer) ?? StatementFailure(code: 2013, message: "the server ended the stream")
+        // An error has no length.
+        guard length > 0, length < UInt32.max, let start = pointer.pointee.net.read_pos, start.pointee == 0 else {
+          received.ending =
+            failure(of: pointer) ?? StatementFailure(code: 2013, message: "the server ended the stream")
+          break
         }
-        let packet = UnsafeRawBufferPointer(start: start, count: Int(length))
-        guard packet[0] == 0 else {
-          throw StatementFailure(code: 2013, message: "the server ended the stream")
-        }
-        packets.append(Array(packet.dropFirst()))
-        bytes += packet.count
+        received.packets.append(Array(UnsafeRawBufferPointer(start: start + 1, count: Int(length) - 1)))
+        bytes += Int(length)
       }
-      return packets
+      return received
     }
   }
 

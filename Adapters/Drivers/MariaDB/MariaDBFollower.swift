@@ -240,16 +240,17 @@ struct MariaDBFollower: LogFollower {
         if Task.isCancelled { throw .cancelled }
         if sink.hasRoom {
           let isWaitedFor = driver.isSemiSynchronous && acknowledged != mirror.position.description
-          let packets = try await connection.receive(
+          let received = try await connection.receive(
             limitBytes: Self.readBytes, wait: .milliseconds(isWaitedFor ? 5 : 100))
-          if !packets.isEmpty { heard = time.monotonicNanoseconds() }
-          for packet in packets {
+          if !received.packets.isEmpty { heard = time.monotonicNanoseconds() }
+          for packet in received.packets {
             try packet.withRawBytes { (raw) throws(StatementFailure) -> Void in try mirror.take(raw) }
           }
           if let beginning = mirror.takeBeginning() { sink.begin(beginning) }
           do throws(DriverError) { for chunk in mirror.takeChunks() { try sink.append(chunk) } } catch {
             return .failed(error)
           }
+          if let ending = received.ending { throw ending }
         } else {
           do { try await time.sleep(for: .milliseconds(20)) } catch { throw .cancelled }
           heard = time.monotonicNanoseconds()
