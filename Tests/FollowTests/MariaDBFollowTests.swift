@@ -214,12 +214,12 @@ private let runs = ProcessInfo.processInfo.environment["SALVOR_LOG_RUNS"].flatMa
       }
       for _ in 1...(runs ?? 3) {
         let a = try #require(history.randomElement())
-        try await comesBack(["--lsn", a.position], rows: a.rows)
+        try await comesBack(["--position", a.position], rows: a.rows)
         let b = try #require(history.randomElement())
         let time = Timestamp(seconds: b.second, nanoseconds: 500_000_000).format(fractionDigits: 3)
         try await comesBack(["--to", time], rows: history.filter { $0.second <= b.second }.count)
         let c = try #require(history.randomElement())
-        try await comesBack(["--xid", c.gtid], rows: c.rows)
+        try await comesBack(["--gtid", c.gtid], rows: c.rows)
       }
       try await comesBack(["--newest"], rows: 20)
       let late = try await site.salvor("restore", "shop", "--to", "2099-01-01T00:00:00Z", "--yes", "-q")

@@ -27,6 +27,9 @@ struct BesideServer: Sendable {
   /// Holds `relay.000001` and on: a server reads another's binary log as its relay log.
   var relay: String { control + "/relay" }
 
+  /// What the table of events is made of again.
+  var events: String { control + "/events" }
+
   static func relayName(_ index: Int) -> String {
     let digits = String(index + 1)
     return "relay." + String(repeating: "0", count: max(0, 6 - digits.count)) + digits
@@ -43,7 +46,7 @@ struct BesideServer: Sendable {
       "--skip-slave-start", "--skip-log-bin", "--server-id=4294967295", "--relay-log=\(relay)/relay",
       "--relay-log-index=\(relay)/relay.index", "--relay-log-info-file=\(relay)/relay-log.info",
       "--master-info-file=\(relay)/master.info", "--relay-log-purge=0", "--slave-sql-verify-checksum=1",
-      "--slave-exec-mode=STRICT", "--gtid-strict-mode=0", "--slave-skip-errors=OFF",
+      "--slave-exec-mode=STRICT", "--gtid-strict-mode=0", "--slave-skip-errors=\(EventTable.refusal)",
       // What is defined twice contradicts the log: the usual is to define it anew without a word.
       "--slave-ddl-exec-mode=STRICT",
       // No effect on the world.

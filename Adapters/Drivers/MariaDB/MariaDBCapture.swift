@@ -21,6 +21,7 @@ actor MariaDBCapture: CaptureSession {
   /// As they were before the hold; what is something else when it is read has no digest.
   private var tables: [RowDigest.Table] = []
   private var marked: Mark?
+  private var eventColumns: [EventTable.Column] = []
   private var isHeld = false
   private var notes: [String] = []
 
@@ -33,8 +34,8 @@ actor MariaDBCapture: CaptureSession {
     /// When the position's file was begun, and whose it is.
     var begun: UInt32
     var stream: String
-    /// Nobody defines any while held.
-    var events: [RestoreFacts.Event]
+    /// Statements that make the table of events again: nobody changes it while held.
+    var events: [String]
   }
 
   init(_ driver: MariaDBDriver, _ context: CaptureContext) {
@@ -76,6 +77,10 @@ actor MariaDBCapture: CaptureSession {
     self.base = base
     if facts.isHeld {
       guard let position = base.position else { throw .unsupported("the server does not say where its log stands") }
+      do throws(StatementFailure) {
+        try await control.run(EventTable.settings)
+        eventColumns = try await EventTable.columns(control)
+      } catch { throw error.driverError("looking for events") }
       let log = binaryLog(facts)
       firstLog = try await driver.blocking { () throws(DriverError) in try log.open(position.file) }
       let locks = try await driver.connect()
@@ -117,7 +122,7 @@ actor MariaDBCapture: CaptureSession {
     guard facts.isHeld else { return position(of: base) }
     let position: BinlogPosition
     let sets: [String?]
-    let events: [RestoreFacts.Event]
+    let events: [String]
     do throws(StatementFailure) {
       if isHeld, let reader { try await reader.run("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY") }
       let status = try await control.row("SHOW MASTER STATUS", 2)
@@ -126,10 +131,7 @@ actor MariaDBCapture: CaptureSession {
         let named = BinlogPosition(file: file, offset: offset), GTIDList(sets[0] ?? "") != nil
       else { throw StatementFailure(code: 2027, message: "the server did not name its position") }
       position = named
-      events = try await control.run("SELECT db, name, status, UNIX_TIMESTAMP(modified) FROM mysql.event").rows.compactMap { row in
-        guard row.count == 4, let schema = row[0], let name = row[1], let status = row[2] else { return nil }
-        return RestoreFacts.Event(schema: schema, name: name, status: status, modified: row[3] ?? "")
-      }
+      events = try await EventTable.statements(eventColumns, control)
     } catch {
       throw error.driverError("naming the position")
     }
@@ -208,7 +210,11 @@ actor MariaDBCapture: CaptureSession {
     restore.replay = RestoreFacts.Replay(
       files: stretches.map(\.file), start: start.description, startGTID: base.gtid,
       mark: marked.position.description, markGTID: marked.gtid, replicated: marked.replicated,
-      logBaseName: logInside(facts), events: marked.events)
+      logBaseName: logInside(facts), events: max(0, marked.events.count - 1))
+    try await copy.addDirectory(TreePath(EventTable.directory))
+    try await copy.add(
+      TreePath(EventTable.directory).appending(FileName(EventTable.file)),
+      bytes: Array(marked.events.map { $0 + ";\n" }.joined().utf8))
     let digest = try await readDigest()
     return CaptureResult(
       version: facts.version, position: position(of: marked), contentDigest: digest, sizeBytes: counter.value,

@@ -101,6 +101,9 @@ extension MariaDBDriver {
       if facts.replay != nil {
         try await request.source.materialise("binlog", at: server.relay, progress: { _ in })
       }
+      if facts.replay?.events != nil {
+        try await request.source.materialise(TreePath(EventTable.directory), at: server.events, progress: { _ in })
+      }
     } catch {
       if let inner = error.underlying as? DriverError { throw inner }
       throw error.isCancellation ? .cancelled : DriverError(error)
@@ -168,7 +171,7 @@ extension MariaDBDriver {
     do throws(DriverError) {
       let connection = try await answer(of: server, started)
       do throws(DriverError) {
-        result = .success(try await examine(request, facts, laid, connection, proofs: &proofs))
+        result = .success(try await examine(request, facts, laid, connection, server, proofs: &proofs))
         await connection.close()
       } catch {
         await connection.close()
@@ -231,7 +234,7 @@ extension MariaDBDriver {
 
   private func examine(
     _ request: RestoreRequest, _ facts: RestoreFacts, _ laid: LaidLog?, _ connection: Connection,
-    proofs: inout [String]
+    _ server: BesideServer, proofs: inout [String]
   ) async throws(DriverError) -> ContentDigest? {
     do throws(StatementFailure) {
       // We stay who we are, and statements about users can be replayed.
@@ -239,7 +242,7 @@ extension MariaDBDriver {
     } catch { throw .engineFailed("reading the rights of users", log: error.message) }
     if let replay = facts.replay {
       try await self.replay(replay, laid, connection)
-      try await settleEvents(replay.events, connection, proofs: &proofs)
+      if replay.events != nil { try await settleEvents(laid, connection, server, proofs: &proofs) }
       if let laid {
         proofs.append("replayed the binary log to \(laid.end), GTID \(laid.gtid.description), \(laid.words)")
       } else {
@@ -318,30 +321,25 @@ extension MariaDBDriver {
     }
   }
 
-  /// A replay disables the events that it defines or changes, as on a replica. Those are as they were at the mark again.
+  /// Makes the table of events what it was at the mark.
   private func settleEvents(
-    _ events: [RestoreFacts.Event], _ connection: Connection, proofs: inout [String]
+    _ laid: LaidLog?, _ connection: Connection, _ server: BesideServer, proofs: inout [String]
   ) async throws(DriverError) {
+    let bytes = try await blocking { () throws(DriverError) in
+      do throws(SystemFailure) {
+        return try Files.read("\(server.events)/\(EventTable.file)", limitBytes: EventTable.limitBytes)
+      } catch { throw error.number == ENOENT ? .corrupt("the copy lacks its events") : DriverError(error) }
+    }
     do throws(StatementFailure) {
-      for event in events where event.status != "SLAVESIDE_DISABLED" {
-        try await connection.run(
-          """
-          UPDATE mysql.event SET status = \(RowDigest.text(event.status)), modified = modified
-          WHERE db = \(RowDigest.text(event.schema)) AND name = \(RowDigest.text(event.name))
-          AND status = 'SLAVESIDE_DISABLED' AND UNIX_TIMESTAMP(modified) = \(RowDigest.text(event.modified))
-          """)
+      let leftOut = try await connection.run("SHOW GLOBAL STATUS LIKE 'Slave_skipped_errors'").rows.first?.last ?? nil
+      if laid != nil, leftOut != "0" {
+        proofs.append("events are as they were at the copy's mark: what was defined behind it is not replayed")
       }
-      let others = try await connection.run(
-        "SELECT db, name FROM mysql.event WHERE status = 'SLAVESIDE_DISABLED'"
-      ).rows.filter { row in
-        !events.contains { $0.schema == row[0] && $0.name == row[1] && $0.status == "SLAVESIDE_DISABLED" }
-      }.map { "\($0[0] ?? "").\($0[1] ?? "")" }
-      if !others.isEmpty {
-        proofs.append(
-          "events that were defined behind the copy's mark are disabled: "
-            + others.prefix(10).joined(separator: ", ") + (others.count > 10 ? ", …" : ""))
+      try await connection.run(EventTable.settings)
+      for line in String(decoding: bytes, as: UTF8.self).split(separator: "\n") {
+        try await connection.run(String(line.hasSuffix(";") ? line.dropLast() : line))
       }
-    } catch { throw error.isCancelled ? .cancelled : .engineFailed("settling events", log: error.message) }
+    } catch { throw error.isCancelled ? .cancelled : .engineFailed("putting events in place", log: error.message) }
   }
 
   /// - Returns: How many tables were checked and are sound.

@@ -16,9 +16,14 @@ struct RestoreTarget: ParsableArguments {
   @Flag(help: "Go on along the store's log to its end; the services named have one store between them.") var newest =
     false
   @Option(help: "Go on along the store's log to this time, in RFC 3339.") var to: String?
-  @Option(help: "Go on along the store's log to just before this position, such as 0/3000148.") var lsn: String?
+  @Option(
+    name: [.customLong("lsn"), .customLong("position")],
+    help: "Go on along the store's log to just before this position, such as 0/3000148 or bin.000007:4711.")
+  var lsn: String?
   @Option(help: "Go on along the store's log to a restore point of this name.") var toName: String?
-  @Option(help: "Go on along the store's log to the end of this transaction.") var xid: String?
+  @Option(
+    name: [.customLong("xid"), .customLong("gtid")], help: "Go on along the store's log to the end of this transaction.")
+  var xid: String?
   @Flag(help: "Go on though an invariant joins a restored store to one that stays as it is.") var allowBrokenLinks =
     false
   @Flag(help: "Trust the point's copies without reading them first.") var noVerify = false
