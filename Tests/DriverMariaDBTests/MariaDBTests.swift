@@ -334,7 +334,8 @@ import Testing
   func `what is computed is in no digest`() async throws {
     try await withServer { fixture in
       try await fixture.run(
-        "CREATE TABLE shop.dated (n INT PRIMARY KEY, kept INT AS (n + 1) PERSISTENT, today DATE AS (CURDATE()) VIRTUAL)")
+        "CREATE TABLE shop.dated (n INT PRIMARY KEY, kept INT AS (n + 1) PERSISTENT, today DATE AS (CURDATE()) VIRTUAL)"
+      )
       let connection = try await fixture.connect()
       let table = RowDigest.Table(schema: "shop", name: "dated", isVersioned: false)
       #expect(try await RowDigest.columns(connection, table).map { $0[0] } == ["n", "kept"])
@@ -369,7 +370,8 @@ import Testing
     for bad in ["file_key_management=x.so", "provider_lz4=../x.so", "provider_lz4=provider_lzo.so"] {
       #expect(throws: DriverError.self, "\(bad)") { try layout("plugin_load=\(bad)") }
     }
-    let server = BesideServer(data: "/a", control: "/b", variables: ["ft_min_word_len": "2"], authentication: ["e=f.so"])
+    let server = BesideServer(
+      data: "/a", control: "/b", variables: ["ft_min_word_len": "2"], authentication: ["e=f.so"])
     let arguments = server.arguments([:])
     for wanted in ["--slave-ddl-exec-mode=STRICT", "--plugin-load-add=e=f.so", "--ft-min-word-len=2"] {
       #expect(arguments.contains(wanted))

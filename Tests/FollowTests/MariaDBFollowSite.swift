@@ -219,7 +219,8 @@ extension MariaDBFollowSite {
       #expect(kept == theirs, "\(file)")
       // What it is kept for: stock programs read it.
       try Files.replace(home.file("stock"), with: kept)
-      try await PostgreSQLServer.command("mariadb-binlog", ["--verify-binlog-checksum", home.file("stock")], asOwner: false)
+      try await PostgreSQLServer.command(
+        "mariadb-binlog", ["--verify-binlog-checksum", home.file("stock")], asOwner: false)
       names.append(name)
     }
     return names

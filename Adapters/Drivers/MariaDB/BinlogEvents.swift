@@ -109,7 +109,9 @@ struct GTID: Hashable, Sendable, CustomStringConvertible {
   var server: UInt32
   var number: UInt64
 
-  init(domain: UInt32, server: UInt32, number: UInt64) { (self.domain, self.server, self.number) = (domain, server, number) }
+  init(domain: UInt32, server: UInt32, number: UInt64) {
+    (self.domain, self.server, self.number) = (domain, server, number)
+  }
 
   init?(_ text: some StringProtocol) {
     let fields = text.split(separator: "-", omittingEmptySubsequences: false)

@@ -154,7 +154,8 @@ struct BinlogMirror {
     }
     guard let begun else { throw Self.broken("\(file) has nothing in it") }
     if let expected {
-      throw Self.refusal("\(expected.position.file) ends at \(offset), and the log followed went to \(expected.position)")
+      throw Self.refusal(
+        "\(expected.position.file) ends at \(offset), and the log followed went to \(expected.position)")
     }
     finishChunk()
     follows = LogCursor(LogFileName(file, begun: begun).text, offset)

@@ -70,7 +70,8 @@ extension MariaDBDriver {
           let place = relay + "/" + BesideServer.relayName(files.count + laid.count - 1)
           laid.append(LaidFile(path: place, name: name, from: 4, shift: 0))
         }
-        try await write(extent, laid[laid.count - 1], replay.source, from: extent.file == current.name.text ? start.offset : 0)
+        try await write(
+          extent, laid[laid.count - 1], replay.source, from: extent.file == current.name.text ? start.offset : 0)
       }
     } catch {
       if let inner = (error as? AnyFailure)?.underlying as? DriverError { throw inner }

@@ -68,7 +68,8 @@ struct MariaDBFollower: LogFollower {
       }
       let cluster = try await control.run("SHOW GLOBAL VARIABLES LIKE 'wsrep_on'").rows.first?.last ?? nil
       let facts = ServerFacts(
-        version: "", variables: [
+        version: "",
+        variables: [
           "log_bin": row[1] == "1" ? "ON" : "OFF", "binlog_format": row[2] ?? "",
           "encrypt_binlog": row[3] == "1" ? "ON" : "OFF", "log_slave_updates": row[6] == "1" ? "ON" : "OFF",
           "gtid_slave_pos": row[7] ?? "", "wsrep_on": cluster ?? "OFF",
@@ -356,7 +357,8 @@ extension StatementFailure {
   fileprivate var followingError: DriverError {
     switch code {
     case 1227, 1044, 1142:
-      .permissionDenied("following the log: \(message)", needs: "REPLICATION SLAVE, as docs/operating/continuous.md says")
+      .permissionDenied(
+        "following the log: \(message)", needs: "REPLICATION SLAVE, as docs/operating/continuous.md says")
     case _ where isCancelled || isConnectionLost: driverError("following the log")
     // A statement that was ended by somebody, a server that goes down: it may be there again.
     default: .unreachable("following the log: \(message)")

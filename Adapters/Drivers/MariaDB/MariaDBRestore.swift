@@ -187,7 +187,8 @@ extension MariaDBDriver {
     }
     let size = try await tidy(server, facts, laid, owner)
     return RestoreOutcome(
-      state: RestoredState(position: laid?.position ?? request.capture.position, sizeBytes: size, proofs: proofs), digest: digest)
+      state: RestoredState(position: laid?.position ?? request.capture.position, sizeBytes: size, proofs: proofs),
+      digest: digest)
   }
 
   private func answer(of server: BesideServer, _ started: StartedServer) async throws(DriverError) -> Connection {
@@ -372,7 +373,8 @@ extension MariaDBDriver {
       do throws(SystemFailure) {
         for name in try Files.names(in: server.data).map(\.lossyText)
         where name.hasPrefix("xtrabackup_") || name == "backup-my.cnf" { unlink("\(server.data)/\(name)") }
-        if let replay = facts.replay, let name = replay.logBaseName, let state = laid?.gtid ?? GTIDList(replay.markGTID) {
+        if let replay = facts.replay, let name = replay.logBaseName, let state = laid?.gtid ?? GTIDList(replay.markGTID)
+        {
           let path = "\(server.data)/\(name).state"
           let lines = state.description.split(separator: ",").map { "\($0)\n" }.joined()
           try Files.replace(path, with: Array(lines.utf8), mode: 0o660)

@@ -92,7 +92,9 @@ struct ServerFacts: Sendable {
   }
 
   /// Whether it can be a plugin with its library: it becomes an argument.
-  static func isPlugin(_ text: String) -> Bool { text.wholeMatch(of: /[A-Za-z0-9_]{1,64}=[A-Za-z0-9_]{1,64}(\.so)?/) != nil }
+  static func isPlugin(_ text: String) -> Bool {
+    text.wholeMatch(of: /[A-Za-z0-9_]{1,64}=[A-Za-z0-9_]{1,64}(\.so)?/) != nil
+  }
 
   /// `10.11`, which must be the same where a copy is restored.
   static func series(_ version: String) -> String { version.split(separator: ".").prefix(2).joined(separator: ".") }

@@ -22,7 +22,8 @@ struct RestoreTarget: ParsableArguments {
   var lsn: String?
   @Option(help: "Go on along the store's log to a restore point of this name.") var toName: String?
   @Option(
-    name: [.customLong("xid"), .customLong("gtid")], help: "Go on along the store's log to the end of this transaction.")
+    name: [.customLong("xid"), .customLong("gtid")], help: "Go on along the store's log to the end of this transaction."
+  )
   var xid: String?
   @Flag(help: "Go on though an invariant joins a restored store to one that stays as it is.") var allowBrokenLinks =
     false
