@@ -109,7 +109,8 @@ let adapters: [Target] = [
     "DriverPostgreSQL", at: "Adapters/Drivers/PostgreSQL", ["Core", "IO", "DriverKit", "CPQ"],
     settings: hot),
   module(
-    "DriverMariaDB", at: "Adapters/Drivers/MariaDB", ["Core", "IO", "DriverKit", "CMariaDB"]),
+    "DriverMariaDB", at: "Adapters/Drivers/MariaDB", ["Core", "IO", "DriverKit", "CMariaDB"],
+    settings: hot),
   module("DriverExec", at: "Adapters/Drivers/Exec", ["Core", "IO", "DriverKit"]),
   module("DriverRedis", at: "Adapters/Drivers/Redis", ["Core", "IO", "DriverKit", "CHiredis"]),
   module("DriverEtcd", at: "Adapters/Drivers/Etcd", ["Core", "IO", "DriverKit", "Web"]),

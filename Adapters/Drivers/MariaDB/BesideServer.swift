@@ -13,6 +13,8 @@ struct BesideServer: Sendable {
   /// Where our own files go: the socket, the log, and the binary log that is replayed.
   var control: String
   var variables: [String: String]
+  /// Plugins that users are known by, with their libraries.
+  var authentication: [String] = []
 
   /// A socket's path has room for 107 bytes, so a deep workspace needs another place for it.
   var socketDirectory: String {
@@ -24,6 +26,9 @@ struct BesideServer: Sendable {
   var log: String { socketDirectory + "/server.log" }
   /// Holds `relay.000001` and on: a server reads another's binary log as its relay log.
   var relay: String { control + "/relay" }
+
+  /// What the table of events is made of again.
+  var events: String { control + "/events" }
 
   static func relayName(_ index: Int) -> String {
     let digits = String(index + 1)
@@ -41,13 +46,17 @@ struct BesideServer: Sendable {
       "--skip-slave-start", "--skip-log-bin", "--server-id=4294967295", "--relay-log=\(relay)/relay",
       "--relay-log-index=\(relay)/relay.index", "--relay-log-info-file=\(relay)/relay-log.info",
       "--master-info-file=\(relay)/master.info", "--relay-log-purge=0", "--slave-sql-verify-checksum=1",
-      "--slave-exec-mode=STRICT", "--gtid-strict-mode=0", "--slave-skip-errors=OFF",
+      "--slave-exec-mode=STRICT", "--gtid-strict-mode=0", "--slave-skip-errors=\(EventTable.refusal)",
+      // What is defined twice contradicts the log: the usual is to define it anew without a word.
+      "--slave-ddl-exec-mode=STRICT",
       // No effect on the world.
       "--event-scheduler=OFF", "--general-log=0", "--slow-query-log=0",
       // Beside a live server: little memory. What it does is made durable when it stops.
       "--innodb-buffer-pool-size=128M", "--innodb-flush-log-at-trx-commit=2", "--innodb-buffer-pool-load-at-startup=0",
       "--innodb-buffer-pool-dump-at-shutdown=0", "--performance-schema=0", "--max-allowed-packet=1G",
     ]
+      // Without rights, none of those that people installed is loaded.
+      + authentication.map { "--plugin-load-add=\($0)" }
       + layout.sorted { $0.key < $1.key }.map { "--\($0.key.replacing("_", with: "-"))=\($0.value)" }
       + variables.sorted { $0.key < $1.key }.filter { !$0.value.isEmpty }.map {
         "--\($0.key.replacing("_", with: "-"))=\($0.value)"

@@ -16,6 +16,9 @@ struct BinlogPosition: Equatable, Sendable, CustomStringConvertible {
     (self.file, self.offset) = (file, offset)
   }
 
+  /// Of a file whose name was looked at before.
+  init(_ file: String, _ offset: Int64) { (self.file, self.offset) = (file, offset) }
+
   /// `bin.000001:322`.
   init?(_ text: String) {
     guard let colon = text.lastIndex(of: ":"), let offset = Int64(text[text.index(after: colon)...]) else { return nil }
@@ -35,6 +38,8 @@ struct BinlogPosition: Equatable, Sendable, CustomStringConvertible {
 struct GTIDList: Equatable, Sendable {
   /// Domain to server and number.
   var positions: [UInt32: String] = [:]
+
+  init() {}
 
   init?(_ text: String) {
     for part in text.split(separator: ",") {
@@ -93,6 +98,18 @@ struct BinaryLog: Sendable {
 
   private static func number(_ name: String) -> Int64 {
     name.lastIndex(of: ".").flatMap { Int64(name[name.index(after: $0)...]) } ?? -2
+  }
+
+  /// When a file was begun, in seconds since 1970, by its first event. Blocks, for a read of a few bytes.
+  func begun(_ name: String) throws(DriverError) -> UInt32 {
+    let path = "\(directory)/\(name)"
+    do throws(SystemFailure) {
+      let head = try File(path, O_RDONLY).read(at: 0, count: 9)
+      guard head.count == 9, head.starts(with: Self.magic), head[8] == BinlogEvent.Kind.format else {
+        throw SystemFailure("read", path: path, number: EBADMSG)
+      }
+      return head.withUnsafeBytes { $0.number(4) }
+    } catch { throw error.number == EBADMSG ? .corrupt("\(path) is no binary log") : DriverError(error) }
   }
 
   /// A file's header, and with it where its events begin; and the file itself, which stays readable when the server

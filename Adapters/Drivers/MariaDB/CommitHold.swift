@@ -26,9 +26,10 @@ final class CommitHold: Sendable {
     let outcome: Result<Void, DriverError> = await withTaskCancellationHandler {
       do throws(DriverError) {
         try await keeper.hold(limit: limit, retryEvery: .milliseconds(20)) { () throws(DriverError) -> Bool in
-          let left = Double(deadline - time.monotonicNanoseconds()) / 1e9
-          guard left > 0.001 else { return false }
-          return try Self.stage(connection, seconds: left, patience: patience)
+          try Self.stage(connection, patience: patience) {
+            let left = Double(deadline - time.monotonicNanoseconds()) / 1e9
+            return left > 0.001 ? left : nil
+          }
         } letGo: { [self] in
           let done = (try? connection.runBlocking("BACKUP STAGE END")) != nil
           hasEnded.withLock { $0 = done }
@@ -53,11 +54,17 @@ final class CommitHold: Sendable {
   }
 
   /// Blocks. `false` if somebody stood in the way for too long; then nobody waits.
-  private static func stage(_ connection: Connection, seconds: Double, patience: Int64) throws(DriverError) -> Bool {
+  ///
+  /// - Parameter left: Seconds until the limit, `nil` when it has passed: all stages have it together.
+  private static func stage(
+    _ connection: Connection, patience: Int64, left: () -> Double?
+  ) throws(DriverError) -> Bool {
     do throws(StatementFailure) {
       _ = try connection.runBlocking(
-        "SET SESSION wait_timeout = \(patience), max_statement_time = \(seconds), lock_wait_timeout = \(patience)")
+        "SET SESSION wait_timeout = \(patience), lock_wait_timeout = \(patience)")
       for stage in ["START", "FLUSH", "BLOCK_DDL", "BLOCK_COMMIT"] {
+        guard let seconds = left() else { throw StatementFailure(code: 1969, message: "the limit has passed") }
+        _ = try connection.runBlocking("SET SESSION max_statement_time = \(seconds)")
         _ = try connection.runBlocking("BACKUP STAGE \(stage)")
       }
       _ = try connection.runBlocking("SET SESSION max_statement_time = 0")

@@ -67,6 +67,9 @@ final class Connection: Sendable {
 
   /// Packets of a server may say that they are a gigabyte long; nothing the driver asks for is.
   private static let packetLimit: UInt = 64 << 20
+  /// A row of a server's log can be as long as that.
+  private static let streamLimit: UInt = (1 << 30) + (1 << 20)
+  private static let streamSilenceSeconds: UInt32 = 30
   private static let library: Int32 = mysql_server_init(0, nil, nil)
 
   private init(adopting pointer: sending UnsafeMutablePointer<MYSQL>, pool: BlockingPool) {
@@ -92,12 +95,13 @@ final class Connection: Sendable {
     }
   }
 
-  static func open(_ address: ServerAddress, password: Secret?, pool: BlockingPool) async throws(DriverError)
-    -> Connection
-  {
+  /// - Parameter isStream: The server will send its log: rows of any length, and it is never silent for long.
+  static func open(
+    _ address: ServerAddress, password: Secret?, pool: BlockingPool, isStream: Bool = false
+  ) async throws(DriverError) -> Connection {
     try await pool.run { () throws(DriverError) -> Connection in
       guard library == 0, let pointer = mysql_init(nil) else { throw .unreachable("\(address): out of memory") }
-      settle(pointer, address)
+      settle(pointer, address, isStream: isStream)
       func connect(_ password: UnsafePointer<CChar>?) -> Bool {
         mysql_real_connect(
           pointer, address.socket == nil ? address.host : nil, address.user, password, nil, UInt32(address.port),
@@ -126,10 +130,14 @@ final class Connection: Sendable {
     }
   }
 
-  private static func settle(_ pointer: UnsafeMutablePointer<MYSQL>, _ address: ServerAddress) {
+  private static func settle(_ pointer: UnsafeMutablePointer<MYSQL>, _ address: ServerAddress, isStream: Bool) {
     var seconds = address.connectSeconds
     mysql_options(pointer, MYSQL_OPT_CONNECT_TIMEOUT, &seconds)
-    var (off, limit): (UInt32, UInt) = (0, packetLimit)
+    var (off, limit): (UInt32, UInt) = (0, isStream ? streamLimit : packetLimit)
+    if isStream {
+      var patience = streamSilenceSeconds
+      mysql_options(pointer, MYSQL_OPT_READ_TIMEOUT, &patience)
+    }
     // A hostile server could ask for files of ours.
     mysql_options(pointer, MYSQL_OPT_LOCAL_INFILE, &off)
     mysql_options(pointer, MYSQL_OPT_MAX_ALLOWED_PACKET, &limit)
@@ -161,7 +169,28 @@ final class Connection: Sendable {
     return try result.get()
   }
 
-  /// The same on the caller's thread, which it blocks, whether or not the task is cancelled.
+  /// Runs `body` on the pool, with the library's own handle; the connection is cut when the task is cancelled.
+  func withLibrary<T: Sendable>(
+    _ body: @escaping @Sendable (UnsafeMutablePointer<MYSQL>) throws(StatementFailure) -> T
+  ) async throws(StatementFailure) -> T {
+    if Task.isCancelled { throw .cancelled }
+    let result = await withTaskCancellationHandler {
+      await pool.run { () -> Result<T, StatementFailure> in
+        self.handle.withLock { handle -> Result<T, StatementFailure> in
+          guard let pointer = handle.pointer else {
+            return .failure(StatementFailure(code: 2006, message: "the connection is closed"))
+          }
+          do throws(StatementFailure) { return .success(try body(pointer)) } catch { return .failure(error) }
+        }
+      }
+    } onCancel: {
+      interrupt()
+    }
+    if case .failure = result, Task.isCancelled { throw .cancelled }
+    return try result.get()
+  }
+
+  /// Runs a statement on the caller's thread, which it blocks, whether or not the task is cancelled.
   func runBlocking(_ statement: String, rowLimit: Int = 1_000_000) throws(StatementFailure) -> QueryResult {
     let result = handle.withLock { handle -> Result<QueryResult, StatementFailure> in
       guard let pointer = handle.pointer else {
@@ -207,7 +236,7 @@ final class Connection: Sendable {
   }
 }
 
-private func failure(of connection: UnsafeMutablePointer<MYSQL>) -> StatementFailure? {
+func failure(of connection: UnsafeMutablePointer<MYSQL>) -> StatementFailure? {
   let code = mysql_errno(connection)
   guard code != 0 else { return nil }
   let message = mysql_error(connection).map { String(cString: $0) } ?? ""

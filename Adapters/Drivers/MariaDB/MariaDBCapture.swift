@@ -21,6 +21,7 @@ actor MariaDBCapture: CaptureSession {
   /// As they were before the hold; what is something else when it is read has no digest.
   private var tables: [RowDigest.Table] = []
   private var marked: Mark?
+  private var eventColumns: [EventTable.Column] = []
   private var isHeld = false
   private var notes: [String] = []
 
@@ -30,6 +31,11 @@ actor MariaDBCapture: CaptureSession {
     var gtid: String
     /// What the server itself had replicated from others.
     var replicated: String
+    /// When the position's file was begun, and whose it is.
+    var begun: UInt32
+    var stream: String
+    /// Statements that make the table of events again: nobody changes it while held.
+    var events: [String]
   }
 
   init(_ driver: MariaDBDriver, _ context: CaptureContext) {
@@ -71,6 +77,10 @@ actor MariaDBCapture: CaptureSession {
     self.base = base
     if facts.isHeld {
       guard let position = base.position else { throw .unsupported("the server does not say where its log stands") }
+      do throws(StatementFailure) {
+        try await control.run(EventTable.settings)
+        eventColumns = try await EventTable.columns(control)
+      } catch { throw error.driverError("looking for events") }
       let log = binaryLog(facts)
       firstLog = try await driver.blocking { () throws(DriverError) in try log.open(position.file) }
       let locks = try await driver.connect()
@@ -110,23 +120,34 @@ actor MariaDBCapture: CaptureSession {
   func mark() async throws(DriverError) -> LogPosition {
     guard let control, let facts, let base else { throw .holdImpossible("the session is not prepared") }
     guard facts.isHeld else { return position(of: base) }
+    let position: BinlogPosition
+    let sets: [String?]
+    let events: [String]
     do throws(StatementFailure) {
       if isHeld, let reader { try await reader.run("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY") }
       let status = try await control.row("SHOW MASTER STATUS", 2)
-      let sets = try await control.row("SELECT @@GLOBAL.gtid_binlog_pos, @@GLOBAL.gtid_slave_pos", 2)
+      sets = try await control.row("SELECT @@GLOBAL.gtid_binlog_pos, @@GLOBAL.gtid_slave_pos", 2)
       guard let file = status[0], let offset = status[1].flatMap({ Int64($0) }),
-        let position = BinlogPosition(file: file, offset: offset), let gtid = sets[0], GTIDList(gtid) != nil
+        let named = BinlogPosition(file: file, offset: offset), GTIDList(sets[0] ?? "") != nil
       else { throw StatementFailure(code: 2027, message: "the server did not name its position") }
-      let mark = Mark(position: position, gtid: gtid, replicated: sets[1] ?? "")
-      marked = mark
-      return self.position(of: mark)
+      position = named
+      events = try await EventTable.statements(eventColumns, control)
     } catch {
       throw error.driverError("naming the position")
     }
+    let log = binaryLog(facts)
+    let begun = try await driver.blocking { () throws(DriverError) in try log.begun(position.file) }
+    let mark = Mark(
+      position: position, gtid: sets[0] ?? "", replicated: sets[1] ?? "", begun: begun,
+      stream: MariaDBFollower.stream(of: facts.variables["server_id"] ?? ""), events: events)
+    marked = mark
+    return self.position(of: mark)
   }
 
   private func position(of mark: Mark) -> LogPosition {
-    LogPosition(kind: "binlog", value: mark.position.description, details: ["gtid": mark.gtid])
+    LogPosition(
+      kind: "binlog", value: mark.position.description,
+      details: ["gtid": mark.gtid, "stream": mark.stream, "begun": String(mark.begun)])
   }
 
   private func position(of base: BaseCopy) -> LogPosition { LogPosition(kind: "lsn", value: base.lsn) }
@@ -150,6 +171,7 @@ actor MariaDBCapture: CaptureSession {
     var restore = RestoreFacts(
       version: facts.version, lsn: base.lsn, dataDirectory: driver.dataDirectory,
       variables: facts.variables.filter { ServerFacts.replayed.contains($0.key) })
+    restore.authentication = facts.authentication
     guard facts.isHeld else {
       return CaptureResult(
         version: facts.version, position: position(of: base), sizeBytes: counter.value, facts: restore.encoded,
@@ -188,7 +210,11 @@ actor MariaDBCapture: CaptureSession {
     restore.replay = RestoreFacts.Replay(
       files: stretches.map(\.file), start: start.description, startGTID: base.gtid,
       mark: marked.position.description, markGTID: marked.gtid, replicated: marked.replicated,
-      logBaseName: logInside(facts))
+      logBaseName: logInside(facts), events: max(0, marked.events.count - 1))
+    try await copy.addDirectory(TreePath(EventTable.directory))
+    try await copy.add(
+      TreePath(EventTable.directory).appending(FileName(EventTable.file)),
+      bytes: Array(marked.events.map { $0 + ";\n" }.joined().utf8))
     let digest = try await readDigest()
     return CaptureResult(
       version: facts.version, position: position(of: marked), contentDigest: digest, sizeBytes: counter.value,

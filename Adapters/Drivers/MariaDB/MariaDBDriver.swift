@@ -30,6 +30,9 @@ package enum MariaDBDriverFactory: DriverFactory {
       "start", .string, help: "Command that starts the server, without a shell; else mariadbd. 'none': nobody does."),
     OptionSchema(
       "stop", .string, help: "Command that stops the server, without a shell; else SIGTERM. 'none': nobody does."),
+    OptionSchema(
+      "semiSync", .boolean, default: "false",
+      help: "Whether 'salvor follow' acknowledges as a semi-synchronous replica: what is in the repository."),
     OptionSchema("startTimeout", .duration, default: "1h", help: "How long a start may take, recovery included."),
   ]
 
@@ -79,7 +82,8 @@ package enum MariaDBDriverFactory: DriverFactory {
       dataDirectory: directory, binDirectory: try path("binDirectory"), runAs: configuration.string("runAs"),
       configFile: try path("configFile"), startCommand: configuration.string("start"),
       stopCommand: configuration.string("stop"),
-      startTimeout: configuration.duration("startTimeout") ?? .seconds(3600), environment: environment)
+      startTimeout: configuration.duration("startTimeout") ?? .seconds(3600),
+      isSemiSynchronous: configuration.boolean("semiSync") ?? false, environment: environment)
   }
 }
 
@@ -95,6 +99,8 @@ struct MariaDBDriver: DataStoreDriver {
   var startCommand: String?
   var stopCommand: String?
   var startTimeout: Duration
+  /// Whether following counts as a replica that commits may wait for.
+  var isSemiSynchronous = false
   var environment: DriverEnvironment
 
   // MARK: Asking

@@ -25,8 +25,14 @@ extension MariaDBDriver {
     let layout = RestoreLayout(request, dataDirectory: dataDirectory)
     if let done = try await outcome(layout) { return done.state }
     try await clear(layout)
-    try await materialise(request, facts, layout)
-    let done = try await prove(request, facts, layout)
+    let done: RestoreOutcome
+    do throws(DriverError) {
+      let laid = try await materialise(request, facts, layout)
+      done = try await prove(request, facts, laid, layout)
+    } catch {
+      await environment.pool.run { removeSockets(layout) }
+      throw error
+    }
     try await blocking { () throws(DriverError) in
       do {
         try Files.replace(layout.outcome, with: try CanonicalJSON.encode(done))
@@ -62,7 +68,14 @@ extension MariaDBDriver {
         throw .unsupported("\(layout.swap.workspace) holds a state that was kept: give it up, or swap it out, first")
       }
       do throws(SystemFailure) { try Files.removeTree(layout.swap.workspace) } catch { throw DriverError(error) }
+      removeSockets(layout)
     }
+  }
+
+  /// Where a workspace lies too deep for a socket, that is elsewhere; nothing else would find it. Blocks.
+  func removeSockets(_ layout: RestoreLayout) {
+    let place = BesideServer(data: layout.swap.incomplete, control: layout.control, variables: [:]).socketDirectory
+    if Files.parent(of: place) == "/tmp" { try? Files.removeTree(place) }
   }
 
   /// Ends a server that an earlier try left behind.
@@ -77,7 +90,7 @@ extension MariaDBDriver {
   /// Writes the captured files into the workspace, and readies them for a server.
   private func materialise(
     _ request: RestoreRequest, _ facts: RestoreFacts, _ layout: RestoreLayout
-  ) async throws(DriverError) {
+  ) async throws(DriverError) -> LaidLog? {
     let server = BesideServer(data: layout.swap.incomplete, control: layout.control, variables: facts.variables)
     try await blocking { () throws(DriverError) in
       try layout.swap.prepare(mode: 0o711)
@@ -87,6 +100,9 @@ extension MariaDBDriver {
       try await request.source.materialise("data", at: server.data, progress: request.progress)
       if facts.replay != nil {
         try await request.source.materialise("binlog", at: server.relay, progress: { _ in })
+      }
+      if facts.replay?.events != nil {
+        try await request.source.materialise(TreePath(EventTable.directory), at: server.events, progress: { _ in })
       }
     } catch {
       if let inner = error.underlying as? DriverError { throw inner }
@@ -99,33 +115,46 @@ extension MariaDBDriver {
         try makeOwnDirectory(server.socketDirectory, owner)
         guard chmod(server.data, 0o700) == 0 else { throw SystemFailure("chmod", path: server.data) }
         try settleTree(server.data, owner: owner, hasLinks: false)
-        if files.isEmpty {
-          try makeOwnDirectory(server.relay, owner)
-        } else {
-          var index = ""
-          for (number, name) in files.enumerated() {
-            let place = "\(server.relay)/\(BesideServer.relayName(number))"
-            try Files.renameExclusive("\(server.relay)/\(name)", to: place)
-            index += place + "\n"
-          }
-          try Files.replace(server.relay + "/relay.index", with: Array(index.utf8))
-          try settleTree(server.relay, owner: owner, hasLinks: false)
+        if files.isEmpty { try makeOwnDirectory(server.relay, owner) }
+        for (number, name) in files.enumerated() {
+          try Files.renameExclusive(
+            "\(server.relay)/\(name)", to: "\(server.relay)/\(BesideServer.relayName(number))")
         }
-      } catch {
-        switch error.number {
-        case EBADMSG: throw .corrupt("\(error.path ?? "the copy") is neither file nor directory")
-        case ENOENT: throw .logGap("the copy lacks \(error.path ?? "a file") of the binary log")
-        default: throw DriverError(error)
-        }
-      }
+      } catch { throw Self.materialised(error) }
+    }
+    var names = files.indices.map(BesideServer.relayName)
+    var laid: LaidLog?
+    if let replay = request.replay {
+      guard let captured = facts.replay else { throw .unsupported("a copy from outside the cut can't be gone on from") }
+      let found = try await layLog(replay, captured, request.capture.position, in: server.relay, behind: names)
+      (laid, names) = (found, found.files)
+    }
+    if names.isEmpty { return nil }
+    let index = names.map { "\(server.relay)/\($0)\n" }.joined()
+    try await blocking { () throws(DriverError) in
+      do throws(SystemFailure) {
+        try Files.replace(server.relay + "/relay.index", with: Array(index.utf8))
+        try settleTree(server.relay, owner: owner, hasLinks: false)
+      } catch { throw Self.materialised(error) }
+    }
+    return laid
+  }
+
+  private static func materialised(_ error: SystemFailure) -> DriverError {
+    switch error.number {
+    case EBADMSG: .corrupt("\(error.path ?? "the copy") is neither file nor directory")
+    case ENOENT: .logGap("the copy lacks \(error.path ?? "a file") of the binary log")
+    default: DriverError(error)
     }
   }
 
   /// Recovers, replays to the mark, has the engine check itself, and counts the content.
   private func prove(
-    _ request: RestoreRequest, _ facts: RestoreFacts, _ layout: RestoreLayout
+    _ request: RestoreRequest, _ facts: RestoreFacts, _ laid: LaidLog?, _ layout: RestoreLayout
   ) async throws(DriverError) -> RestoreOutcome {
-    let server = BesideServer(data: layout.swap.incomplete, control: layout.control, variables: facts.variables)
+    let server = BesideServer(
+      data: layout.swap.incomplete, control: layout.control, variables: facts.variables,
+      authentication: facts.authentication)
     let owner = try serverUser(server.data)
     let settings = try await blocking { () throws(DriverError) in try BesideServer.layout(in: server.data) }
     var proofs: [String] = []
@@ -142,7 +171,7 @@ extension MariaDBDriver {
     do throws(DriverError) {
       let connection = try await answer(of: server, started)
       do throws(DriverError) {
-        result = .success(try await examine(request, facts, connection, server, proofs: &proofs))
+        result = .success(try await examine(request, facts, laid, connection, server, proofs: &proofs))
         await connection.close()
       } catch {
         await connection.close()
@@ -156,9 +185,10 @@ extension MariaDBDriver {
     guard isWhole else {
       throw await explained(.engineFailed("the server beside did not stop cleanly", log: ""), server, started)
     }
-    let size = try await tidy(server, facts, owner)
+    let size = try await tidy(server, facts, laid, owner)
     return RestoreOutcome(
-      state: RestoredState(position: request.capture.position, sizeBytes: size, proofs: proofs), digest: digest)
+      state: RestoredState(position: laid?.position ?? request.capture.position, sizeBytes: size, proofs: proofs),
+      digest: digest)
   }
 
   private func answer(of server: BesideServer, _ started: StartedServer) async throws(DriverError) -> Connection {
@@ -204,16 +234,21 @@ extension MariaDBDriver {
   }
 
   private func examine(
-    _ request: RestoreRequest, _ facts: RestoreFacts, _ connection: Connection, _ server: BesideServer,
-    proofs: inout [String]
+    _ request: RestoreRequest, _ facts: RestoreFacts, _ laid: LaidLog?, _ connection: Connection,
+    _ server: BesideServer, proofs: inout [String]
   ) async throws(DriverError) -> ContentDigest? {
     do throws(StatementFailure) {
       // We stay who we are, and statements about users can be replayed.
       try await connection.run("FLUSH LOCAL PRIVILEGES")
     } catch { throw .engineFailed("reading the rights of users", log: error.message) }
     if let replay = facts.replay {
-      try await self.replay(replay, connection)
-      proofs.append("replayed the binary log to \(replay.mark), GTID \(replay.markGTID)")
+      try await self.replay(replay, laid, connection)
+      if replay.events != nil { try await settleEvents(laid, connection, server, proofs: &proofs) }
+      if let laid {
+        proofs.append("replayed the binary log to \(laid.end), GTID \(laid.gtid.description), \(laid.words)")
+      } else {
+        proofs.append("replayed the binary log to \(replay.mark), GTID \(replay.markGTID)")
+      }
     }
     do throws(StatementFailure) {
       proofs.append("CHECK TABLE of \(try await checkTables(connection)) tables")
@@ -245,9 +280,11 @@ extension MariaDBDriver {
     1032, 1049, 1050, 1051, 1054, 1062, 1146, 1534, 1535, 1594, 1595, 1677,
   ]
 
-  private func replay(_ replay: RestoreFacts.Replay, _ connection: Connection) async throws(DriverError) {
-    guard let start = GTIDList(replay.startGTID), let mark = GTIDList(replay.markGTID),
-      let replicated = GTIDList(replay.replicated)
+  private func replay(
+    _ replay: RestoreFacts.Replay, _ laid: LaidLog?, _ connection: Connection
+  ) async throws(DriverError) {
+    guard let start = GTIDList(replay.startGTID), let mark = laid?.gtid ?? GTIDList(replay.markGTID),
+      let replicated = laid?.replicated ?? GTIDList(replay.replicated)
     else { throw .corrupt("the snapshot's facts make no sense") }
     do throws(StatementFailure) {
       try await connection.run("SET GLOBAL gtid_slave_pos = '\(start.description)'")
@@ -285,6 +322,27 @@ extension MariaDBDriver {
     }
   }
 
+  /// Makes the table of events what it was at the mark.
+  private func settleEvents(
+    _ laid: LaidLog?, _ connection: Connection, _ server: BesideServer, proofs: inout [String]
+  ) async throws(DriverError) {
+    let bytes = try await blocking { () throws(DriverError) in
+      do throws(SystemFailure) {
+        return try Files.read("\(server.events)/\(EventTable.file)", limitBytes: EventTable.limitBytes)
+      } catch { throw error.number == ENOENT ? .corrupt("the copy lacks its events") : DriverError(error) }
+    }
+    do throws(StatementFailure) {
+      let leftOut = try await connection.run("SHOW GLOBAL STATUS LIKE 'Slave_skipped_errors'").rows.first?.last ?? nil
+      if laid != nil, leftOut != "0" {
+        proofs.append("events are as they were at the copy's mark: what was defined behind it is not replayed")
+      }
+      try await connection.run(EventTable.settings)
+      for line in String(decoding: bytes, as: UTF8.self).split(separator: "\n") {
+        try await connection.run(String(line.hasSuffix(";") ? line.dropLast() : line))
+      }
+    } catch { throw error.isCancelled ? .cancelled : .engineFailed("putting events in place", log: error.message) }
+  }
+
   /// - Returns: How many tables were checked and are sound.
   private func checkTables(_ connection: Connection) async throws(StatementFailure) -> Int {
     let tables = try await connection.run(
@@ -308,14 +366,15 @@ extension MariaDBDriver {
   }
 
   /// Removes what only the restore needed; where the binary log goes with the directory, its numbering goes on.
-  private func tidy(_ server: BesideServer, _ facts: RestoreFacts, _ owner: SystemUser?) async throws(DriverError)
-    -> Int64
-  {
+  private func tidy(
+    _ server: BesideServer, _ facts: RestoreFacts, _ laid: LaidLog?, _ owner: SystemUser?
+  ) async throws(DriverError) -> Int64 {
     try await blocking { () throws(DriverError) in
       do throws(SystemFailure) {
         for name in try Files.names(in: server.data).map(\.lossyText)
         where name.hasPrefix("xtrabackup_") || name == "backup-my.cnf" { unlink("\(server.data)/\(name)") }
-        if let replay = facts.replay, let name = replay.logBaseName, let state = GTIDList(replay.markGTID) {
+        if let replay = facts.replay, let name = replay.logBaseName, let state = laid?.gtid ?? GTIDList(replay.markGTID)
+        {
           let path = "\(server.data)/\(name).state"
           let lines = state.description.split(separator: ",").map { "\($0)\n" }.joined()
           try Files.replace(path, with: Array(lines.utf8), mode: 0o660)
@@ -323,9 +382,22 @@ extension MariaDBDriver {
         }
         try Files.removeTree(server.socketDirectory)
         try Files.removeTree(server.control)
-        try Files.synchronizeDirectory(server.data)
+        try synchronizeTree(server.data)
         return try treeBytes(server.data)
       } catch { throw DriverError(error) }
     }
   }
+}
+
+/// Makes durable what a server wrote, and left to the kernel. Blocks.
+private func synchronizeTree(_ path: String) throws(SystemFailure) {
+  for name in try Files.names(in: path) {
+    let place = "\(path)/\(name.lossyText)"
+    if Files.isDirectory(place) {
+      try synchronizeTree(place)
+    } else {
+      try File(place, O_RDONLY | O_NOFOLLOW).synchronize()
+    }
+  }
+  try Files.synchronizeDirectory(path)
 }

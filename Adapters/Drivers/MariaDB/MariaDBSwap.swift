@@ -45,7 +45,10 @@ extension MariaDBDriver {
   func discardKept(_ request: RestoreRequest) async throws(DriverError) {
     let layout = RestoreLayout(request, dataDirectory: dataDirectory)
     try await endBeside(layout)
-    try await blocking { () throws(DriverError) in try layout.swap.discard() }
+    try await blocking { () throws(DriverError) in
+      try layout.swap.discard()
+      removeSockets(layout)
+    }
   }
 
   private func requireStopped(_ layout: RestoreLayout) async throws(DriverError) {

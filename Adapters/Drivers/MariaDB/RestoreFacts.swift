@@ -9,6 +9,8 @@ struct RestoreFacts: Equatable, Sendable {
   var dataDirectory: String
   /// ``ServerFacts/replayed``, as they were.
   var variables: [String: String]
+  /// Plugins without which statements about users can't be replayed.
+  var authentication: [String] = []
   /// `nil` for a copy that was outside the cut.
   var replay: Replay?
 
@@ -22,12 +24,16 @@ struct RestoreFacts: Equatable, Sendable {
     var replicated: String
     /// Where the binary log was kept in the data directory.
     var logBaseName: String?
+    /// How many events there were at the mark; what they are is in the tree.
+    var events: Int?
   }
 
   var encoded: [String: String] {
     var result = ["version": version, "lsn": lsn, "dataDirectory": dataDirectory]
     for (name, value) in variables { result["variable.\(name)"] = value }
+    if !authentication.isEmpty { result["authentication"] = authentication.joined(separator: " ") }
     guard let replay else { return result }
+    result["events"] = replay.events.map { String($0) }
     result["binlogFiles"] = replay.files.joined(separator: " ")
     (result["start"], result["startGTID"]) = (replay.start, replay.startGTID)
     (result["mark"], result["markGTID"]) = (replay.mark, replay.markGTID)
@@ -56,6 +62,10 @@ extension RestoreFacts {
       }
       variables[name] = value
     }
+    authentication = (facts["authentication"] ?? "").split(separator: " ").map(String.init)
+    guard authentication.allSatisfy(ServerFacts.isPlugin) else {
+      throw .corrupt("the snapshot's facts have '\(facts["authentication"] ?? "")' for authentication")
+    }
     guard let list = facts["binlogFiles"] else {
       replay = nil
       return
@@ -71,7 +81,7 @@ extension RestoreFacts {
     else { throw .corrupt("the snapshot's facts make no sense") }
     replay = Replay(
       files: files, start: try required("start"), startGTID: gtids[0], mark: mark, markGTID: gtids[1],
-      replicated: gtids[2], logBaseName: base)
+      replicated: gtids[2], logBaseName: base, events: facts["events"].flatMap { Int($0) })
   }
 }
 

@@ -9,6 +9,8 @@ struct ServerFacts: Sendable {
   /// Engines of tables that people made, with how many tables each has.
   var engines: [String: Int]
   var binlogFilters: Bool
+  /// Plugins that users are known by, with their libraries: `ed25519=auth_ed25519.so`.
+  var authentication: [String] = []
 
   /// Engines whose tables are copied and whose changes are in the binary log.
   static let heldEngines: Set<String> = ["InnoDB", "Aria", "MyISAM"]
@@ -20,8 +22,10 @@ struct ServerFacts: Sendable {
   static let replayed = [
     "lower_case_table_names", "explicit_defaults_for_timestamp", "default_storage_engine", "enforce_storage_engine",
     "character_set_server", "collation_server", "innodb_default_row_format", "innodb_file_per_table",
-    "innodb_strict_mode",
-    "innodb_compression_default", "default_week_format",
+    "innodb_strict_mode", "innodb_compression_default", "default_week_format",
+    // What words an index for full text has.
+    "innodb_ft_min_token_size", "innodb_ft_max_token_size", "innodb_ft_enable_stopword", "ft_min_word_len",
+    "ft_max_word_len",
   ]
 
   private static let asked =
@@ -29,7 +33,7 @@ struct ServerFacts: Sendable {
       "datadir", "log_bin", "log_bin_basename", "log_bin_index", "binlog_format", "encrypt_binlog",
       "log_slave_updates", "wsrep_on",
       "gtid_slave_pos", "innodb_data_home_dir", "innodb_log_group_home_dir", "innodb_undo_directory",
-      "aria_log_dir_path", "innodb_page_size", "version", "read_only",
+      "aria_log_dir_path", "innodb_page_size", "version", "read_only", "server_id",
     ] + replayed
 
   static func read(_ connection: Connection) async throws(DriverError) -> ServerFacts {
@@ -37,6 +41,11 @@ struct ServerFacts: Sendable {
       let version = try await connection.value("SELECT VERSION()") ?? ""
       guard version.contains("MariaDB") else {
         throw StatementFailure(code: 1, message: "the server is '\(version)'; mariadb-backup copies MariaDB only")
+      }
+      // Without this right, tables are not shown, and what isn't shown can't be judged.
+      let grants = try await connection.run("SHOW GRANTS").rows.compactMap { $0.first ?? nil }
+      guard grants.contains(where: Self.readsEverything) else {
+        throw StatementFailure(code: 1142, message: "the user has no SELECT ON *.*, so tables are hidden from it")
       }
       let list = asked.map { "'\($0)'" }.joined(separator: ", ")
       let rows = try await connection.run("SHOW GLOBAL VARIABLES WHERE Variable_name IN (\(list))").rows
@@ -50,6 +59,12 @@ struct ServerFacts: Sendable {
         GROUP BY ENGINE
         """
       ).rows
+      let plugins = try await connection.run(
+        """
+        SELECT PLUGIN_NAME, PLUGIN_LIBRARY FROM information_schema.PLUGINS
+        WHERE PLUGIN_TYPE = 'AUTHENTICATION' AND PLUGIN_STATUS = 'ACTIVE' AND PLUGIN_LIBRARY IS NOT NULL
+        """
+      ).rows
       var filters = false
       if variables["log_bin"] == "ON" {
         filters = try await connection.row("SHOW MASTER STATUS", 4)[2...3].contains { $0?.isEmpty == false }
@@ -58,11 +73,27 @@ struct ServerFacts: Sendable {
         version: String(version.prefix { $0.isNumber || $0 == "." }), variables: variables,
         engines: Dictionary(
           engines.compactMap { row in row.count == 2 ? (row[0] ?? "unknown", row[1].flatMap { Int($0) } ?? 0) : nil },
-          uniquingKeysWith: { first, _ in first }), binlogFilters: filters)
+          uniquingKeysWith: { first, _ in first }), binlogFilters: filters,
+        authentication: plugins.compactMap { row in
+          row.count == 2 ? row[0].flatMap { name in row[1].map { "\(name)=\($0)" } } : nil
+        }.filter(Self.isPlugin).sorted())
     } catch {
       if error.code == 1 { throw .unsupported(error.message) }
       throw error.driverError("asking the server about itself")
     }
+  }
+
+  /// Whether a line of `SHOW GRANTS` gives SELECT on everything.
+  static func readsEverything(_ grant: String) -> Bool {
+    guard grant.hasPrefix("GRANT "), let end = grant.firstRange(of: " ON *.* TO ") else { return false }
+    return grant[..<end.lowerBound].dropFirst(6).split(separator: ",").contains { part in
+      ["SELECT", "ALL PRIVILEGES"].contains(part.drop { $0 == " " })
+    }
+  }
+
+  /// Whether it can be a plugin with its library: it becomes an argument.
+  static func isPlugin(_ text: String) -> Bool {
+    text.wholeMatch(of: /[A-Za-z0-9_]{1,64}=[A-Za-z0-9_]{1,64}(\.so)?/) != nil
   }
 
   /// `10.11`, which must be the same where a copy is restored.

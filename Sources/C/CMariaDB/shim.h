@@ -1,2 +1,3 @@
 #include <mysql.h>
 #include <errmsg.h>
+#include <ma_pvio.h>

@@ -18,10 +18,14 @@ struct RestoreTarget: ParsableArguments {
   @Option(help: "Go on along the store's log to this time, in RFC 3339.") var to: String?
   @Option(
     name: [.customLong("lsn"), .customLong("position")],
-    help: "Go on along the store's log to just before this position, as its engine writes it, such as 0/3000148.")
+    help:
+      "Go on along the store's log to just before this position, as its engine writes it: 0/3000148, bin.000007:4711.")
   var lsn: String?
   @Option(help: "Go on along the store's log to a restore point of this name.") var toName: String?
-  @Option(help: "Go on along the store's log to the end of this transaction.") var xid: String?
+  @Option(
+    name: [.customLong("xid"), .customLong("gtid")], help: "Go on along the store's log to the end of this transaction."
+  )
+  var xid: String?
   @Flag(help: "Go on though an invariant joins a restored store to one that stays as it is.") var allowBrokenLinks =
     false
   @Flag(help: "Trust the point's copies without reading them first.") var noVerify = false
