@@ -103,7 +103,8 @@ import Testing
     return Set(
       threads.compactMap { thread in
         (try? Files.read("/proc/\(pid)/task/\(thread)/stat", limitBytes: 4096)).flatMap { bytes in
-          String(decoding: bytes, as: UTF8.self).split(separator: ")").last?.split(separator: " ").first.map(String.init)
+          String(decoding: bytes, as: UTF8.self).split(separator: ")").last?.split(separator: " ").first.map(
+            String.init)
         }
       })
   }
