@@ -31,9 +31,8 @@ actor MariaDBCapture: CaptureSession {
     var gtid: String
     /// What the server itself had replicated from others.
     var replicated: String
-    /// When the position's file was begun, and whose it is.
-    var begun: UInt32
-    var stream: String
+    /// The same, as the log knows it.
+    var named: LogPosition
     /// Statements that make the table of events again: nobody changes it while held.
     var events: [String]
   }
@@ -81,7 +80,7 @@ actor MariaDBCapture: CaptureSession {
         try await control.run(EventTable.settings)
         eventColumns = try await EventTable.columns(control)
       } catch { throw error.driverError("looking for events") }
-      let log = binaryLog(facts)
+      let log = driver.binaryLog(facts)
       firstLog = try await driver.blocking { () throws(DriverError) in try log.open(position.file) }
       let locks = try await driver.connect()
       self.locks = locks
@@ -103,10 +102,6 @@ actor MariaDBCapture: CaptureSession {
     await driver.environment.pool.run { try? Files.removeTree(directory) }
   }
 
-  private func binaryLog(_ facts: ServerFacts) -> BinaryLog {
-    BinaryLog(directory: Files.parent(of: facts.variables["log_bin_basename"] ?? ""))
-  }
-
   // MARK: The hold
 
   func hold(limit: Duration) async throws(DriverError) {
@@ -120,34 +115,19 @@ actor MariaDBCapture: CaptureSession {
   func mark() async throws(DriverError) -> LogPosition {
     guard let control, let facts, let base else { throw .holdImpossible("the session is not prepared") }
     guard facts.isHeld else { return position(of: base) }
-    let position: BinlogPosition
-    let sets: [String?]
+    let standing: Standing
     let events: [String]
     do throws(StatementFailure) {
       if isHeld, let reader { try await reader.run("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY") }
-      let status = try await control.row("SHOW MASTER STATUS", 2)
-      sets = try await control.row("SELECT @@GLOBAL.gtid_binlog_pos, @@GLOBAL.gtid_slave_pos", 2)
-      guard let file = status[0], let offset = status[1].flatMap({ Int64($0) }),
-        let named = BinlogPosition(file: file, offset: offset), GTIDList(sets[0] ?? "") != nil
-      else { throw StatementFailure(code: 2027, message: "the server did not name its position") }
-      position = named
+      standing = try await Standing.read(control)
       events = try await EventTable.statements(eventColumns, control)
     } catch {
       throw error.driverError("naming the position")
     }
-    let log = binaryLog(facts)
-    let begun = try await driver.blocking { () throws(DriverError) in try log.begun(position.file) }
-    let mark = Mark(
-      position: position, gtid: sets[0] ?? "", replicated: sets[1] ?? "", begun: begun,
-      stream: MariaDBFollower.stream(of: facts.variables["server_id"] ?? ""), events: events)
-    marked = mark
-    return self.position(of: mark)
-  }
-
-  private func position(of mark: Mark) -> LogPosition {
-    LogPosition(
-      kind: "binlog", value: mark.position.description,
-      details: ["gtid": mark.gtid, "stream": mark.stream, "begun": String(mark.begun)])
+    let named = try await driver.position(of: standing, facts)
+    marked = Mark(
+      position: standing.position, gtid: standing.gtid, replicated: standing.replicated, named: named, events: events)
+    return named
   }
 
   private func position(of base: BaseCopy) -> LogPosition { LogPosition(kind: "lsn", value: base.lsn) }
@@ -185,7 +165,7 @@ actor MariaDBCapture: CaptureSession {
         return BinlogPosition.isName(name) ? (name, size) : nil
       }
     } catch { throw error.driverError("listing the binary logs") }
-    let log = binaryLog(facts)
+    let log = driver.binaryLog(facts)
     var known = files
     // Removed meanwhile, and still open here.
     if !known.contains(where: { $0.name == start.file }), let firstLog {
@@ -217,7 +197,7 @@ actor MariaDBCapture: CaptureSession {
       bytes: Array(marked.events.map { $0 + ";\n" }.joined().utf8))
     let digest = try await readDigest()
     return CaptureResult(
-      version: facts.version, position: position(of: marked), contentDigest: digest, sizeBytes: counter.value,
+      version: facts.version, position: marked.named, contentDigest: digest, sizeBytes: counter.value,
       facts: restore.encoded, notes: notes)
   }
 

@@ -118,32 +118,18 @@ final class RedisCapture: CaptureSession {
 
   private func pause(_ limit: Duration) async throws(DriverError) {
     guard let control = state.withLock({ $0.control }) else { throw .holdImpossible("prepare() has not been called") }
-    let milliseconds = limit.wholeNanoseconds / 1_000_000
-    guard milliseconds > 0 else { throw .holdTimeout(limit) }
-    guard !Task.isCancelled else { throw .cancelled }
     let since = environment.time.monotonicNanoseconds()
     state.withLock { $0.pause = (since, limit) }
-    do throws(WireError) {
-      _ = try await environment.pool.run { () throws(WireError) -> Reply in
-        try control.call("CLIENT", "PAUSE", String(milliseconds), "WRITE", patience: limit)
-      }
-    } catch {
-      // The pause may still be on its way; what ends it goes the same way, after it.
-      await unpause(control)
+    do throws(DriverError) { try await ClientPause(driver, control).begin(limit) } catch {
       state.withLock { $0.pause = nil }
-      switch error {
-      case .cancelled: throw .cancelled
-      case .silent: throw .holdTimeout(limit)
-      case .refused(let text) where !text.hasPrefix("NOPERM") && !text.hasPrefix("NOAUTH"): throw .holdImpossible(text)
-      default: throw error.driverError(at: peer, doing: "CLIENT PAUSE")
-      }
+      throw error
     }
   }
 
   func mark() async throws(DriverError) -> LogPosition {
     let (control, start) = state.withLock { ($0.control, $0.start) }
     guard let control, let start else { throw .engineFailed("mark() without prepare()", log: "") }
-    let info = try await position(control)
+    let info = try await ClientPause(driver, control).standing()
     guard let offset = info.integer("master_repl_offset"), info["master_replid"] == start.replicationID else {
       throw .logGap("\(peer) has another replication id than at the snapshot: it was restarted, or failed over")
     }
@@ -154,7 +140,7 @@ final class RedisCapture: CaptureSession {
       state.wasHeld = state.pause != nil && info["role"] == "master"
       state.counts = counts
     }
-    return Self.position(offset, start.replicationID, databases: counts.count)
+    return ClientPause.position(offset, start.replicationID, databases: counts.count)
   }
 
   func release() async -> Bool {
@@ -163,32 +149,13 @@ final class RedisCapture: CaptureSession {
       return (state.control, state.pause, state.wasHeld, state.mark)
     }
     guard let control, let pause else { return false }
-    let offset = await unpause(control)
+    let offset = await ClientPause(driver, control).end()
     let elapsed = Duration.nanoseconds(environment.time.monotonicNanoseconds() - pause.since)
     guard let offset, elapsed < pause.limit else { return false }
     // Someone else may have ended the pause: then there are writes after the mark.
     guard mark == nil || wasHeld else { return false }
     guard let mark, offset != mark else { return true }
     return await wasQuiet(from: mark, to: offset)
-  }
-
-  /// Ends the pause, on a new connection if need be; without an answer it lapses by itself.
-  ///
-  /// - Returns: The offset just before, or `nil` if nobody answered.
-  @discardableResult
-  private func unpause(_ control: Connection) async -> Int64? {
-    let commands = [["INFO", "replication"], ["CLIENT", "UNPAUSE"]].map { $0.map { Array($0.utf8) } }
-    let patience = driver.configuration.timeout
-    let replies = try? await environment.pool.run { () throws(WireError) -> [Reply] in
-      try control.all(commands, patience: patience, persistently: true)
-    }
-    if let replies {
-      guard replies.last == .status("OK"), let text = replies.first?.text else { return nil }
-      return Info(text).integer("master_repl_offset")
-    }
-    guard let other = try? await driver.connect() else { return nil }
-    _ = try? await driver.call(other, "CLIENT", "UNPAUSE")
-    return nil
   }
 
   /// Whether the stream between two offsets holds nothing but the link's own commands.
@@ -264,7 +231,7 @@ final class RedisCapture: CaptureSession {
     }
     return CaptureResult(
       version: version.description,
-      position: Self.position(mark, start.replicationID, databases: known.counts.count),
+      position: ClientPause.position(mark, start.replicationID, databases: known.counts.count),
       contentDigest: content, sizeBytes: size, facts: facts.encoded, notes: notes)
   }
 
@@ -337,15 +304,6 @@ final class RedisCapture: CaptureSession {
     }
   }
 
-  private func position(_ control: Connection) async throws(DriverError) -> Info {
-    let commands = [["INFO", "replication"], ["INFO", "keyspace"]].map { $0.map { Array($0.utf8) } }
-    do throws(WireError) {
-      let replies = try await environment.pool.run { () throws(WireError) -> [Reply] in try control.all(commands) }
-      for case .error(let text) in replies { throw .refused(text) }
-      return Info(replies.compactMap(\.text).joined(separator: "\n"))
-    } catch { throw error.driverError(at: peer, doing: "INFO") }
-  }
-
   private func add(
     _ path: TreePath, _ metadata: FileMetadata, content: OpenSource? = nil
   ) async throws(DriverError) {
@@ -371,11 +329,6 @@ final class RedisCapture: CaptureSession {
       interruption.set()
     }
     return try result.get()
-  }
-
-  private static func position(_ offset: Int64, _ replicationID: String, databases: Int) -> LogPosition {
-    LogPosition(
-      kind: "offset", value: String(offset), details: ["replid": replicationID, "databases": String(databases)])
   }
 }
 

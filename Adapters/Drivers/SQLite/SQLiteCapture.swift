@@ -37,17 +37,7 @@ actor SQLiteCapture: CaptureSession {
   func hold(limit: Duration) async throws(DriverError) {
     guard let writer else { throw .holdImpossible("the capture was not prepared") }
     guard isWAL else { return }
-    try await keeper.hold(limit: limit, retryEvery: driver.holdPoll) { () throws(DriverError) -> Bool in
-      let handle = try writer.handle()
-      sqlite3_busy_timeout(handle, 0)
-      let code = sqlite3_exec(handle, "BEGIN IMMEDIATE", nil, nil, nil)
-      if Connection.isBusy(code) { return false }
-      guard code == SQLITE_OK else { throw Connection.error(code, handle, writer.path) }
-      return true
-    } letGo: {
-      // Nothing was written: this only unlocks. If even that fails, closing does it.
-      do throws(DriverError) { try writer.execute("ROLLBACK") } catch { writer.close() }
-    }
+    try await keeper.holdWriters(writer, limit: limit, retryEvery: driver.holdPoll)
   }
 
   func mark() async throws(DriverError) -> LogPosition {
