@@ -78,6 +78,39 @@ private let runs = ProcessInfo.processInfo.environment["SALVOR_LOG_RUNS"].flatMa
     }
   }
 
+  /// Commits that wait hold the lock that the server's own words about its log need.
+  @Test(.timeLimit(.minutes(3)))
+  func `writers that wait go on when somebody follows again`() async throws {
+    try await MariaDBFollowSite.with(
+      settings: ["rpl-semi-sync-master-timeout=600000"], options: ", semiSync: true"
+    ) { site in
+      try await site.follow("--within", "100ms")
+      try await site.server.sql("SET GLOBAL rpl_semi_sync_master_enabled = 1")
+      let writers = try (1...4).map { _ in
+        try PipedProcess([
+          "bash", "-c",
+          """
+          while echo 'INSERT INTO shop.history (stamp) VALUES (1);'; do sleep 0.002; done \\
+          | mariadb --no-defaults --user=root --socket=\(site.server.socket) 2>&1
+          """,
+        ])
+      }
+      defer { for writer in writers { writer.kill() } }
+      func rows() async throws -> Int { try await site.numbers().count }
+      try await site.until("work is done") { try await rows() >= 20 }
+      site.follower?.kill()
+      var before = -1
+      try await site.until("all of them wait") {
+        let now = try await rows()
+        defer { before = now }
+        try await Task.sleep(for: .seconds(1))
+        return now == before
+      }
+      try await site.follow("--within", "100ms")
+      try await site.until("they go on") { try await rows() > before + 40 }
+    }
+  }
+
   @Test(.timeLimit(.minutes(5)))
   func `restarts of both, and new files, leave no gap`() async throws {
     try await MariaDBFollowSite.with { site in
