@@ -139,6 +139,54 @@ extension DriverContract {
     }
   }
 
+  /// A session that only marks holds as a capture does, as often as it is asked; its position moves with the store, and a hold
+  /// that nobody releases lapses.
+  package func markingHoldsAgain() async throws {
+    try await withStore { fixture in
+      // A mark without a copy before it is of no use, and some servers keep no log before the first.
+      _ = try await capture(fixture)
+      try await withWriters(to: fixture) { log in
+        guard let session = try fixture.driver(.usual).marking() else {
+          throw ContractBroken("a store whose log is followed can be marked without a copy")
+        }
+        let result: Result<Void, any Error>
+        do { result = .success(try await markAgain(session, log)) } catch { result = .failure(error) }
+        await session.close()
+        await session.close()
+        try result.get()
+        try await log.waitForWrites(3, "after close()")
+      }
+    }
+  }
+
+  private func markAgain(_ session: any MarkSession, _ log: WriteLog) async throws {
+    try await session.prepare()
+    var marks: Set<LogPosition> = []
+    for round in 1...3 {
+      try await session.hold(limit: .seconds(60))
+      let heldAt = log.now()
+      try promise(
+        marks.insert(try await session.mark()).inserted, "round \(round): the store was written to, and stands still")
+      try await SystemTime().sleep(for: .milliseconds(200))
+      let releasedAt = log.now()
+      let wasHeld = await session.release()
+      try promise(wasHeld, "round \(round): release() says true when the hold was in force to the end")
+      try await log.waitForWrites(6, "after release()")
+      for write in log.writes where write.began > heldAt {
+        guard let acknowledged = write.acknowledged else { continue }
+        try promise(
+          acknowledged >= releasedAt, "round \(round): write \(write.number) began while held and was acknowledged then"
+        )
+      }
+    }
+    let limit = Duration.seconds(5)
+    try await session.hold(limit: limit)
+    _ = try await session.mark()
+    try await log.waitForWrites(6, within: limit + .seconds(10), "a hold of \(limit.brief) that nobody released")
+    let wasHeld = await session.release()
+    try promise(!wasHeld, "release() says false after the hold lapsed")
+  }
+
   /// Closing a session that holds frees the writers, and closing twice is harmless.
   package func closeFrees() async throws {
     try await withStore { fixture in

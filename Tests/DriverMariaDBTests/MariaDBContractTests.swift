@@ -12,6 +12,7 @@ import Testing
   @Test(.timeLimit(.minutes(2))) func cutIsExact() async throws { try await contract.cutIsExact() }
   @Test(.timeLimit(.minutes(2))) func heldMeansHeld() async throws { try await contract.heldMeansHeld() }
   @Test(.timeLimit(.minutes(2))) func holdLapsesByItself() async throws { try await contract.holdLapsesByItself() }
+  @Test(.timeLimit(.minutes(2))) func markingHoldsAgain() async throws { try await contract.markingHoldsAgain() }
   @Test(.timeLimit(.minutes(2))) func closeFrees() async throws { try await contract.closeFrees() }
   @Test(.timeLimit(.minutes(2))) func cancellationFrees() async throws { try await contract.cancellationFrees() }
   @Test(.timeLimit(.minutes(2))) func sinkErrorsSurface() async throws { try await contract.sinkErrorsSurface() }

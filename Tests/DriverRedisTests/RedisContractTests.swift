@@ -1,4 +1,5 @@
 import DriverContract
+import DriverKit
 import Testing
 
 /// The promises every driver keeps, on a real server.
@@ -11,6 +12,7 @@ import Testing
   @Test(.timeLimit(.minutes(1))) func cutIsExact() async throws { try await contract.cutIsExact() }
   @Test(.timeLimit(.minutes(1))) func heldMeansHeld() async throws { try await contract.heldMeansHeld() }
   @Test(.timeLimit(.minutes(1))) func holdLapsesByItself() async throws { try await contract.holdLapsesByItself() }
+  @Test(.timeLimit(.minutes(1))) func markingHoldsAgain() async throws { try await contract.markingHoldsAgain() }
   @Test(.timeLimit(.minutes(1))) func closeFrees() async throws { try await contract.closeFrees() }
   @Test(.timeLimit(.minutes(1))) func cancellationFrees() async throws { try await contract.cancellationFrees() }
   @Test(.timeLimit(.minutes(1))) func sinkErrorsSurface() async throws { try await contract.sinkErrorsSurface() }
@@ -42,5 +44,23 @@ import Testing
         "GETDEL record:1",
         "DB 0 DEL record:1", "SHUTDOWN NOSAVE", "SET \"unclosed", "",
       ])
+  }
+
+  /// Before the first replica the offset stands still, whatever is written.
+  @Test(.timeLimit(.minutes(1))) func `a server that nobody follows is not marked`() async throws {
+    let fixture = try await RedisFixture.start()
+    let result: Result<Void, any Error>
+    do {
+      let session = try #require(try fixture.driver(.usual).marking())
+      try await session.prepare()
+      try await session.hold(limit: .seconds(10))
+      await #expect(throws: DriverError.self) { try await session.mark() }
+      _ = await session.release()
+      await session.close()
+      try await fixture.write(1, payload: "on it goes")
+      result = .success(())
+    } catch { result = .failure(error) }
+    await fixture.shutDown()
+    try result.get()
   }
 }

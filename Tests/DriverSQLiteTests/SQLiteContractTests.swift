@@ -10,6 +10,7 @@ import Testing
   @Test(.timeLimit(.minutes(1))) func cutIsExact() async throws { try await contract.cutIsExact() }
   @Test(.timeLimit(.minutes(1))) func heldMeansHeld() async throws { try await contract.heldMeansHeld() }
   @Test(.timeLimit(.minutes(1))) func holdLapsesByItself() async throws { try await contract.holdLapsesByItself() }
+  @Test(.timeLimit(.minutes(1))) func markingHoldsAgain() async throws { try await contract.markingHoldsAgain() }
   @Test(.timeLimit(.minutes(1))) func closeFrees() async throws { try await contract.closeFrees() }
   @Test(.timeLimit(.minutes(1))) func cancellationFrees() async throws { try await contract.cancellationFrees() }
   @Test(.timeLimit(.minutes(1))) func sinkErrorsSurface() async throws { try await contract.sinkErrorsSurface() }

@@ -34,6 +34,10 @@ actor RedisMarking: MarkSession {
   func mark() async throws(DriverError) -> LogPosition {
     guard let control else { throw .holdImpossible("the session is not prepared") }
     let info = try await ClientPause(driver, control).standing()
+    // Without one the offset stands still, whatever is written.
+    guard info["repl_backlog_active"] == "1" else {
+      throw .unsupported("\(driver.peer) has never had a replica: nobody follows its log")
+    }
     guard let offset = info.integer("master_repl_offset"), let identifier = info["master_replid"] else {
       throw .engineFailed("\(driver.peer) did not name its offset", log: "")
     }
