@@ -89,23 +89,29 @@ package final class OwnProcess: Sendable {
   ///
   /// What it prints goes to an unlinked file, not a pipe: a daemon it leaves behind would hold the pipe open for good.
   package static func run(_ words: [String]) throws(SystemFailure) -> (code: Int32, output: String) {
-    var template = Array("/tmp/salvor-output-XXXXXX".utf8CString)
-    let descriptor = mkstemp(&template)
-    guard descriptor >= 0 else { throw SystemFailure("mkstemp", path: "/tmp") }
-    unlink(template)
-    _ = fcntl(descriptor, F_SETFD, FD_CLOEXEC)
-    let file = File(adopting: descriptor, path: "output")
-    let code = try start(words, output: descriptor).wait()
-    var text = [UInt8](repeating: 0, count: 16_384)
-    let size = Int64(try file.status().st_size)
-    let count = try text.withMutableRawBytes { (raw) throws(SystemFailure) -> Int in
-      try file.read(at: max(0, size - 16_384), into: raw)
-    }
-    return (code, String(decoding: text[..<count], as: UTF8.self).trimmingBlanks)
+    let file = try unlinkedFile()
+    let code = try start(words, output: file.descriptor).wait()
+    return (code, try file.lastText(16_384).trimmingBlanks)
   }
 }
 
 extension OwnProcess {
+  /// Runs an operator's command to its end.
+  ///
+  /// - Parameter what: What it is, for people, such as `the 'start' command`.
+  /// - Throws: ``DriverError/engineFailed(_:log:)`` for any end but exit status 0.
+  package static func succeed(_ words: [String], what: String, on pool: BlockingPool) async throws(DriverError) {
+    let result: (code: Int32, output: String)
+    do throws(SystemFailure) {
+      result = try await pool.run { () throws(SystemFailure) in try run(words) }
+    } catch {
+      throw .engineFailed("\(what) can't be run", log: error.message)
+    }
+    guard result.code == 0 else {
+      throw .engineFailed("\(what) ended with code \(result.code)", log: String(result.output.suffix(500)))
+    }
+  }
+
   /// Starts a program that stays in the foreground so that it outlives this process and belongs to init.
   ///
   /// - Parameter runAs: The user it runs as; only root can be someone else.

@@ -217,7 +217,7 @@ import Testing
     let fixture = NATSFixture(server: server, options: options("right"))
     do {
       let secret = Secret("s3cret")
-      try await fixture.with(.password(user: "salvor", secret)) {
+      _ = try await fixture.with(.password(user: "salvor", secret)) {
         try $0.call("STREAM.CREATE.RECORDS", ["name": "RECORDS", "subjects": ["record.>"]])
       }
       let wrong = try fixture.driver(options("wrong"))

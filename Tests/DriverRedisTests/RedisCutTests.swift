@@ -179,9 +179,9 @@ import Testing
       let place = try TemporaryDirectory("exit")
       try await captured.tree.materialise(TreePath(), at: place.file("data"), progress: { _ in })
       try await clients.run {
-        let check = try ChildProcess.run(["redis-check-aof", place.file("data/appendonlydir/appendonly.aof.manifest")])
+        let check = try OwnProcess.run(["redis-check-aof", place.file("data/appendonlydir/appendonly.aof.manifest")])
         try promise(check.code == 0, check.output)
-        let server = try ChildProcess.start([
+        let server = try OwnProcess.start([
           "redis-server", "--appendonly", "yes", "--dir", place.file("data"), "--port", "0", "--unixsocket",
           place.file("s"),
         ])
@@ -191,7 +191,7 @@ import Testing
         }
         for _ in 0..<500 {
           usleep(10_000)
-          let result = try ChildProcess.run(["redis-cli", "-s", place.file("s"), "MGET", "k", "l"])
+          let result = try OwnProcess.run(["redis-cli", "-s", place.file("s"), "MGET", "k", "l"])
           if result.output == "in the snapshot\nin the stream" { return }
         }
         throw ContractBroken("redis-server does not show the captured state")

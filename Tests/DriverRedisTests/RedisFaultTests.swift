@@ -66,7 +66,7 @@ import Testing
     }
     let place = try TemporaryDirectory("mute")
     try await clients.run {
-      let mute = try ChildProcess.start([
+      let mute = try OwnProcess.start([
         "python3", "-c",
         "import socket,time; s=socket.socket(socket.AF_UNIX); s.bind('\(place.file("s"))'); s.listen(5); time.sleep(30)",
       ])

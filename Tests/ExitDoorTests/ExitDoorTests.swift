@@ -99,7 +99,7 @@ import Testing
       _ = try await run("mariadb", store: "goods", destination: shop)
       #expect(try await AllStores.goods(socket: shop + "/exit-door.sock") == goods)
     } catch {
-      try? await run("mariadb-stop", destination: shop)
+      _ = try? await run("mariadb-stop", destination: shop)
       throw error
     }
     _ = try await run("mariadb-stop", destination: shop)

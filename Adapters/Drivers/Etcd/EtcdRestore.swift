@@ -263,14 +263,6 @@ extension EtcdDriver {
   }
 
   private func run(_ words: [String], what: String) async throws(DriverError) {
-    let result: (code: Int32, output: String)
-    do throws(SystemFailure) {
-      result = try await environment.pool.run { () throws(SystemFailure) in try OwnProcess.run(words) }
-    } catch {
-      throw .engineFailed("\(what) can't be run", log: error.message)
-    }
-    guard result.code == 0 else {
-      throw .engineFailed("\(what) ended with code \(result.code)", log: String(result.output.suffix(500)))
-    }
+    try await OwnProcess.succeed(words, what: what, on: environment.pool)
   }
 }

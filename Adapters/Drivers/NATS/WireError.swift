@@ -2,7 +2,7 @@ import Core
 import DriverKit
 
 /// What can go wrong between two sockets, before it is known what the driver was trying to do.
-enum WireError: Error, Equatable {
+enum WireError: SocketFailure, Equatable {
   /// The peer said nothing for this long.
   case silent(Duration)
   /// The connection can't be made, or ended.
@@ -54,3 +54,6 @@ enum Rights {
     "publish: [\"$JS.API.INFO\", \"$JS.API.STREAM.LIST\", \"$JS.API.STREAM.INFO.*\", \"$JS.API.CONSUMER.LIST.*\", "
     + "\"$JS.API.STREAM.SNAPSHOT.*\", \"$JS.SNAPSHOT.ACK.>\"], subscribe: [\"_INBOX.>\"]"
 }
+
+typealias Socket = TimedSocket<WireError>
+typealias Interruption = SocketInterruption

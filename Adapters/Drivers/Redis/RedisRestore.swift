@@ -198,7 +198,7 @@ extension RedisDriver {
       var proofs = ["SHA-256 of base and increment"]
       for (words, name) in checkers {
         // Not installed is no finding: the server itself loads the files next.
-        guard let result = try? ChildProcess.run(words), result.code != 127 else { continue }
+        guard let result = try? OwnProcess.run(words), result.code != 127 else { continue }
         guard result.code == 0 else { throw .corrupt("\(name): \(result.output.suffix(300))") }
         proofs.append(name)
       }

@@ -111,7 +111,7 @@ extension RedisDriver {
       "0", "--databases", String(databases + 1), "--dbfilename", "dump.rdb", "--daemonize", "no", "--logfile",
       "server.log", "--maxmemory", "0", "--enable-debug-command", "local", "--always-show-logo", "no",
     ]
-    let child = try await environment.pool.run { () throws(DriverError) -> ChildProcess in
+    let child = try await environment.pool.run { () throws(DriverError) -> OwnProcess in
       do throws(SystemFailure) {
         let files = "\(directory)/appendonlydir"
         try Files.replace("\(files)/\(ScratchServer.tail)", with: ScratchServer.tail(mode, databases: databases))
@@ -120,7 +120,7 @@ extension RedisDriver {
           manifest += "file \(name) seq \(index + 1) type i\n"
         }
         try Files.replace("\(files)/\(RedisCapture.Names.manifest)", with: Array(manifest.utf8))
-        return try ChildProcess.start(words)
+        return try OwnProcess.start(words)
       } catch {
         if error.call == "spawn" { throw .engineFailed("\(configuration.binary) can't be run", log: error.message) }
         throw DriverError(error)
@@ -143,7 +143,7 @@ extension RedisDriver {
   }
 
   /// Waits until the server has loaded everything.
-  private func loaded(_ child: ChildProcess, at directory: String) async throws(DriverError) -> Connection {
+  private func loaded(_ child: OwnProcess, at directory: String) async throws(DriverError) -> Connection {
     let interruption = Interruption()
     let patience = max(configuration.timeout, .seconds(60))
     while true {
@@ -184,7 +184,7 @@ extension RedisDriver {
     let binary = configuration.binary
     return try await environment.pool.run { () throws(DriverError) -> EngineVersion in
       let result: (code: Int32, output: String)
-      do throws(SystemFailure) { result = try ChildProcess.run([binary, "--version"]) } catch {
+      do throws(SystemFailure) { result = try OwnProcess.run([binary, "--version"]) } catch {
         throw .engineFailed("\(binary) can't be run", log: error.message)
       }
       // `Redis server v=7.0.15 sha=…`, `Valkey server v=8.0.1 …`

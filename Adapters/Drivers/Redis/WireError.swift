@@ -2,7 +2,7 @@ import Core
 import DriverKit
 
 /// What can go wrong between two sockets, before it is known what the driver was trying to do.
-enum WireError: Error, Equatable {
+enum WireError: SocketFailure, Equatable {
   /// The peer said nothing for this long.
   case silent(Duration)
   /// The connection can't be made, or ended.
@@ -46,3 +46,6 @@ enum Rights {
   static let stop = "+shutdown"
   static let query = "~* +@read -@dangerous +command|info"
 }
+
+typealias Socket = TimedSocket<WireError>
+typealias Interruption = SocketInterruption
