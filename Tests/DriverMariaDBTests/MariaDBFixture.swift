@@ -7,6 +7,9 @@ import TestSupport
 
 @testable import DriverMariaDB
 
+/// Threads of the world outside: a writer that waits for a hold to end must not keep a driver from ending it.
+private let clients = BlockingPool(threads: 256)
+
 /// A live server with a table of records, for the contract.
 struct MariaDBFixture: DriverFixture {
   let server: MariaDBServer
@@ -59,7 +62,7 @@ struct MariaDBFixture: DriverFixture {
 
   func connect() async throws -> Connection {
     try await Connection.open(
-      ServerAddress(host: "", port: 0, socket: server.socket, user: "root"), password: nil, pool: .shared)
+      ServerAddress(host: "", port: 0, socket: server.socket, user: "root"), password: nil, pool: clients)
   }
 
   func write(_ number: Int64, payload: String) async throws {
