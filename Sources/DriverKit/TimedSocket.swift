@@ -64,8 +64,9 @@ package final class TimedSocket<Problem: SocketFailure>: Sendable {
     throw failure
   }
 
-  private static func connect(path: String, patience: Duration, interruption: SocketInterruption?) throws(Problem) -> TimedSocket
-  {
+  private static func connect(
+    path: String, patience: Duration, interruption: SocketInterruption?
+  ) throws(Problem) -> TimedSocket {
     var address = sockaddr_un()
     address.sun_family = sa_family_t(AF_UNIX)
     let bytes = Array(path.utf8)
