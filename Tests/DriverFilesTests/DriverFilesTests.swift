@@ -24,7 +24,7 @@ import Testing
       let driver = try fixture.driver(.usual)
       let session = try await driver.capture(CaptureContext(sink: tree, scratch: scratch.path))
       try await session.prepare()
-      try await session.hold(limit: .seconds(5))
+      try await session.hold(limit: .seconds(60))
       let mark = try await session.mark()
       #expect(await session.release())
       let file = fixture.root + "/records/1.txt"
@@ -100,7 +100,7 @@ import Testing
       let scratch = try TemporaryDirectory("scratch")
       let session = try await driver.capture(CaptureContext(sink: tree, scratch: scratch.path))
       try await session.prepare()
-      try await session.hold(limit: .seconds(5))
+      try await session.hold(limit: .seconds(60))
       _ = try await session.mark()
       _ = await session.release()
       _ = try await session.finish()

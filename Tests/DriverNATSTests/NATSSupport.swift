@@ -55,7 +55,7 @@ extension NATSFixture {
     do {
       try await session.prepare()
       try await prepared()
-      try await session.hold(limit: .seconds(10))
+      try await session.hold(limit: .seconds(60))
       _ = try await session.mark()
       try await marked()
       try promise(await session.release() == isHeld, "release() says whether the hold was in force to the end")

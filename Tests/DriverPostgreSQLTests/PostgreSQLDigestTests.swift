@@ -27,7 +27,7 @@ import Testing
     do {
       try await session.prepare()
       try await prepared()
-      try await session.hold(limit: .seconds(20))
+      try await session.hold(limit: .seconds(60))
       try await held()
       _ = try await session.mark()
       try await marked()
@@ -191,7 +191,7 @@ import Testing
       let session = try await fixture.driver(.usual).capture(CaptureContext(sink: MemoryTree(), scratch: scratch.path))
       do {
         try await session.prepare()
-        try await session.hold(limit: .seconds(20))
+        try await session.hold(limit: .seconds(60))
         try await fixture.server.sql("CREATE DATABASE late TEMPLATE template0")
         _ = try await session.mark()
         let wasHeld = await session.release()
@@ -212,7 +212,7 @@ import Testing
       let session = try await fixture.driver(.usual).capture(CaptureContext(sink: MemoryTree(), scratch: scratch.path))
       do {
         try await session.prepare()
-        try await session.hold(limit: .seconds(20))
+        try await session.hold(limit: .seconds(60))
         _ = await session.release()
         _ = try await session.mark()
         #expect(try await session.finish().contentDigest == nil)

@@ -18,7 +18,7 @@ import Testing
 
   private func whole(_ session: any CaptureSession) async throws -> CaptureResult {
     try await session.prepare()
-    try await session.hold(limit: .seconds(10))
+    try await session.hold(limit: .seconds(60))
     _ = try await session.mark()
     let wasHeld = await session.release()
     #expect(wasHeld)
@@ -69,7 +69,7 @@ import Testing
       let tree = MemoryTree()
       let (before, result) = try await withSession(fixture, tree) { session in
         try await session.prepare()
-        try await session.hold(limit: .seconds(10))
+        try await session.hold(limit: .seconds(60))
         _ = try await session.mark()
         _ = await session.release()
         let before = try await fixture.records()
@@ -220,7 +220,7 @@ import Testing
       let error = await #expect(throws: DriverError.self) {
         try await withSession(fixture, MemoryTree()) { session in
           try await session.prepare()
-          try await session.hold(limit: .seconds(10))
+          try await session.hold(limit: .seconds(60))
           let mark = try await session.mark()
           _ = await session.release()
           // The backup's end switched segments, so it lies in the one before the mark's.

@@ -160,7 +160,7 @@ import Testing
       let scratch = try TemporaryDirectory("scratch")
       let session = try await fixture.driver(.usual).capture(CaptureContext(sink: MemoryTree(), scratch: scratch.path))
       try await session.prepare()
-      try await session.hold(limit: .seconds(10))
+      try await session.hold(limit: .seconds(60))
       _ = try await session.mark()
       try await fixture.commands([["CLIENT", "UNPAUSE"], ["SET", "k", "v"]])
       let wasHeld = await session.release()

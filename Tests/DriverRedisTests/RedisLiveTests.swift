@@ -81,7 +81,7 @@ import Testing
         }
         do {
           try await session.prepare()
-          try await session.hold(limit: .seconds(10))
+          try await session.hold(limit: .seconds(60))
           _ = try await session.mark()
           let wasHeld = await session.release()
           #expect(!wasHeld)

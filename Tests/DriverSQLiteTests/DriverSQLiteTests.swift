@@ -19,7 +19,7 @@ import Testing
     do {
       try await session.prepare()
       let (_, heldFor) = try await SystemTime().measure {
-        try await session.hold(limit: .seconds(10))
+        try await session.hold(limit: .seconds(60))
         try await whileHeld()
         _ = try await session.mark()
         _ = await session.release()
@@ -46,7 +46,7 @@ import Testing
       try await fixture.run("PRAGMA journal_mode=DELETE")
       do {
         try await session.prepare()
-        try await session.hold(limit: .seconds(10))
+        try await session.hold(limit: .seconds(60))
         _ = try await session.mark()
         let wasHeld = await session.release()
         #expect(!wasHeld)
@@ -127,7 +127,7 @@ import Testing
           }
           while try await b.records().count < 9 { try await SystemTime().sleep(for: .milliseconds(5)) }
           for session in [one, two] { try await session.prepare() }
-          for session in [one, two] { try await session.hold(limit: .seconds(5)) }
+          for session in [one, two] { try await session.hold(limit: .seconds(60)) }
           try await SystemTime().sleep(for: .milliseconds(50))
           for session in [one, two] { _ = try await session.mark() }
           for session in [one, two] { #expect(await session.release()) }
