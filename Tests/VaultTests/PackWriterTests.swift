@@ -27,6 +27,17 @@ import Testing
     #expect(writer.unstored(BlobKey(kind: .data, id: packed.id))?.sealed.count == 100)
   }
 
+  /// Two that write at once, of whom one has nothing new: its pack was closed by the other's flush.
+  @Test func `a pack that a flush closed and nothing came into is none`() async {
+    let writer = PackWriter()
+    let pack = writer.lend(.data, targetBytes: 1000, room: 0, isAlone: false, chance: 0)
+    let mark = writer.closeAll()
+    #expect(writer.isOnItsWay(upTo: mark))
+    #expect(!writer.giveBack(pack, targetBytes: 1000), "nothing is to be sent")
+    #expect(writer.next(upTo: mark) == nil)
+    #expect(await !writer.someoneArrived(upTo: mark), "and nobody waits for it")
+  }
+
   @Test func `what is neither full nor wanted goes on to be filled`() {
     let writer = PackWriter()
     let pack = writer.lend(.data, targetBytes: 1000, room: 0, isAlone: false, chance: 0)

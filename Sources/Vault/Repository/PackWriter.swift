@@ -184,9 +184,10 @@ final class PackWriter: Sendable {
       if state.closing.remove(name) != nil {
         // It has its number, and somebody waits for it.
         state.travelling.remove(pack.sequence)
-        state.waiting.append(pack)
+        // All that was to go into it may have been known already: a pack of nothing is none.
+        if pack.blobs.isEmpty { keep(pack.pages, &state) } else { state.waiting.append(pack) }
         defer { state.onArrival = [] }
-        return (state.onArrival, true)
+        return (state.onArrival, !pack.blobs.isEmpty)
       }
       if pack.blobs.isEmpty {
         keep(pack.pages, &state)
