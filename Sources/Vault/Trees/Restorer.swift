@@ -121,7 +121,8 @@ final class RestoreRun: Sendable {
     state.withLock { state in
       var report = state.report
       if !options.isDryRun { report.writtenBytes = state.doneBytes - report.keptBytes }
-      report.failures.sort()
+      // Two that write to one file may both have met it.
+      report.failures = Set(report.failures).sorted()
       return report
     }
   }
