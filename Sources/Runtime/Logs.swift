@@ -83,6 +83,7 @@ package struct Logs: Sendable {
   private struct Found: Sendable {
     var bases: [LogBase]
     var captures: [PointID: CaptureResult]
+    var parts: [PointID: StorePoint] = [:]
     var chains: [LogChain]
     var unreadable: [String: Report]
   }
@@ -101,8 +102,9 @@ package struct Logs: Sendable {
     var found = Found(bases: [], captures: [:], chains: chains, unreadable: [:])
     for (snapshot, report) in listing.unreadable + points.unreadable { found.unreadable[snapshot] = report }
     for point in points.points {
-      guard let capture = point.stores[name]?.capture else { continue }
-      found.captures[point.id] = capture
+      guard let part = point.stores[name] else { continue }
+      let capture = part.capture
+      (found.captures[point.id], found.parts[point.id]) = (capture, part)
       found.bases.append(
         LogBase(
           point: point.id, time: point.time, position: capture.position,
@@ -122,7 +124,9 @@ package struct Logs: Sendable {
   func ways(of name: StoreName) async throws -> LogWays {
     let found = try await look(at: name)
     guard let follower = try system.driver(of: name).follower() else { throw RecoveryError.logNotFollowed(name) }
-    return LogWays(name: name, follower: follower, bases: found.bases, captures: found.captures, chains: found.chains)
+    return LogWays(
+      name: name, follower: follower, bases: found.bases, captures: found.captures, chains: found.chains,
+      parts: found.parts)
   }
 }
 
@@ -133,6 +137,8 @@ struct LogWays: Sendable {
   var bases: [LogBase]
   var captures: [PointID: CaptureResult]
   var chains: [LogChain]
+  /// The copies themselves, where they are wanted.
+  var parts: [PointID: StorePoint] = [:]
 
   /// The copies from which a target can be reached, newest first.
   ///

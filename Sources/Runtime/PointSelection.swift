@@ -126,26 +126,22 @@ struct PointSelection: Sendable {
   /// What there is of the stores that any of the points only marks.
   private func ways(
     of points: [RecoveryPoint], _ stores: [StoreName]
-  ) async throws -> [StoreName: (ways: LogWays, parts: [PointID: StorePoint])] {
-    var result: [StoreName: (ways: LogWays, parts: [PointID: StorePoint])] = [:]
+  ) async throws -> [StoreName: LogWays] {
+    var result: [StoreName: LogWays] = [:]
     for store in stores where points.contains(where: { $0.logged?[store] != nil }) {
-      guard let declared = system.catalog.store(store) else { continue }
-      let catalog = PointCatalog(vault: try await system.vault(of: declared.repository), pool: system.host.pool)
-      var parts: [PointID: StorePoint] = [:]
-      for point in try await catalog.list().points { parts[point.id] = point.stores[store] }
-      result[store] = (try await Logs(system).ways(of: store), parts)
+      result[store] = try await Logs(system).ways(of: store)
     }
     return result
   }
 
   private func way(
-    to point: RecoveryPoint, _ ways: [StoreName: (ways: LogWays, parts: [PointID: StorePoint])]
+    to point: RecoveryPoint, _ ways: [StoreName: LogWays]
   ) -> Way {
     var way = Way(point: point)
     for (store, logged) in point.logged ?? [:] {
-      guard let (ways, parts) = ways[store] else { continue }
+      guard let ways = ways[store] else { continue }
       do throws(RecoveryError) {
-        guard let forward = try ways.to(.mark(logged.position)).first, var part = parts[forward.point] else {
+        guard let forward = try ways.to(.mark(logged.position)).first, var part = ways.parts[forward.point] else {
           throw .logLagsBehind(store, target: logged.position.value, why: "its copy has gone")
         }
         part.cut = logged.cut

@@ -164,7 +164,7 @@ struct PointTakeCommand: AsyncParsableCommand {
 /// Points as they are taken, by several groups at once.
 private final class Taken: Sendable {
   private let list = Mutex<[RecoveryPoint]>([])
-  var points: [RecoveryPoint] { list.withLock { $0.sorted { $0.id < $1.id } } }
+  var points: [RecoveryPoint] { list.withLock { $0.sorted { ($0.time, $0.id) < ($1.time, $1.id) } } }
   func add(_ point: RecoveryPoint) { list.withLock { $0.append(point) } }
 }
 
