@@ -132,6 +132,15 @@ import Testing
     }
   }
 
+  /// Connections are shared by address, and a descriptor's number comes back: one name for all sockets once let a server of another
+  /// store answer for this one.
+  @Test func `no two proving servers are reached at one address`() throws {
+    let directory = try TemporaryDirectory("sockets")
+    let place = try File(directory.path, O_RDONLY | O_DIRECTORY)
+    let addresses = (1...4).map { _ in ProvingSocket().address(in: place) }
+    #expect(Set(addresses).count == addresses.count)
+  }
+
   @Test(.timeLimit(.minutes(1)))
   func `etcdctl alone brings it back`() async throws {
     try await EtcdFixture.with { fixture in

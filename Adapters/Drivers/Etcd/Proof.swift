@@ -2,7 +2,28 @@ import Core
 import DriverKit
 import Glibc
 import IO
+import Synchronization
 import Web
+
+/// The name of a proving server's socket, another one for each server of this process.
+///
+/// Connections are shared by address, and the address of a socket begins with the number of a descriptor, which comes back as soon
+/// as it was given up: with one name for all, what asks one server could be answered by another, about another store.
+struct ProvingSocket: Sendable {
+  let name: String
+
+  private static let count = Atomic<Int>(0)
+
+  init() { name = "c\(Self.count.add(1, ordering: .relaxed).newValue)" }
+
+  /// What `--listen-client-urls` takes; the server puts its port, which means nothing, behind the name.
+  var listened: String { "unix://\(name):1" }
+
+  /// Where a directory holds the socket; the directory may lie deeper than a socket's address can say, its descriptor is short.
+  func address(in directory: File) -> String {
+    "http+unix://%2Fproc%2Fself%2Ffd%2F\(directory.descriptor)%2F\(name)%3A1"
+  }
+}
 
 extension EtcdDriver {
   static let noDigest =
@@ -65,6 +86,7 @@ extension EtcdDriver {
     }
     // Nobody listens at the peer's address: the only member is the server itself.
     let nowhere = "http://127.0.0.1:1"
+    let socket = ProvingSocket()
     try await lay(
       file, at: "\(directory)/data", name: "salvor", peerURL: nowhere, token: "salvor-proof", in: directory,
       interruption: interruption)
@@ -75,7 +97,7 @@ extension EtcdDriver {
         return try OwnProcess.start(
           [
             "env", "-C", directory, "setpriv", "--pdeathsig", "KILL", "--", binary, "--name", "salvor", "--data-dir",
-            "data", "--listen-client-urls", "unix://c:1", "--advertise-client-urls", "unix://c:1",
+            "data", "--listen-client-urls", socket.listened, "--advertise-client-urls", socket.listened,
             "--listen-peer-urls", "unix://p:1", "--initial-advertise-peer-urls", nowhere, "--initial-cluster",
             "salvor=\(nowhere)", "--initial-cluster-token", "salvor-proof", "--quota-backend-bytes", "17179869184",
           ], output: log.descriptor)
@@ -91,7 +113,7 @@ extension EtcdDriver {
         throw DriverError(error)
       }
       result = .success(
-        try await KeyReader(place, self, child, interruption).digest(at: revision))
+        try await KeyReader(place, socket, self, child, interruption).digest(at: revision))
     } catch {
       result = .failure(error)
     }
@@ -125,14 +147,16 @@ extension EtcdDriver {
 /// Reads all keys of a server of our own, page by page, through its JSON gateway.
 private struct KeyReader: Sendable {
   private let place: File
+  private let address: String
   private let driver: EtcdDriver
   private let child: OwnProcess
   private let interruption: Interruption
   private let client: WebClient
 
   init(
-    _ place: File, _ driver: EtcdDriver, _ child: OwnProcess, _ interruption: Interruption
+    _ place: File, _ socket: ProvingSocket, _ driver: EtcdDriver, _ child: OwnProcess, _ interruption: Interruption
   ) throws(DriverError) {
+    address = socket.address(in: place)
     (self.place, self.driver, self.child, self.interruption) = (place, driver, child, interruption)
     do throws(WebFailure) { client = try WebClient(time: driver.environment.time) } catch {
       throw .engineFailed("the proving server can't be asked", log: error.description)
@@ -219,9 +243,7 @@ private struct KeyReader: Sendable {
     _ path: String, _ body: JSONValue, _ token: String
   ) async throws(DriverError) -> (status: Int, JSONValue) {
     if interruption.isSet { throw .cancelled }
-    // The directory may lie deeper than a socket's address can say; its descriptor is short.
-    let socket = "%2Fproc%2Fself%2Ffd%2F\(place.descriptor)%2Fc%3A1"
-    var request = WebRequest(.post, "http+unix://\(socket)/v3/\(path)")
+    var request = WebRequest(.post, "\(address)/v3/\(path)")
     // A socket's path is no host that a server would take.
     request.headers = [("Content-Type", "application/json"), ("Host", "localhost")]
     if !token.isEmpty { request.headers.append(("Authorization", token)) }
