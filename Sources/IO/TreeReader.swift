@@ -37,10 +37,17 @@ package final class DirectoryReader: Sendable {
 
   package func shown(_ name: FileName) -> String { "\(shownPath)/\(name.lossyText)" }
 
+  /// The directory itself, for calls that take a descriptor; closed with the reader.
+  package var descriptor: Int32 { file.descriptor }
+
   /// Names ascending by their bytes, without `.` and `..`.
   package func names() throws(SystemFailure) -> [FileName] {
+    try Self.names(of: file.descriptor, shown: shownPath)
+  }
+
+  static func names(of descriptor: Int32, shown shownPath: String) throws(SystemFailure) -> [FileName] {
     // A descriptor of its own: the stream's position would be shared otherwise.
-    let copy = retryingInterrupts { openat(file.descriptor, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC) }
+    let copy = retryingInterrupts { openat(descriptor, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC) }
     guard copy >= 0 else { throw SystemFailure("open", path: shownPath) }
     guard let stream = fdopendir(copy) else {
       let failure = SystemFailure("opendir", path: shownPath)

@@ -124,6 +124,19 @@ package final class TargetDirectory: Sendable {
     }
   }
 
+  /// Removes an entry with all that is below it, if it is there; no link is followed.
+  package func removeAll(_ name: FileName) throws(SystemFailure) {
+    if name.withCString({ unlinkat(file.descriptor, $0, 0) }) == 0 || errno == ENOENT { return }
+    guard errno == EISDIR || errno == EPERM else { throw SystemFailure("unlink", path: shown(name)) }
+    let descriptor = name.withCString { pointer in
+      retryingInterrupts { openat(file.descriptor, pointer, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC) }
+    }
+    try check(descriptor, "open", name)
+    let below = TargetDirectory(File(adopting: descriptor, path: shown(name)), shown(name))
+    for name in try DirectoryReader.names(of: descriptor, shown: shown(name)) { try below.removeAll(name) }
+    try check(name.withCString { unlinkat(file.descriptor, $0, AT_REMOVEDIR) }, "rmdir", name)
+  }
+
   /// Makes `name` another name of `existing` in `directory`.
   package func link(_ existing: FileName, in directory: TargetDirectory, as name: FileName) throws(SystemFailure) {
     let code = existing.withCString { old in

@@ -77,13 +77,9 @@ package struct PointCatalog: Sendable {
     return (points.sorted { ($0.time, $0.id) < ($1.time, $1.id) }, unreadable)
   }
 
-  /// - Parameter text: An id, or the beginning of one that fits no other.
+  /// - Parameter text: As ``Swift/Array/called(_:)`` takes it.
   package func find(_ text: String) async throws(RecoveryError) -> RecoveryPoint {
-    let matches = try await list().points.filter { $0.id.text == text || $0.id.text.hasPrefix(text) }
-    if let exact = matches.first(where: { $0.id.text == text }) { return exact }
-    guard let match = matches.first else { throw .noSuchPoint(text) }
-    guard matches.count == 1 else { throw .ambiguousPoint(text, matches.map(\.id.text)) }
-    return match
+    try await list().points.called(text)
   }
 
   private func read(_ stored: StoredSnapshot) async throws(RecoveryError) -> RecoveryPoint {
@@ -181,4 +177,16 @@ private func isDamage(_ error: any Error) -> Bool {
 extension Report {
   /// As ``isDamage(_:)``, where only the report is left: a store that does not answer has a code of its own.
   fileprivate var isDamage: Bool { !code.hasPrefix("STORE-") && !code.hasPrefix("IO-") }
+}
+
+extension [RecoveryPoint] {
+  /// - Parameter text: An id, the name of one point, or the beginning of an id that fits no other.
+  package func called(_ text: String) throws(RecoveryError) -> RecoveryPoint {
+    if let exact = first(where: { $0.id.text == text }) { return exact }
+    var matches = filter { $0.name == text }
+    if matches.isEmpty { matches = filter { $0.id.text.hasPrefix(text) } }
+    guard let match = matches.first else { throw .noSuchPoint(text) }
+    guard matches.count == 1 else { throw .ambiguousPoint(text, matches.map(\.id.text)) }
+    return match
+  }
 }

@@ -60,7 +60,7 @@ package struct Points: Sendable {
         let points = PointCatalog(vault: try await system.vault(of: repository.name), pool: system.host.pool)
         var wanted = try await points.list().points
         if let id {
-          wanted = wanted.filter { $0.id.text.hasPrefix(id) }
+          wanted = wanted.filter { $0.id.text.hasPrefix(id) || $0.name == id }
         } else if !all {
           // What is only marked begins with one of these.
           wanted = Dictionary(

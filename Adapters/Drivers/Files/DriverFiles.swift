@@ -22,6 +22,11 @@ package enum FilesDriverFactory: DriverFactory {
       "immutable", .boolean, default: "false",
       help: "Files never change once they have their name: the tree is listed at the mark, and a listed file that "
         + "changed is an error."),
+    OptionSchema(
+      "log", .path,
+      help:
+        "A directory of its own on this machine, outside of `path`, where a follower notes what it has seen; with it "
+        + "the tree can be followed."),
   ]
 
   package static func make(
@@ -46,9 +51,18 @@ package enum FilesDriverFactory: DriverFactory {
       }
       lockFile = name.hasPrefix("/") ? name : "\(path)/\(name)"
     }
+    let log = configuration.string("log")
+    if let log {
+      guard log.hasPrefix("/"), !log.hasSuffix("/"), !log.utf8.contains(0) else {
+        throw .badOption(store: store, option: "log", why: "is not the absolute path of a directory")
+      }
+      guard log != path, !log.hasPrefix(path + "/") else {
+        throw .badOption(store: store, option: "log", why: "is inside of the tree, which would follow itself")
+      }
+    }
     return FilesDriver(
       path: path, excludes: patterns, lockFile: lockFile, isImmutable: configuration.boolean("immutable") ?? false,
-      environment: environment)
+      log: log, environment: environment)
   }
 }
 
@@ -58,6 +72,8 @@ struct FilesDriver: DataStoreDriver {
   let excludes: [PathPattern]
   let lockFile: String?
   let isImmutable: Bool
+  /// Where a follower keeps its notes.
+  let log: String?
   let environment: DriverEnvironment
 
   var pool: BlockingPool { environment.pool }
@@ -98,6 +114,9 @@ struct FilesDriver: DataStoreDriver {
 
   func precheck(_ request: RestoreRequest) async throws(DriverError) -> [Finding] {
     let swap = swap(request)
+    if let replay = request.replay {
+      do throws(DriverError) { try requireKnown(replay.target) } catch { return [Finding(error.report)] }
+    }
     return await pool.run {
       var found = swap.precheck(needsBytes: request.capture.sizeBytes)
       if capturedName(request.capture) == nil {
@@ -112,7 +131,9 @@ struct FilesDriver: DataStoreDriver {
 
   func restoreBeside(_ request: RestoreRequest) async throws(DriverError) -> RestoredState {
     let swap = swap(request)
-    guard let name = capturedName(request.capture), let expected = request.capture.contentDigest else {
+    // Who goes along a log is given a copy without one.
+    let expected = request.capture.contentDigest
+    guard let name = capturedName(request.capture), expected != nil || request.replay != nil else {
       throw .corrupt("the snapshot does not say which directory holds the tree, or has no digest of it")
     }
     let isComplete = try await pool.run { () throws(DriverError) -> Bool in
@@ -140,17 +161,67 @@ struct FilesDriver: DataStoreDriver {
         throw DriverError(error)
       }
     }
-    let found = try await digest(of: place)
-    guard found.digest == expected else {
-      throw .corrupt(
-        "what was restored differs from what was captured in \(shown(found.digest.differences(from: expected)))")
+    let state: RestoredState
+    if isComplete, request.replay != nil {
+      state = try await broughtForward(swap)
+    } else {
+      let found = try await digest(of: place)
+      var proofs: [String] = []
+      if let expected {
+        guard found.digest == expected else {
+          throw .corrupt(
+            "what was restored differs from what was captured in \(shown(found.digest.differences(from: expected)))")
+        }
+        proofs = [
+          "the SHA-256 of every file equals the captured one's (\(expected.parts.values.reduce(0) { $0 + $1.count }) entries)"
+        ]
+      }
+      let copied = RestoredState(position: request.capture.position, sizeBytes: found.sizeBytes, proofs: proofs)
+      state = try await goForward(request, from: copied, swap)
     }
     if !isComplete { try await pool.run { () throws(DriverError) -> Void in try swap.complete() } }
-    return RestoredState(
-      position: request.capture.position, sizeBytes: found.sizeBytes,
-      proofs: [
-        "the SHA-256 of every file equals the captured one's (\(expected.parts.values.reduce(0) { $0 + $1.count }) entries)"
-      ])
+    return state
+  }
+
+  /// What a restore that goes along a log came to, for another try of it.
+  private struct Note: Codable {
+    var state: RestoredState
+    var digest: ContentDigest
+  }
+
+  /// - Returns: `copied` where no log is to be followed.
+  private func goForward(
+    _ request: RestoreRequest, from copied: RestoredState, _ swap: PathSwap
+  ) async throws(DriverError) -> RestoredState {
+    guard let replay = request.replay else { return copied }
+    let reached = try await goForward(
+      replay, from: request.capture, place: swap.incomplete, spill: swap.workspace + "/log")
+    let found = try await digest(of: swap.incomplete)
+    let state = RestoredState(
+      position: reached.position, sizeBytes: found.sizeBytes, proofs: copied.proofs + [reached.proof])
+    let (path, note) = (swap.workspace + "/reached", Note(state: state, digest: found.digest))
+    do {
+      try await pool.run { () throws -> Void in try Files.replace(path, with: try CanonicalJSON.encode(note)) }
+    } catch {
+      throw DriverError(error)
+    }
+    return state
+  }
+
+  private func broughtForward(_ swap: PathSwap) async throws(DriverError) -> RestoredState {
+    let path = swap.workspace + "/reached"
+    let bytes: [UInt8]
+    do { bytes = try await pool.run { () throws(SystemFailure) in try Files.read(path, limitBytes: 16 << 20) } } catch {
+      throw DriverError(error)
+    }
+    guard let note = try? CanonicalJSON.decode(Note.self, from: bytes) else {
+      throw .corrupt("\(path) is not what an earlier try wrote")
+    }
+    let found = try await digest(of: swap.beside).digest
+    guard found == note.digest else {
+      throw .corrupt("what was restored has changed since in \(shown(found.differences(from: note.digest)))")
+    }
+    return note.state
   }
 
   private func shown(_ names: [String]) -> String {

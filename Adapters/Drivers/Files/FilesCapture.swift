@@ -44,13 +44,7 @@ actor FilesCapture: CaptureSession {
     guard driver.lockFile != nil else { return }
     guard let lock else { throw .holdImpossible("the capture was not prepared") }
     isHold = true
-    try await keeper.hold(limit: limit, retryEvery: .milliseconds(1)) { () throws(DriverError) -> Bool in
-      if retryingInterrupts({ flock(lock.descriptor, LOCK_EX | LOCK_NB) }) == 0 { return true }
-      guard errno == EWOULDBLOCK else { throw .holdImpossible(SystemFailure("flock", path: lock.path).report.summary) }
-      return false
-    } letGo: {
-      flock(lock.descriptor, LOCK_UN)
-    }
+    try await keeper.holdLock(lock, limit: limit)
   }
 
   func mark() async throws(DriverError) -> LogPosition {
@@ -60,7 +54,17 @@ actor FilesCapture: CaptureSession {
       position = now
       return now
     }
-    return try await list()
+    let found = try await list()
+    // While nobody follows, no log will lead on from here.
+    guard isHold, let log = driver.log else { return found }
+    do throws(DriverError) {
+      let followed = try await pool.run { () throws(DriverError) -> LogPosition in try MarkCaller(log).ask() }
+      position = followed
+      return followed
+    } catch {
+      guard case .holdImpossible = error else { throw error }
+      return found
+    }
   }
 
   private func list() async throws(DriverError) -> LogPosition {

@@ -10,6 +10,8 @@ struct Tree: Sendable {
 
   init(_ root: String, excludes: [PathPattern]) { (self.root, self.excludes) = (root, excludes) }
 
+  func isExcluded(_ path: TreePath) -> Bool { excludes.contains { $0.fits(path) } }
+
   /// Every entry that is not excluded, parents before children, siblings ascending by name; the root is the first, with an
   /// empty path. What vanishes while it is listed is left out.
   func list() throws(DriverError) -> [TreeEntry] {
@@ -28,7 +30,7 @@ struct Tree: Sendable {
   ) throws(SystemFailure) {
     for name in try directory.names() {
       let child = path.appending(name)
-      if excludes.contains(where: { $0.fits(child) }) { continue }
+      if isExcluded(child) { continue }
       do throws(SystemFailure) {
         let metadata = try directory.metadata(of: name)
         result.append(TreeEntry(path: child, metadata: metadata))
@@ -42,9 +44,13 @@ struct Tree: Sendable {
   /// Opens a regular file by its path, one directory at a time.
   func open(_ path: TreePath) throws(SystemFailure) -> (file: File, status: stat) {
     guard let name = path.last else { throw SystemFailure("open", path: root, number: EISDIR) }
+    return try directory(path.parent).open(name)
+  }
+
+  func directory(_ path: TreePath) throws(SystemFailure) -> DirectoryReader {
     var directory = try DirectoryReader(root)
-    for name in path.parent.components { directory = try directory.directory(name) }
-    return try directory.open(name)
+    for name in path.components { directory = try directory.directory(name) }
+    return directory
   }
 
   /// One entry as the content digest sees it, its content read.

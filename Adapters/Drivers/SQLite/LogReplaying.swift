@@ -56,46 +56,10 @@ extension SQLiteDriver {
   }
 
   private func fetch(_ source: any LogSource, into path: String) async throws(DriverError) -> [Part] {
-    let pool = pool
-    do {
-      let spill = try await pool.run { () throws(SystemFailure) -> File in
-        try File(path, O_RDWR | O_CREAT | O_TRUNC)
-      }
-      var (parts, size): ([Part], Int64) = ([], 0)
-      for extent in try await source.extents() {
-        guard let file = WALFile(extent.file), extent.from >= 0, extent.from < extent.to else {
-          throw DriverError.corrupt("the log has a file '\(extent.file)', which is none of its own")
-        }
-        let part = Part(file: file, extent: extent, at: size)
-        let count = Counted()
-        try await source.read(extent) { offset, bytes in
-          guard offset >= extent.from, offset + Int64(bytes.count) <= extent.to else {
-            throw DriverError.corrupt("the log's \(extent.file) has bytes outside itself")
-          }
-          await count.add(Int64(bytes.count))
-          try await pool.run { () throws(SystemFailure) in
-            try bytes.withRawBytes { (raw) throws(SystemFailure) -> Void in
-              try spill.write(raw, at: part.at + offset - extent.from)
-            }
-          }
-        }
-        guard await count.bytes == extent.to - extent.from else {
-          throw DriverError.corrupt("the log's \(extent.file) is not whole")
-        }
-        parts.append(part)
-        size += extent.to - extent.from
-      }
-      return parts
-    } catch {
-      if let inner = (error as? AnyFailure)?.underlying as? DriverError { throw inner }
-      if let failure = error as? AnyFailure, failure.isCancellation { throw .cancelled }
-      throw DriverError(error)
+    let parts = try await SpilledPart.fetch(source, into: path, on: pool) { WALFile($0) != nil }
+    return parts.compactMap { part in
+      WALFile(part.extent.file).map { Part(file: $0, extent: part.extent, at: part.at) }
     }
-  }
-
-  private actor Counted {
-    var bytes: Int64 = 0
-    func add(_ count: Int64) { bytes += count }
   }
 
   /// Blocks.

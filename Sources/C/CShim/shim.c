@@ -17,6 +17,7 @@ int salvor_rename_exclusive(const char *from, const char *to) {
 #include <linux/openat2.h>
 #include <string.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
@@ -60,6 +61,13 @@ int salvor_fremovexattr(int descriptor, const char *name) { return fremovexattr(
 
 int salvor_begin_writing(int descriptor, int64_t offset, int64_t bytes) {
   return sync_file_range(descriptor, offset, bytes, SYNC_FILE_RANGE_WRITE);
+}
+
+int salvor_file_system(int descriptor, uint64_t *type) {
+  struct statfs found;
+  if (fstatfs(descriptor, &found) != 0) return -1;
+  *type = (uint64_t)found.f_type;
+  return 0;
 }
 
 int salvor_syncfs(int descriptor) { return syncfs(descriptor); }

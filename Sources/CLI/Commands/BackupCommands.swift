@@ -181,7 +181,7 @@ struct PointsCommand: AsyncParsableCommand {
     commandName: "points", abstract: "List recovery points, oldest first.",
     discussion: "EXAMPLES\n  salvor points\n  salvor points 20261121T0809 -o yaml")
 
-  @Argument(help: "A point's id, or its beginning, to show in full.") var id: String?
+  @Argument(help: "A point's id, the beginning of one, or its name, to show in full.") var id: String?
   @OptionGroup var system: SystemOptions
   @OptionGroup var output: OutputOptions
 
@@ -192,9 +192,7 @@ struct PointsCommand: AsyncParsableCommand {
       standardError("warning: snapshot \(snapshot.prefix(8)) is tagged as a point and can't be read: \(report)\n")
     }
     if let id {
-      let matches = listing.points.filter { $0.id.text.hasPrefix(id) }
-      guard let point = matches.first else { throw RecoveryError.noSuchPoint(id) }
-      guard matches.count == 1 else { throw RecoveryError.ambiguousPoint(id, matches.map(\.id.text)) }
+      let point = try listing.points.called(id)
       try output.show(point) { style in PointText.lines(point, style) }
       return
     }
@@ -229,7 +227,7 @@ struct VerifyCommand: AsyncParsableCommand {
         salvor verify 20261121T0809
       """)
 
-  @Argument(help: "A point's id, or its beginning.") var id: String?
+  @Argument(help: "A point's id, its beginning, or its name.") var id: String?
   @Flag(help: "Every point, not only the newest of each group.") var all = false
   @OptionGroup var system: SystemOptions
   @OptionGroup var output: OutputOptions

@@ -10,7 +10,8 @@ import Workflow
 /// What to bring back, and to when.
 struct RestoreTarget: ParsableArguments {
   @Argument(help: "Services to bring back; all if none is named.") var services: [String] = []
-  @Option(help: "A recovery point's id, or its beginning (default: the newest that verifies).") var point: String?
+  @Option(help: "A recovery point's id, its beginning, or its name (default: the newest that verifies).") var point:
+    String?
   @Option(help: "The newest point at or before this time, in RFC 3339.") var at: String?
   @Option(help: "When the loss happened, in RFC 3339; RPO is measured from there (default: now).") var failedAt: String?
   @Flag(help: "Go on along the store's log to its end; the services named have one store between them.") var newest =

@@ -24,6 +24,8 @@ ssize_t salvor_flistxattr(int descriptor, char *list, size_t size);
 int salvor_fremovexattr(int descriptor, const char *name);
 /// sync_file_range(2) with SYNC_FILE_RANGE_WRITE. 0, or -1 with errno.
 int salvor_begin_writing(int descriptor, int64_t offset, int64_t bytes);
+/// The magic number of the file system that a descriptor is on (fstatfs(2)). 0, or -1 with errno.
+int salvor_file_system(int descriptor, uint64_t *type);
 /// syncfs(2). 0, or -1 with errno.
 int salvor_syncfs(int descriptor);
 /// fchownat(2) of the descriptor itself, which may be an O_PATH one.

@@ -1,0 +1,154 @@
+import Core
+import DriverKit
+import Glibc
+import IO
+
+extension FilesDriver {
+  func follower() -> (any LogFollower)? {
+    guard let log else { return nil }
+    return FilesFollower(driver: self, directory: log)
+  }
+}
+
+/// Writes down what changes in a tree, as it changes.
+///
+/// `docs/decisions/0026-a-log-of-files.md` says how and why.
+struct FilesFollower: LogFollower {
+  let driver: FilesDriver
+  /// Where notes are kept, and where sessions ask for a mark.
+  let directory: String
+
+  /// How often is looked for what changed; the resolution of times, and what a mark may have to wait.
+  static let poll: Duration = .milliseconds(5)
+  static let sign: Duration = .seconds(1)
+
+  func follow(from end: LogEnd?, hint: LogCursor?, into sink: any LogSink) async throws(DriverError) {
+    let (driver, directory) = (driver, directory)
+    let (time, pool) = (driver.environment.time, driver.pool)
+    let tree = Tree(driver.path, excludes: driver.excludes)
+    let name = Hex.encode(driver.environment.randomness.bytes(8))
+    let tail = try await pool.run { () throws(DriverError) -> TreeTail in
+      let tail = try TreeTail(tree, notes: directory, time)
+      do throws(DriverError) { try tail.begin(from: end, named: name, into: sink) } catch {
+        tail.close()
+        throw error
+      }
+      return tail
+    }
+    let failure: DriverError
+    do throws(DriverError) {
+      let asked = try await pool.run { () throws(DriverError) -> MarkListener in try MarkListener(in: directory) }
+      do throws(DriverError) {
+        try await ship(tail, asked, into: sink)
+        return
+      } catch { failure = error }
+      await pool.run { asked.close() }
+    } catch {
+      await pool.run { tail.close() }
+      throw error
+    }
+    await pool.run { tail.close() }
+    throw failure
+  }
+
+  private func ship(_ tail: TreeTail, _ asked: MarkListener, into sink: any LogSink) async throws(DriverError) {
+    let (time, pool) = (driver.environment.time, driver.pool)
+    var said = time.monotonicNanoseconds()
+    while true {
+      if Task.isCancelled { throw .cancelled }
+      let isDone = try await pool.run { () throws(DriverError) -> Bool in
+        // Who asks before the tree is looked at has all that was done before.
+        asked.listen()
+        guard try tail.ship(into: sink) else { return false }
+        asked.answer(tail.position)
+        return true
+      }
+      let now = time.monotonicNanoseconds()
+      if Duration.nanoseconds(now - said) >= Self.sign {
+        said = now
+        try await pool.run { () throws(DriverError) in
+          try tail.requireTree()
+          try tail.synchronize()
+        }
+      }
+      if !isDone, sink.hasRoom { continue }
+      do { try await time.sleep(for: Self.poll) } catch { throw .cancelled }
+    }
+  }
+
+  // MARK: Places
+
+  func cursor(of position: LogPosition, in capture: CaptureResult, among files: [String]) -> LogCursor? {
+    guard let place = ChangePlace(position) else { return nil }
+    return place.cursor
+  }
+}
+
+/// Tells sessions of other processes where the log stands, over a socket in the follower's directory.
+///
+/// A session sends a byte and gets one line, as soon as all that was done before it asked is in the log.
+final class MarkListener: @unchecked Sendable {
+  // Used by one task at a time, on the blocking pool.
+  private let place: File
+  private let listening: File
+  private var callers: [File] = []
+  private var waiting: [File] = []
+
+  static let name = "socket"
+  /// More than that ask for something else.
+  private static let limit = 64
+
+  /// A directory may lie deeper than a socket's address can say; its descriptor is short.
+  static func address(in directory: File) -> String { "/proc/self/fd/\(directory.descriptor)/\(name)" }
+
+  init(in directory: String) throws(DriverError) {
+    do throws(SystemFailure) {
+      place = try File(directory, O_RDONLY | O_DIRECTORY)
+      let descriptor = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue | SOCK_NONBLOCK.rawValue), 0)
+      guard descriptor >= 0 else { throw SystemFailure("socket", path: directory) }
+      listening = File(adopting: descriptor, path: directory + "/" + Self.name)
+      // Whoever made it before is gone: the lock beside it is ours.
+      unlink(listening.path)
+      var address = sockaddr_un()
+      address.sun_family = sa_family_t(AF_UNIX)
+      withUnsafeMutableBytes(of: &address.sun_path) { $0.copyBytes(from: Array(Self.address(in: place).utf8)) }
+      let bound = withUnsafePointer(to: &address) { pointer in
+        pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+          bind(descriptor, $0, socklen_t(MemoryLayout<sockaddr_un>.size))
+        }
+      }
+      guard bound == 0, Glibc.listen(descriptor, 16) == 0 else { throw SystemFailure("listen", path: listening.path) }
+    } catch { throw DriverError(error) }
+  }
+
+  /// Whoever follows next makes its own, so this is not left to whenever the last reference goes.
+  func close() {
+    unlink(listening.path)
+    (callers, waiting) = ([], [])
+    shutdown(listening.descriptor, Int32(SHUT_RDWR))
+  }
+
+  /// Takes whoever has come and hears who asks; never waits.
+  func listen() {
+    while callers.count < Self.limit {
+      let descriptor = accept(listening.descriptor, nil, nil)
+      if descriptor < 0 { break }
+      _ = fcntl(descriptor, F_SETFD, FD_CLOEXEC)
+      callers.append(File(adopting: descriptor, path: listening.path))
+    }
+    callers.removeAll { caller in
+      var byte: UInt8 = 0
+      let count = retryingInterrupts { recv(caller.descriptor, &byte, 1, Int32(MSG_DONTWAIT)) }
+      if count == 1 { waiting.append(caller) }
+      return count == 0 || count < 0 && errno != EAGAIN
+    }
+  }
+
+  func answer(_ position: LogPosition) {
+    let line = Array("\(position.value)\n".utf8)
+    for caller in waiting {
+      _ = line.withUnsafeBytes { send(caller.descriptor, $0.baseAddress, $0.count, Int32(MSG_NOSIGNAL | MSG_DONTWAIT)) }
+    }
+    waiting = []
+  }
+}
