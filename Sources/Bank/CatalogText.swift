@@ -75,7 +75,10 @@ struct CatalogText {
     case .files:
       driver = "files"
       let path = layout.dataPath(service)
-      options = [("path", quoted(path)), ("lockFile", quoted("\(path)/\(StatementDirectory.lockName)"))]
+      options = [
+        ("path", quoted(path)), ("lockFile", quoted("\(path)/\(StatementDirectory.lockName)")),
+        ("log", quoted("\(path)-log")),
+      ]
     case .postgresql:
       let server = try requireEngines().postgresql
       driver = "postgresql"

@@ -12,6 +12,9 @@ extension DriverContract {
       case .held(let how):
         try promise(fixture.isHeld, "this store can't be held, but the traits say '\(how)'")
         try promise(!how.isEmpty, "the traits name the means of holding")
+      case .moment(let how):
+        try promise(!fixture.isHeld, "this store can be held, but the traits say '\(how)'")
+        try promise(!how.isEmpty, "the traits name what makes it one moment")
       case .outside(let why):
         try promise(!fixture.isHeld, "this store can be held, but the traits say '\(why)'")
         try promise(why.count > 20, "the traits say in so many words why the store is outside the cut, not '\(why)'")

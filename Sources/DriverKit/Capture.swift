@@ -27,8 +27,8 @@ package struct CaptureContext: Sendable {
 /// every `hold` before any `mark`, every `mark` before any `release`. After any of them has failed only `release` and
 /// `close` may come.
 ///
-/// An ``HoldSupport/outside(why:)`` store gets the same calls: its `hold` and `release` do nothing and its mark says where
-/// it stood.
+/// A store that isn't ``HoldSupport/held(how:)`` gets the same calls: its `hold` and `release` do nothing and its mark says
+/// where it stood.
 package protocol MarkSession: Sendable {
   /// Everything that can be done before anyone has to wait: connect, copy what may be copied ahead.
   func prepare() async throws(DriverError)

@@ -146,6 +146,9 @@ package struct DriverTraits: Sendable, Equatable, Codable {
 package enum HoldSupport: Sendable, Equatable, Codable {
   /// Writes can be made to wait; `how` names the means in a few words.
   case held(how: String)
+  /// Nobody waits, but the mark is of one moment of the whole store, which lies between the call of `mark` and its return: all
+  /// that was acknowledged before the call is in the copy, nothing that began after it came back.
+  case moment(how: String)
   /// Outside the cut; `why` says so in so many words, with the way to change it where there is one.
   case outside(why: String)
 }

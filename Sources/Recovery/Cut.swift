@@ -6,6 +6,10 @@ import DriverKit
 /// The order is what makes the cut consistent: every store is held before any is marked, and every store is marked before
 /// any is released. So what was acknowledged anywhere before the moment of the cut is in it, and nothing in it can
 /// have been caused by something outside it: a cause had to be acknowledged first, and by then its store was held.
+///
+/// One store that can't be held, but is copied as it was at one moment between its mark's call and return, is as good: what it
+/// has been given by then was caused by what the others have, and nothing they have came after. Two of them would each have a
+/// moment of their own, and what goes from one to the other in between is nobody's.
 package struct Cut: Sendable {
   /// What became of one attempt to cut.
   package struct Outcome: Sendable {
@@ -89,8 +93,16 @@ package struct Cut: Sendable {
 
     var cuts: [StoreName: StorePoint.Cut] = [:]
     var remarks: [String] = []
+    let moments = members.filter { if case .moment = $0.value.support { true } else { false } }.keys.sorted()
     for (name, member) in members.sorted(by: { $0.key < $1.key }) {
       switch member.support {
+      case .moment where moments.count == 1 && !held.isEmpty:
+        cuts[name] = .moment
+      case .moment(let how):
+        let others = moments.filter { $0 != name }.map(\.text).joined(separator: ", ")
+        let why = "nobody is held (\(how))" + (others.isEmpty ? "" : ", and neither is \(others)")
+        cuts[name] = .outside(why: why)
+        remarks.append("\(name) is outside the cut: \(why)")
       case .outside(let why):
         cuts[name] = .outside(why: why)
         remarks.append("\(name) is outside the cut: \(why)")

@@ -41,7 +41,7 @@ package struct RecoveryPoint: Sendable, Equatable, Codable {
 
   /// Some store is not in the cut; ``remarks`` says which and why.
   package var hasStoresOutside: Bool {
-    stores.values.contains { $0.cut != .held } || logged?.values.contains { $0.cut != .held } == true
+    stores.values.contains { $0.cut.isOutside } || logged?.values.contains { $0.cut.isOutside } == true
   }
 
   /// Every store it is about, copied or marked.
@@ -71,8 +71,12 @@ package struct StorePoint: Sendable, Equatable, Codable {
 
   package enum Cut: Sendable, Equatable, Codable {
     case held
+    /// Not held, but copied as it was at one moment while all others were; at most one store of a point.
+    case moment
     /// Not in the cut, and why, in so many words.
     case outside(why: String)
+
+    package var isOutside: Bool { if case .outside = self { true } else { false } }
   }
 
   /// How long each phase took, in nanoseconds.

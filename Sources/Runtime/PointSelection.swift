@@ -224,7 +224,7 @@ struct PointSelection: Sendable {
       }
       var state: StoreFacts.State
       switch part.cut {
-      case .held: state = .held
+      case .held, .moment: state = .held
       case .outside(let why): state = .outside(why)
       }
       if verifies {

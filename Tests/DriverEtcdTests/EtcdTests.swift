@@ -14,7 +14,7 @@ import Testing
 
 /// What is etcd's own: revisions, leases, users, and what goes wrong in the middle.
 @Suite("etcd") struct EtcdTests {
-  @Test(.timeLimit(.minutes(1)))
+  @Test(.timeLimit(.minutes(5)))
   func `the snapshot is of a revision between the begin and the end of the mark`() async throws {
     try await EtcdFixture.with { fixture in
       let span = Mutex<(Int64, Int64)>((0, 0))
@@ -41,7 +41,7 @@ import Testing
     }
   }
 
-  @Test(.timeLimit(.minutes(1)))
+  @Test(.timeLimit(.minutes(5)))
   func `revisions, versions and leases come back`() async throws {
     try await EtcdFixture.with { fixture in
       for value in ["one", "two", "three"] { try await fixture.control("put", "colour", value) }
@@ -64,7 +64,7 @@ import Testing
     }
   }
 
-  @Test(.timeLimit(.minutes(1)))
+  @Test(.timeLimit(.minutes(5)))
   func `a server killed in the middle ends the capture`() async throws {
     try await EtcdFixture.with { fixture in
       let server = fixture.server
@@ -82,7 +82,7 @@ import Testing
     }
   }
 
-  @Test(.timeLimit(.minutes(1)))
+  @Test(.timeLimit(.minutes(5)))
   func `users and passwords are those of the server`() async throws {
     let directory = try TemporaryDirectory("secret")
     for (name, text) in [("root", "s3cret"), ("wrong", "guess"), ("reader", "reader")] {
@@ -115,7 +115,7 @@ import Testing
     }
   }
 
-  @Test(.timeLimit(.minutes(1)))
+  @Test(.timeLimit(.minutes(5)))
   func `a snapshot that isn't the described one is refused`() async throws {
     try await EtcdFixture.with { fixture in
       let first = try await fixture.capture()
@@ -141,7 +141,7 @@ import Testing
     #expect(Set(addresses).count == addresses.count)
   }
 
-  @Test(.timeLimit(.minutes(1)))
+  @Test(.timeLimit(.minutes(5)))
   func `etcdctl alone brings it back`() async throws {
     try await EtcdFixture.with { fixture in
       let records = try await fixture.records()

@@ -284,7 +284,7 @@ import Testing
       (#"echo '{"result":{}}'"#, "without a number"), ("echo bad luck >&2; exit 3", "ended with code 3"),
       ("kill -9 $$", "ended by signal 9"), (#"echo '{"id":2,"result":[1]}'"#, "something else than the protocol says"),
       (#"echo '{"id":2,"result":{"hold":{}}}'"#, "neither"),
-      (#"echo '{"id":2,"result":{"hold":{"held":"a","outside":"b"}}}'"#, "or both"),
+      (#"echo '{"id":2,"result":{"hold":{"held":"a","outside":"b"}}}'"#, "or several"),
       ("head -c 20000000 /dev/zero | tr '\\0' x", "a line of more than"),
     ])
   func `answers that are none are told as such`(_ body: String, _ words: String) async throws {

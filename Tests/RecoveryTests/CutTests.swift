@@ -56,6 +56,22 @@ import Testing
     #expect(!world.calls.contains("files hold"))
   }
 
+  @Test func `one store that is copied at a moment is in the cut, two are not`() async throws {
+    let world = World(seed: 4, stores: ["a", "etcd"], moments: ["etcd"])
+    let outcome = try await world.cut(budget: .seconds(1)).take()
+    #expect(outcome.mode == .barrier && outcome.remarks.isEmpty)
+    #expect(outcome.cuts == ["a": .held, "etcd": .moment])
+    #expect(!world.calls.contains("etcd hold"))
+    let two = try await World(seed: 4, stores: ["a", "etcd", "other"], moments: ["etcd", "other"])
+      .cut(budget: .seconds(1)).take()
+    #expect(two.cuts["etcd"]?.isOutside == true && two.cuts["other"]?.isOutside == true)
+    #expect(two.remarks.contains { $0.contains("neither is other") }, "\(two.remarks)")
+    // Nobody else is held: no moment to be in.
+    let alone = try await World(seed: 4, stores: ["etcd", "files"], outside: ["files"], moments: ["etcd"])
+      .cut(budget: .seconds(1)).take()
+    #expect(alone.mode == .fuzzy && alone.cuts["etcd"]?.isOutside == true)
+  }
+
   @Test func `a failing mark still releases everyone`() async throws {
     let world = World(seed: 5, stores: ["a", "b"], unmarked: ["a"])
     let error = await #expect(throws: RecoveryError.self) { try await world.cut(budget: .seconds(1)).take() }
@@ -91,7 +107,8 @@ private final class World: Sendable {
 
   init(
     seed: UInt64, stores: [StoreName], failing: Set<StoreName> = [], lapsing: Set<StoreName> = [],
-    outside: Set<StoreName> = [], unmarked: Set<StoreName> = [], holdTakes: Duration = .milliseconds(1)
+    outside: Set<StoreName> = [], moments: Set<StoreName> = [], unmarked: Set<StoreName> = [],
+    holdTakes: Duration = .milliseconds(1)
   ) {
     let log = Log()
     let random = SeededRandomness(seed: seed)
@@ -102,7 +119,9 @@ private final class World: Sendable {
         let session = LoggingSession(
           name: name, log: log, time: time, yields: random.below(40), fails: failing.contains(name),
           lapses: lapsing.contains(name), unmarked: unmarked.contains(name), holdTakes: holdTakes)
-        let support: HoldSupport = outside.contains(name) ? .outside(why: "no lock") : .held(how: "test")
+        let support: HoldSupport =
+          outside.contains(name)
+          ? .outside(why: "no lock") : moments.contains(name) ? .moment(how: "one revision") : .held(how: "test")
         return (name, Cut.Member(session: session, support: support))
       })
   }

@@ -18,10 +18,8 @@ struct EtcdDriver: DataStoreDriver {
     let status = try await withScratch { scratch throws(DriverError) in try await self.status(scratch) }
     return DriverTraits(
       version: try Self.version(status.version).description,
-      hold: .outside(
-        why:
-          "etcd has nothing that makes writers wait: the snapshot is of one revision, fixed while the other stores are "
-          + "held, but nobody is held here"),
+      hold: .moment(
+        how: "the snapshot is of one revision, begun at the mark; etcd has nothing that makes writers wait"),
       sizeBytes: status.sizeBytes > 0 ? status.sizeBytes : nil)
   }
 

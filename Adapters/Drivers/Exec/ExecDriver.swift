@@ -132,10 +132,11 @@ struct ExecDriver: DataStoreDriver {
   func traits() async throws(DriverError) -> DriverTraits {
     let traits = try await ask("traits", as: Wire.Traits.self)
     let hold: HoldSupport
-    switch (traits.hold.held, traits.hold.outside) {
-    case (let how?, nil): hold = .held(how: how)
-    case (nil, let why?): hold = .outside(why: why)
-    default: throw .engineFailed("the program says neither 'held' nor 'outside', or both", log: "")
+    switch (traits.hold.held, traits.hold.moment, traits.hold.outside) {
+    case (let how?, nil, nil): hold = .held(how: how)
+    case (nil, let how?, nil): hold = .moment(how: how)
+    case (nil, nil, let why?): hold = .outside(why: why)
+    default: throw .engineFailed("the program says none of 'held', 'moment' and 'outside', or several", log: "")
     }
     return DriverTraits(
       version: traits.version ?? "", hold: hold, sizeBytes: traits.sizeBytes, notes: traits.notes ?? [])

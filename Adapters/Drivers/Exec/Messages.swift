@@ -35,6 +35,7 @@ enum Wire {
   struct Traits: Decodable {
     struct Hold: Decodable {
       var held: String?
+      var moment: String?
       var outside: String?
     }
     var version: String?

@@ -277,6 +277,7 @@ enum PointText {
     func cut(_ cut: StorePoint.Cut) -> String {
       switch cut {
       case .held: style.paint("held", .good)
+      case .moment: style.paint("one moment", .good)
       // Why is among the remarks.
       case .outside: style.paint("outside", .warning)
       }
