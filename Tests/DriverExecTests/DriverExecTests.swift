@@ -283,7 +283,7 @@ import Testing
       ("echo nonsense", "no reply"), (#"echo '{"id":7,"result":{}}'"#, "answers request 7"),
       (#"echo '{"result":{}}'"#, "without a number"), ("echo bad luck >&2; exit 3", "ended with code 3"),
       ("kill -9 $$", "ended by signal 9"), (#"echo '{"id":2,"result":[1]}'"#, "something else than the protocol says"),
-      (#"echo '{"id":2,"result":{"hold":{}}}'"#, "neither"),
+      (#"echo '{"id":2,"result":{"hold":{}}}'"#, "none of"),
       (#"echo '{"id":2,"result":{"hold":{"held":"a","outside":"b"}}}'"#, "or several"),
       ("head -c 20000000 /dev/zero | tr '\\0' x", "a line of more than"),
     ])
