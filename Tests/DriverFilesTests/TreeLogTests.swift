@@ -301,20 +301,23 @@ private struct TreeHistoryRun {
     switch chance.below(16) {
     case 0...3:
       try? Files.createDirectory(Files.parent(of: a))
-      if let file = try? File(a, O_WRONLY | O_CREAT | O_TRUNC, mode: 0o644) { try write(content(), file, at: 0) }
+      if let file = try? File(a, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW, mode: 0o644) { try write(content(), file, at: 0) }
     case 4, 5:
-      if let file = try? File(a, O_WRONLY) { try write(content(), file, at: Int64(try file.status().st_size)) }
+      if let file = try? File(a, O_WRONLY | O_NOFOLLOW) { try write(content(), file, at: Int64(try file.status().st_size)) }
     case 6:
-      if let file = try? File(a, O_WRONLY) { try write([1, 2, 3], file, at: Int64(chance.below(100))) }
+      if let file = try? File(a, O_WRONLY | O_NOFOLLOW) { try write([1, 2, 3], file, at: Int64(chance.below(100))) }
     case 7:
-      if let file = try? File(a, O_WRONLY) { try file.truncate(to: Int64(chance.below(2000))) }
+      if let file = try? File(a, O_WRONLY | O_NOFOLLOW) { try file.truncate(to: Int64(chance.below(2000))) }
     case 8, 9: rename(a, b)
     case 10: try? Files.removeTree(a)
     case 11: try? Files.createDirectory(a, mode: chance.below(2) == 0 ? 0o755 : 0o700)
-    case 12: symlink("/etc/passwd", a)
+    // To nothing there is: what opens it for writing must not reach anything else.
+    case 12: symlink("/nowhere/\(chance.below(9))", a)
     case 13: link(a, b)
     case 14:
-      if !Files.isDirectory(a) { chmod(a, chance.below(2) == 0 ? 0o600 : 0o664) }
+      if let file = try? File(a, O_RDONLY | O_NOFOLLOW | O_NONBLOCK), !Files.isDirectory(a) {
+        fchmod(file.descriptor, chance.below(2) == 0 ? 0o600 : 0o664)
+      }
     default:
       let value = [UInt8](repeating: 65, count: 1 + chance.below(5))
       if !value.isEmpty { _ = salvor_lsetxattr(a, "user.note", value, value.count) }
