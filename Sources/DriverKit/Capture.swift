@@ -34,7 +34,8 @@ package struct EarlierCapture: Sendable {
 
   package init(
     result: CaptureResult, tree: any EarlierTree,
-    log: @escaping @Sendable (LogPosition) async throws(AnyFailure) -> (any LogSource)? = { _ throws(AnyFailure) in nil }
+    log: @escaping @Sendable (LogPosition) async throws(AnyFailure) -> (any LogSource)? = { _ throws(AnyFailure) in nil
+    }
   ) {
     (self.result, self.tree, self.log) = (result, tree, log)
   }

@@ -75,7 +75,9 @@ struct ChangedBlocks: Equatable, Sendable {
     switch (manager, operation) {
     case (0, 0x60):
       // xl_parameter_change: five settings before wal_level, of which 0 is minimal.
-      guard try number(data, 20) >= 1 else { throw .logGap("wal_level was minimal for a while: changes were not logged") }
+      guard try number(data, 20) >= 1 else {
+        throw .logGap("wal_level was minimal for a while: changes were not logged")
+      }
     case (2, 0x10):
       let made = try relation(data, 0)
       if try number(data, 12) == 0 { limit(made, from: 0) } else { touched.insert(made) }
@@ -170,7 +172,8 @@ struct ChangedBlocks: Equatable, Sendable {
 
   private func relation(_ data: UnsafeRawBufferPointer, _ offset: Int) throws(DriverError) -> Relation {
     Relation(
-      tablespace: try number(data, offset), database: try number(data, offset + 4), number: try number(data, offset + 8))
+      tablespace: try number(data, offset), database: try number(data, offset + 4), number: try number(data, offset + 8)
+    )
   }
 
   private func unknown(_ record: UnsafeRawBufferPointer) -> DriverError {

@@ -164,7 +164,8 @@ extension PostgreSQLDriver {
     since earlier: EarlierCapture, _ facts: RestoreFacts, _ cluster: ClusterFacts, start: LogSequenceNumber,
     timeline: UInt32, scratch: String
   ) async throws(DriverError) -> Increment {
-    guard let since = LogSequenceNumber(facts.start), let stop = LogSequenceNumber(facts.stop), let digest = facts.logDigest
+    guard let since = LogSequenceNumber(facts.start), let stop = LogSequenceNumber(facts.stop),
+      let digest = facts.logDigest
     else { throw .logGap("the newest copy in the repository does not say what a later one could begin with") }
     guard facts.systemIdentifier == cluster.systemIdentifier else {
       throw .logGap("the newest copy in the repository is another cluster's")
@@ -201,19 +202,22 @@ extension PostgreSQLDriver {
     }
     let outcome = try pass.finish()
     // The same positions, and another log: a machine that was brought back to an earlier state.
-    guard outcome.digest == digest else { throw .logGap("the log of the newest copy in the repository is not this cluster's") }
+    guard outcome.digest == digest else {
+      throw .logGap("the log of the newest copy in the repository is not this cluster's")
+    }
     return Increment(
       earlier: earlier.tree, changes: outcome.changes, since: since, start: start, partBytes: facts.partBytes,
       logBytes: outcome.bytes, hasChecksums: cluster.hasChecksums)
   }
 
   /// The timelines from one to another that it led to, each with where it was left; the last is not left.
-  private func history(from first: UInt32, to last: UInt32) async throws(DriverError) -> [
-    (timeline: UInt32, end: LogSequenceNumber)
-  ] {
+  private func history(from first: UInt32, to last: UInt32) async throws(DriverError) -> [(
+    timeline: UInt32, end: LogSequenceNumber
+  )] {
     if first == last { return [(last, LogSequenceNumber(.max))] }
     let digits = String(last, radix: 16, uppercase: true)
-    let path = dataDirectory + "/pg_wal/" + String(repeating: "0", count: max(0, 8 - digits.count)) + digits + ".history"
+    let path =
+      dataDirectory + "/pg_wal/" + String(repeating: "0", count: max(0, 8 - digits.count)) + digits + ".history"
     let bytes = try await blocking { () throws(DriverError) in
       do throws(SystemFailure) { return try Files.read(path, limitBytes: 1 << 20) } catch {
         throw DriverError.logGap("timeline \(last) has no history: \(error.report.summary)")

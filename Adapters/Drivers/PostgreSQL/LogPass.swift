@@ -23,7 +23,7 @@ final class LogPass: Sendable {
     var bytes: Int64 = 0
   }
 
-  private static let pieceBytes = 1 << 20
+  private static let pieceBytes = 256 << 10
 
   private let geometry: LogGeometry
   private let from: LogSequenceNumber
@@ -57,14 +57,18 @@ final class LogPass: Sendable {
     } catch { throw unreadable(error.report.summary) }
     guard UInt64(before.st_size) == geometry.segmentBytes else { throw unreadable("it is no whole segment") }
     var place = first
+    var isOver = false
     while place < last {
       let bytes: [UInt8]
       do throws(SystemFailure) {
         bytes = try file.read(at: Int64(place - begin), count: Int(min(UInt64(Self.pieceBytes), last - place)))
       } catch { throw unreadable(error.report.summary) }
       if bytes.isEmpty { throw unreadable("it is shorter than a segment") }
-      try bytes.withRawBytes { (raw) throws(DriverError) -> Void in try take(raw, at: place) }
+      let isPadding = isOver
+      isOver = try bytes.withRawBytes { (raw) throws(DriverError) in try take(raw, at: place, isPadding) }
       place += UInt64(bytes.count)
+      // What is behind a switch counts in the digest only.
+      if isOver, place >= digested.value { break }
     }
     var after = stat()
     guard stat(path, &after) == 0, after.st_ino == before.st_ino, after.st_dev == before.st_dev else {
@@ -72,17 +76,22 @@ final class LogPass: Sendable {
     }
   }
 
-  private func take(_ raw: UnsafeRawBufferPointer, at place: UInt64) throws(DriverError) {
+  /// - Returns: Whether the rest of the segment is of no use.
+  private func take(
+    _ raw: UnsafeRawBufferPointer, at place: UInt64, _ isPadding: Bool
+  ) throws(DriverError) -> Bool {
     try state.withLock { (state) throws(DriverError) in
       let low = max(place, from.value)
       let high = min(place + UInt64(raw.count), digested.value)
       if low < high { state.hash.update(UnsafeRawBufferPointer(rebasing: raw[Int(low - place)..<Int(high - place)])) }
       state.bytes += Int64(raw.count)
+      if isPadding { return true }
       var changes = state.changes
       // In place: there is one owner.
       state.changes = ChangedBlocks(segmentBlocks: 1, partBlocks: 1)
       try state.reader.read(raw) { (record) throws(DriverError) in try changes.take(record) }
       state.changes = changes
+      return state.reader.isSwitched || state.reader.isFinished
     }
   }
 

@@ -24,8 +24,8 @@ struct RecordReader: Sendable {
   private var missing = 0
   private var recordStart: UInt64 = 0
   private var previous: UInt64?
-  /// The rest of the segment is of no use.
-  private var isSwitched = false
+  /// The rest of the segment is of no use, and need not be given.
+  private(set) var isSwitched = false
   private(set) var isFinished = false
   private(set) var count = 0
 
@@ -38,14 +38,19 @@ struct RecordReader: Sendable {
     isFinished = start == end
   }
 
-  /// Takes whole pages, each the next one.
+  /// Takes whole pages, each the next one; after a switch, those of the next segment.
   ///
   /// - Throws: ``DriverError/logGap(_:)`` for anything that is not the log's; nothing it said before is worth anything then.
   mutating func read(
     _ pages: UnsafeRawBufferPointer, _ each: (UnsafeRawBufferPointer) throws(DriverError) -> Void
   ) throws(DriverError) {
     var offset = 0
-    while offset + Self.pageBytes <= pages.count, !isFinished {
+    // After a switch the next page is a segment's first.
+    if isSwitched {
+      page += (geometry.segmentBytes - page % geometry.segmentBytes) % geometry.segmentBytes
+      isSwitched = false
+    }
+    while offset + Self.pageBytes <= pages.count, !isFinished, !isSwitched {
       try enter(UnsafeRawBufferPointer(rebasing: pages[offset..<offset + Self.pageBytes]), each)
       offset += Self.pageBytes
       page += LogGeometry.pageBytes
@@ -56,8 +61,6 @@ struct RecordReader: Sendable {
     _ bytes: UnsafeRawBufferPointer, _ each: (UnsafeRawBufferPointer) throws(DriverError) -> Void
   ) throws(DriverError) {
     let isFirstOfSegment = page % geometry.segmentBytes == 0
-    if isSwitched, !isFirstOfSegment { return }
-    isSwitched = false
     var at = try header(bytes, isFirstOfSegment)
     let flags = bytes.loadUnaligned(fromByteOffset: 2, as: UInt16.self)
     if page + UInt64(at) <= start.value {
