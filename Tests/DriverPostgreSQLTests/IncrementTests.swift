@@ -156,14 +156,47 @@ import Testing
     }
   }
 
+  /// No record names the files of a database that was copied, nor the pages behind a file's former end.
+  @Test(.timeLimit(.minutes(2))) func `what comes back under the same name is read`() async throws {
+    try await Self.withServer { fixture in
+      let server = fixture.server
+      let place = try server.ownDirectory("apart")
+      try await server.sql(
+        "CREATE TABLESPACE apart LOCATION '\(place)'", "CREATE DATABASE moved TEMPLATE template0",
+        "CREATE TABLE cut AS SELECT n, repeat('x', 90) AS note FROM generate_series(1, 30000) AS n")
+      try await server.sql(
+        "CREATE TABLE t AS SELECT n, repeat('x', 90) AS note FROM generate_series(1, 30000) AS n", database: "moved")
+      // What is to be cut off is empty, and nothing else will be logged of it.
+      try await server.sql("DELETE FROM cut WHERE ctid >= '(40,0)'", "VACUUM (TRUNCATE false) cut")
+      let first = try await Self.copy(fixture)
+
+      try await server.sql("ALTER DATABASE moved SET TABLESPACE apart")
+      try await server.sql("UPDATE t SET note = 'there' WHERE n % 3 = 0", database: "moved")
+      try await server.sql("ALTER DATABASE moved SET TABLESPACE pg_default")
+
+      let path = try await server.sql("SELECT pg_relation_filepath('cut')")
+      let file = try File(server.data + "/" + path, 2)
+      let size = Int64(try file.status().st_size)
+      try await server.sql("VACUUM (TRUNCATE) cut", "CHECKPOINT")
+      #expect(Int64(try file.status().st_size) < size)
+      // A crash leaves this behind: the file has grown again, and nothing of it was logged yet.
+      try await server.stop(mode: "immediate")
+      try file.truncate(to: size)
+      try await server.start()
+
+      let second = try await Self.copy(fixture, after: first)
+      #expect(second.refusal == nil, "\(second.result.notes)")
+      #expect(try await Self.strays(second, fixture) == [])
+    }
+  }
+
   // MARK: What is not certain is read
 
   @Test(.timeLimit(.minutes(2))) func `without the log everything is read, and the copy says so`() async throws {
     try await Self.withServer(["wal_keep_size = 0"]) { fixture in
       let first = try await Self.copy(fixture)
       for _ in 1...4 { try await fixture.server.sql("SELECT pg_switch_wal()", "CHECKPOINT") }
-      try await fixture.server.sql("INSERT INTO records SELECT n, 'x' FROM generate_series(100, 5000) AS n")
-      for _ in 1...40 {
+      for _ in 1...12 {
         try await fixture.server.sql("SELECT pg_switch_wal()", "CREATE TABLE t (n int)", "DROP TABLE t")
       }
       try await fixture.server.sql("CHECKPOINT", "CHECKPOINT")

@@ -24,6 +24,8 @@ struct RecordReader: Sendable {
   private var missing = 0
   private var recordStart: UInt64 = 0
   private var previous: UInt64?
+  /// Where a record began that a crash cut off, until the one that tells of it has come.
+  private var overwritten: UInt64?
   /// The rest of the segment is of no use, and need not be given.
   private(set) var isSwitched = false
   private(set) var isFinished = false
@@ -67,8 +69,11 @@ struct RecordReader: Sendable {
       at = Int(start.value - page)
     } else {
       let continued = Int(bytes.loadUnaligned(fromByteOffset: 16, as: UInt32.self))
-      // A record that a crash cut off is not gone on with; what comes instead is for the server to judge.
-      guard (flags & 1 != 0 ? continued : 0) == missing, flags & 1 != 0 || missing == 0 else {
+      if flags & 8 != 0, flags & 1 == 0, missing > 0 {
+        // A crash cut the record off: it never happened, and the next one must say so.
+        (overwritten, pending, missing) = (recordStart, [], 0)
+      }
+      guard (flags & 1 != 0 ? continued : 0) == missing else {
         throw damaged("the record at \(LogSequenceNumber(recordStart)) does not go on")
       }
     }
@@ -139,6 +144,13 @@ struct RecordReader: Sendable {
     let link = record.loadUnaligned(fromByteOffset: 8, as: UInt64.self)
     guard previous.map({ $0 == link }) ?? (link < recordStart) else {
       throw damaged("the record at \(LogSequenceNumber(recordStart)) follows another than the one before it")
+    }
+    if let cut = overwritten {
+      // XLOG_OVERWRITE_CONTRECORD; its data is short, and begins with that position.
+      guard record[17] == 0, record[16] & 0xf0 == 0xd0, record.count >= 34, record[24] == 255,
+        record.loadUnaligned(fromByteOffset: 26, as: UInt64.self) == cut
+      else { throw damaged("the record at \(LogSequenceNumber(cut)) does not go on") }
+      overwritten = nil
     }
     previous = recordStart
     count += 1
