@@ -13,7 +13,7 @@ import IO
 enum PostgreSQLBench: Benchmark {
   static let name = "postgres"
   static let summary =
-    "full and incremental backup, and restore, beside pgBackRest and pg_basebackup: --set scale=, seconds=, rounds="
+    "full and incremental backup, and restore, beside pgBackRest and pg_basebackup: --set scale=, transactions=, rounds="
 
   enum Step: String, CaseIterable {
     case full = "full backup"
@@ -45,7 +45,8 @@ enum PostgreSQLBench: Benchmark {
   static func run(_ context: BenchmarkContext) async throws -> [BenchmarkRow] {
     let isFull = context.scale == .full
     let settings = Settings(
-      scale: context.number("scale") ?? (isFull ? 50 : 1), seconds: context.number("seconds") ?? (isFull ? 30 : 1),
+      scale: context.number("scale") ?? (isFull ? 50 : 1),
+      transactions: context.number("transactions") ?? (isFull ? 40_000 : 200),
       rounds: context.number("rounds") ?? (isFull ? 3 : 1),
       programs: Program.allCases.filter { $0 != .pgBackRest || isFull })
     return try await BlockingPool.shared.run { try compare(settings, context) }
@@ -53,7 +54,7 @@ enum PostgreSQLBench: Benchmark {
 
   private struct Settings: Sendable {
     var scale: Int
-    var seconds: Int
+    var transactions: Int
     var rounds: Int
     var programs: [Program]
   }
@@ -71,7 +72,7 @@ enum PostgreSQLBench: Benchmark {
         switch step {
         case .few:
           try cluster.sql("UPDATE pgbench_accounts SET abalance = abalance + 1 WHERE aid % 6100 = \(round + 1)")
-        case .load: try cluster.load(seconds: settings.seconds)
+        case .load: try cluster.load(settings.transactions)
         default: break
         }
         for program in order where program.does(step) {
@@ -245,8 +246,9 @@ struct BenchmarkCluster {
     if step == .delta { try Files.removeTree(target) }
   }
 
-  func load(seconds: Int) throws {
-    try call(asOwner: connected("pgbench", ["-n", "-c", "4", "-T", String(seconds), "postgres"]))
+  /// So many transactions, not so many seconds: every run changes as much.
+  func load(_ transactions: Int) throws {
+    try call(asOwner: connected("pgbench", ["-n", "-c", "4", "-t", String(max(1, transactions / 4)), "postgres"]))
   }
 
   func sql(_ statement: String) throws { try call(asOwner: connected("psql", ["-qc", statement, "postgres"])) }
