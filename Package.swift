@@ -106,7 +106,7 @@ let adapters: [Target] = [
   module("DriverFiles", at: "Adapters/Drivers/Files", ["Core", "IO", "DriverKit"]),
   module("DriverSQLite", at: "Adapters/Drivers/SQLite", ["Core", "IO", "DriverKit", .sqlite]),
   module(
-    "DriverPostgreSQL", at: "Adapters/Drivers/PostgreSQL", ["Core", "IO", "DriverKit", "CPQ"],
+    "DriverPostgreSQL", at: "Adapters/Drivers/PostgreSQL", ["Core", "IO", "DriverKit", "CISAL", "CPQ"],
     settings: hot),
   module(
     "DriverMariaDB", at: "Adapters/Drivers/MariaDB", ["Core", "IO", "DriverKit", "CMariaDB"],

@@ -6,7 +6,7 @@ import Synchronization
 ///
 /// Refuses a path twice, names that can't be a name, content for what isn't a regular file (and a regular file without),
 /// an entry below one that isn't a directory, and more than ``limitBytes`` in all.
-package final class MemoryTree: TreeSink, TreeSource {
+package final class MemoryTree: TreeSink, EarlierTree {
   package struct Entry: Sendable, Equatable {
     package var metadata: FileMetadata
     package var cutting: Cutting
@@ -15,14 +15,20 @@ package final class MemoryTree: TreeSink, TreeSource {
 
   package let limitBytes: Int
   private let state: Mutex<[TreePath: Entry]>
+  /// The tree whose parts this one may take over.
+  private let earlier: MemoryTree?
+  /// Parts that were asked for, by their SHA-256.
+  private let known = Mutex<[Digest: [UInt8]]>([:])
 
-  package init(limitBytes: Int = 256 << 20) {
+  package init(limitBytes: Int = 256 << 20, after earlier: MemoryTree? = nil) {
     self.limitBytes = limitBytes
+    self.earlier = earlier
     state = Mutex([:])
   }
 
   private init(_ entries: [TreePath: Entry], limitBytes: Int) {
     self.limitBytes = limitBytes
+    earlier = nil
     state = Mutex(entries)
   }
 
@@ -57,6 +63,51 @@ package final class MemoryTree: TreeSink, TreeSource {
     } catch {
       throw AnyFailure(error)
     }
+  }
+
+  package func add(
+    _ path: TreePath, _ metadata: FileMetadata, partBytes: Int, parts: [Digest?], content: OpenSource?
+  ) async throws(AnyFailure) -> StoredFile {
+    do {
+      let limit = limitBytes
+      var new: [UInt8] = []
+      if let content { new = try await BlockingPool.shared.run { try Self.drain(try content(), limitBytes: limit) } }
+      var (bytes, taken) = ([UInt8](), 0)
+      for (index, part) in parts.enumerated() {
+        if let part {
+          guard let known = earlier?.part(part) else { throw ContractBroken("\(path): part \(index) is not here") }
+          guard known.count == partBytes || index == parts.count - 1 else {
+            throw ContractBroken("\(path): part \(index) is too short")
+          }
+          bytes += known
+        } else {
+          let end = min(taken + partBytes, new.count)
+          guard taken < end, end - taken == partBytes || index == parts.count - 1 else {
+            throw ContractBroken("\(path): too little was read for part \(index)")
+          }
+          bytes += new[taken..<end]
+          taken = end
+        }
+      }
+      guard taken == new.count else { throw ContractBroken("\(path): more was read than is missing") }
+      let whole = bytes
+      return try await add(path, metadata, cutting: .fixed(bytes: partBytes)) { MemorySource(whole) }
+    } catch { throw AnyFailure(error) }
+  }
+
+  /// A part of a file, by its SHA-256.
+  private func part(_ digest: Digest) -> [UInt8]? { known.withLock { $0[digest] } }
+
+  package func file(_ path: TreePath, cutEvery bytes: Int) async throws(AnyFailure) -> EarlierFile? {
+    guard let entry = entries[path], entry.cutting == .fixed(bytes: bytes) else { return nil }
+    var parts: [Digest] = []
+    for start in stride(from: 0, to: entry.content.count, by: bytes) {
+      let part = Array(entry.content[start..<min(start + bytes, entry.content.count)])
+      let digest = Digest.of(part)
+      known.withLock { $0[digest] = part }
+      parts.append(digest)
+    }
+    return EarlierFile(size: Int64(entry.content.count), parts: parts)
   }
 
   private func check(_ path: TreePath, _ metadata: FileMetadata, hasContent: Bool) throws {

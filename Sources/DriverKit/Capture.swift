@@ -11,12 +11,33 @@ package struct CaptureContext: Sendable {
   package var wantsContentDigest: Bool
   /// Told how many bytes have gone into the sink, now and then.
   package var progress: @Sendable (_ doneBytes: Int64) -> Void
+  /// The newest copy of the store where the sink writes to, for drivers that can tell what changed since; `nil` if there is
+  /// none. What it throws is no reason for a capture to fail.
+  package var earlier: @Sendable () async throws(AnyFailure) -> EarlierCapture?
 
   package init(
     sink: any TreeSink, scratch: String, wantsContentDigest: Bool = true,
-    progress: @escaping @Sendable (_ doneBytes: Int64) -> Void = { _ in }
+    progress: @escaping @Sendable (_ doneBytes: Int64) -> Void = { _ in },
+    earlier: @escaping @Sendable () async throws(AnyFailure) -> EarlierCapture? = { () throws(AnyFailure) in nil }
   ) {
     (self.sink, self.scratch, self.wantsContentDigest, self.progress) = (sink, scratch, wantsContentDigest, progress)
+    self.earlier = earlier
+  }
+}
+
+/// A copy from before, of which a capture may take over what did not change.
+package struct EarlierCapture: Sendable {
+  package var result: CaptureResult
+  package var tree: any EarlierTree
+  /// The store's log as it was followed, from a position on; `nil` if that is not in it.
+  package var log: @Sendable (LogPosition) async throws(AnyFailure) -> (any LogSource)?
+
+  package init(
+    result: CaptureResult, tree: any EarlierTree,
+    log: @escaping @Sendable (LogPosition) async throws(AnyFailure) -> (any LogSource)? = { _ throws(AnyFailure) in nil
+    }
+  ) {
+    (self.result, self.tree, self.log) = (result, tree, log)
   }
 }
 

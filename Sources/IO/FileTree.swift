@@ -1,5 +1,9 @@
 import Core
 
+#if canImport(Glibc)
+  import Glibc
+#endif
+
 /// A name in a directory: any bytes but `/` and NUL, not always UTF-8. Ordered by its bytes.
 package struct FileName: Hashable, Comparable, Sendable, ExpressibleByStringLiteral, CustomStringConvertible {
   package let bytes: [UInt8]
@@ -161,6 +165,41 @@ package protocol TreeSink: Sendable {
   func add(
     _ path: TreePath, _ metadata: FileMetadata, cutting: Cutting, content: OpenSource?
   ) async throws(AnyFailure) -> StoredFile
+
+  /// Adds a regular file of which some parts are here already, and are not read again.
+  ///
+  /// - Parameters:
+  ///   - partBytes: The length of every part but the last.
+  ///   - parts: All parts of the file, in order: the SHA-256 of each that is here, as an ``EarlierTree`` named it; `nil` for
+  ///     those that `content` yields, one after the other.
+  ///   - content: `nil` if nothing is to be read.
+  func add(
+    _ path: TreePath, _ metadata: FileMetadata, partBytes: Int, parts: [Digest?], content: OpenSource?
+  ) async throws(AnyFailure) -> StoredFile
+}
+
+extension TreeSink {
+  /// Nothing is here already.
+  package func add(
+    _ path: TreePath, _ metadata: FileMetadata, partBytes: Int, parts: [Digest?], content: OpenSource?
+  ) async throws(AnyFailure) -> StoredFile {
+    throw AnyFailure(SystemFailure("add", path: path.description, number: ENOTSUP))
+  }
+}
+
+/// A tree in the place a sink writes to: what its files consist of can be taken over.
+package protocol EarlierTree: TreeSource {
+  /// - Returns: `nil` if there is no such file, if it isn't cut every so many bytes, or if a part of it is missing.
+  func file(_ path: TreePath, cutEvery bytes: Int) async throws(AnyFailure) -> EarlierFile?
+}
+
+/// A file in parts of one length, but for the last, which may be shorter.
+package struct EarlierFile: Hashable, Sendable {
+  package var size: Int64
+  /// SHA-256 of each.
+  package var parts: [Digest]
+
+  package init(size: Int64, parts: [Digest]) { (self.size, self.parts) = (size, parts) }
 }
 
 /// A tree of files that can be brought back, or read; a vault's snapshot is one.

@@ -26,12 +26,14 @@ final class CaptureInProgress: Sendable {
   private let time: any Timekeeper
   private let pool: BlockingPool
   private let progress: @Sendable (Int64) -> Void
+  private let earlier: EarlierCaptures
   private let state = Mutex(State())
 
   init(
     name: StoreName, member: PointTaker.Member, builder: SnapshotBuilder, scratch: String, wantsDigest: Bool,
-    time: any Timekeeper, pool: BlockingPool, progress: @escaping @Sendable (Int64) -> Void
+    time: any Timekeeper, pool: BlockingPool, earlier: EarlierCaptures, progress: @escaping @Sendable (Int64) -> Void
   ) {
+    self.earlier = earlier
     (self.name, self.member, self.builder, self.scratch) = (name, member, builder, scratch)
     (self.wantsDigest, self.time, self.pool, self.progress) = (wantsDigest, time, pool, progress)
   }
@@ -48,10 +50,12 @@ final class CaptureInProgress: Sendable {
       }
     } catch { throw DriverError(error) }
     let traits = try await member.driver.traits()
+    let (name, member, earlier) = (name, member, earlier)
     let session = try await member.driver.capture(
       CaptureContext(
         sink: PrefixedSink(below: TreePath([FileName(name.text)]), in: builder), scratch: scratch,
-        wantsContentDigest: wantsDigest, progress: progress))
+        wantsContentDigest: wantsDigest, progress: progress
+      ) { () async throws(AnyFailure) in try await earlier.newest(of: name, member) })
     state.withLock { $0.session = session }
     try await session.prepare()
     state.withLock { $0.prepareNanoseconds = time.monotonicNanoseconds() - start }
@@ -100,6 +104,12 @@ struct PrefixedSink: TreeSink {
     _ path: TreePath, _ metadata: FileMetadata, cutting: Cutting, content: OpenSource?
   ) async throws(AnyFailure) -> StoredFile {
     try await sink.add(prefix.appending(path), metadata, cutting: cutting, content: content)
+  }
+
+  func add(
+    _ path: TreePath, _ metadata: FileMetadata, partBytes: Int, parts: [Digest?], content: OpenSource?
+  ) async throws(AnyFailure) -> StoredFile {
+    try await sink.add(prefix.appending(path), metadata, partBytes: partBytes, parts: parts, content: content)
   }
 }
 

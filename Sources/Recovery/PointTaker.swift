@@ -72,8 +72,10 @@ package struct PointTaker: Sendable {
     var members: [StoreName: CaptureInProgress] = [:]
     for (name, member) in request.members {
       members[name] = CaptureInProgress(
-        name: name, member: member, builder: SnapshotBuilder(writer: vault, polynomial: polynomial, pool: pool),
-        scratch: "\(request.scratch)/\(name)", wantsDigest: request.wantsContentDigests, time: time, pool: pool
+        name: name, member: member,
+        builder: SnapshotBuilder(writer: vault, polynomial: polynomial, pool: pool, reader: vault),
+        scratch: "\(request.scratch)/\(name)", wantsDigest: request.wantsContentDigests, time: time, pool: pool,
+        earlier: EarlierCaptures(vault: vault, pool: pool)
       ) { done in request.progress(name, Progress("copy", doneBytes: done)) }
     }
     let result = await outcome(of: members, for: request)

@@ -6,8 +6,8 @@ import Testing
 
 @Suite("Benchmarks, tiny, so that they never rot")
 struct BenchmarkTests {
-  @Test(arguments: ["catalog", "vault", "index", "points"]) func `it runs and has figures`(_ name: String) async throws
-  {
+  @Test(arguments: ["catalog", "vault", "index", "points", "postgres"])
+  func `it runs and has figures`(_ name: String) async throws {
     let directory = try TemporaryDirectory("bench")
     let benchmark = try #require(BenchmarkRegistry.all.first { $0.name == name })
     let rows = try await BenchmarkRunner.run(benchmark, scale: .tiny, below: directory.path)
@@ -17,7 +17,7 @@ struct BenchmarkTests {
   }
 
   @Test func `names are unique, and all are tried above`() {
-    #expect(BenchmarkRegistry.all.map { $0.name } == ["catalog", "vault", "index", "points"])
+    #expect(BenchmarkRegistry.all.map { $0.name } == ["catalog", "vault", "index", "points", "postgres"])
   }
 
   @Test func `a bar holds on its own side only`() throws {

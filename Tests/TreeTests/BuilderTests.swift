@@ -54,6 +54,60 @@ struct BuilderTests {
     #expect(roots.count == 1)
   }
 
+  // MARK: Parts taken over
+
+  @Test func `a file takes parts over from an earlier tree, and reads the others`() async throws {
+    let vault = MemoryVault()
+    let (bytes, cut) = (makeNoise(10_000, seed: 1), 4096)
+    let first = SnapshotBuilder(writer: vault, polynomial: somePolynomial)
+    _ = try await first.add("base/1", file(), cutting: .fixed(bytes: cut)) { MemorySource(bytes) }
+    _ = try await first.add("base/2", file(), cutting: .fixed(bytes: cut * 2)) { MemorySource(bytes) }
+    let earlier = EarlierSnapshot(SnapshotTree(reader: vault, root: try await first.finish().root), below: "base")
+    let known = try #require(try await earlier.file("1", cutEvery: cut))
+    #expect(known.size == 10_000)
+    #expect(known.parts.count == 3)
+    #expect(try await earlier.file("2", cutEvery: cut) == nil, "cut otherwise")
+    #expect(try await earlier.file("3", cutEvery: cut) == nil)
+    #expect(try await earlier.file("elsewhere/1", cutEvery: cut) == nil)
+
+    let saves = vault.saveCount
+    let builder = SnapshotBuilder(writer: vault, polynomial: somePolynomial, reader: vault)
+    let new = makeNoise(cut + 100, seed: 2)
+    let stored = try await builder.add(
+      "base/1", file(), partBytes: cut, parts: [known.parts[0], nil, known.parts[1], nil]
+    ) { MemorySource(new) }
+    #expect(stored.size == Int64(3 * cut + 100))
+    #expect(stored.addedBytes == Int64(cut + 100))
+    #expect(vault.saveCount == saves + 2, "what is taken over is not stored again")
+    _ = try await builder.add("base/2", file(), partBytes: cut, parts: known.parts, content: nil)
+    let tree = SnapshotTree(reader: vault, root: try await builder.finish().root)
+    let expected = bytes[..<cut] + new[..<cut] + bytes[cut..<2 * cut] + new[cut...]
+    #expect(try await tree.contents(of: "base/1", limitBytes: 1 << 20) == Array(expected))
+    #expect(try await tree.contents(of: "base/2", limitBytes: 1 << 20) == bytes)
+  }
+
+  @Test func `parts that are not here, or not in their places, are refused`() async throws {
+    let vault = MemoryVault()
+    let first = SnapshotBuilder(writer: vault, polynomial: somePolynomial)
+    _ = try await first.add("1", file(), cutting: .fixed(bytes: 4096)) { MemorySource(makeNoise(6000, seed: 1)) }
+    let earlier = EarlierSnapshot(SnapshotTree(reader: vault, root: try await first.finish().root))
+    let parts = try #require(try await earlier.file("1", cutEvery: 4096)).parts
+    let builder = SnapshotBuilder(writer: vault, polynomial: somePolynomial, reader: vault)
+    // The shorter one would move what follows; one is nowhere; more comes than is missing; less does.
+    let attempts: [([Digest?], Int?)] = [
+      ([parts[1], parts[0]], nil), ([BlobID.of([1])], nil), ([parts[0], nil], 9000), ([nil, nil, parts[1]], 4000),
+    ]
+    for (index, (parts, count)) in attempts.enumerated() {
+      let source: OpenSource? = if let count { { MemorySource(makeNoise(count, seed: 3)) } } else { nil }
+      await #expect(throws: AnyFailure.self) {
+        _ = try await builder.add(TreePath("\(index)"), file(), partBytes: 4096, parts: parts, content: source)
+      }
+    }
+    await #expect(throws: TreeError.self) { _ = try await builder.finish() }
+    vault.remove(.data, parts[0])
+    #expect(try await earlier.file("1", cutEvery: 4096) == nil, "a part of it is gone")
+  }
+
   private final class BrokenSource: ByteSource {
     struct Broken: Failure { var report: Report { Report("TEST-001", "the source broke") } }
     private var left = 3

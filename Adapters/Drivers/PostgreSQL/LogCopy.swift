@@ -16,6 +16,8 @@ struct LogCopy: Sendable {
   var timeline: UInt32
   var systemIdentifier: UInt64
   var start: LogSequenceNumber
+  /// Where the digest ends.
+  var stop: LogSequenceNumber
   var mark: LogSequenceNumber
   var pool: BlockingPool
 
@@ -26,14 +28,23 @@ struct LogCopy: Sendable {
     return geometry.segment(of: start)...max(last, geometry.segment(of: start))
   }
 
+  /// - Returns: A digest of the log from start to stop, by which a later capture knows it again.
   /// - Throws: ``DriverError/logGap(_:)`` for a segment that is missing, short, or not the log's.
-  func copy(into copy: ClusterCopy, like metadata: FileMetadata) async throws(DriverError) {
+  func copy(into copy: ClusterCopy, like metadata: FileMetadata) async throws(DriverError) -> String {
+    var hash = RunningDigest()
     for segment in segments {
       try throwIfCancelled()
       let name = geometry.fileName(timeline: timeline, segment: segment)
       let path = directory + "/" + name
       let reader = self
       let bytes = try await pool.run { () throws(DriverError) in try reader.readSegment(segment, path) }
+      let begin = segment * geometry.segmentBytes
+      let (low, high) = (max(begin, start.value), min(begin + geometry.segmentBytes, stop.value))
+      if low < high {
+        bytes.withUnsafeBytes {
+          hash.update(UnsafeRawBufferPointer(rebasing: $0[Int(low - begin)..<Int(high - begin)]))
+        }
+      }
       try await copy.add(TreePath("data/pg_wal/" + name), like: metadata, bytes: bytes)
     }
     let (directory, pool) = (directory, pool)
@@ -47,6 +58,7 @@ struct LogCopy: Sendable {
       } catch { throw DriverError(error) }
     }
     for (name, bytes) in histories { try await copy.add(TreePath("data/pg_wal/" + name), like: metadata, bytes: bytes) }
+    return hash.finish().hex
   }
 
   private func readSegment(_ segment: UInt64, _ path: String) throws(DriverError) -> [UInt8] {

@@ -24,6 +24,9 @@ actor PostgreSQLCapture: CaptureSession {
   private var stop: LogSequenceNumber?
   private var marked: (position: LogSequenceNumber, timeline: UInt32)?
   private var notes: [String] = []
+  private var partBytes = RestoreFacts.formerPartBytes
+  /// From where on the log told what to read, and how much of it there was.
+  private var reading: (since: LogSequenceNumber, logBytes: Int64)?
 
   init(_ driver: PostgreSQLDriver, _ context: CaptureContext) {
     (self.driver, self.context) = (driver, context)
@@ -57,7 +60,10 @@ actor PostgreSQLCapture: CaptureSession {
       return (spaces, try directory.files(spaces))
     }
     tablespaces = spaces
-    let copy = self.copy(verifyingSince: cluster.hasChecksums ? start : nil)
+    partBytes = ClusterCopy.partBytes(forClusterOf: cluster.sizeBytes)
+    var copy = self.copy(verifyingSince: cluster.hasChecksums ? start : nil)
+    copy.kept = try await whatIsKept(of: files, cluster, control, start)
+    copy.partBytes = partBytes
     try await copy.copy(files)
     // Last, as it names the newest checkpoint; recovery starts from the label's in any case.
     let controlFile = driver.dataDirectory + "/global/pg_control"
@@ -68,6 +74,44 @@ actor PostgreSQLCapture: CaptureSession {
     try await copyOutsideConfiguration(copy)
     try await endBackup(copy, like: metadata)
     hold = try await driver.tableHold(control, cluster)
+  }
+
+  /// What of the files need not be read, for an earlier copy has it and the log says so.
+  private func whatIsKept(
+    of files: [ClusterFile], _ cluster: ClusterFacts, _ control: Connection, _ start: LogSequenceNumber
+  ) async throws(DriverError) -> [TreePath: Increment.Parts] {
+    do throws(DriverError) {
+      let earlier: EarlierCapture?
+      do throws(AnyFailure) { earlier = try await context.earlier() } catch {
+        throw error.isCancellation ? .cancelled : .sink(error)
+      }
+      guard let earlier else { return [:] }
+      let facts = try RestoreFacts(earlier.result.facts)
+      // Parts of another length would all be new to the repository.
+      partBytes = facts.partBytes
+      let timeline: UInt32
+      do throws(StatementFailure) {
+        let text = try await control.value("SELECT timeline_id::text FROM pg_control_checkpoint()")
+        guard let number = text.flatMap({ UInt32($0) }) else {
+          throw StatementFailure(code: "XX000", message: "the server does not say which timeline it is on")
+        }
+        timeline = number
+      } catch { throw error.driverError("asking for the timeline") }
+      let increment = try await driver.increment(
+        since: earlier, facts, cluster, start: start, timeline: timeline, scratch: context.scratch)
+      var kept: [TreePath: Increment.Parts] = [:]
+      for file in files {
+        if let parts = try await increment.parts(of: file) { kept[file.target] = parts }
+      }
+      try await increment.examine(files, kept, driver.environment)
+      counter.read(increment.logBytes)
+      reading = (increment.since, increment.logBytes)
+      return kept
+    } catch {
+      if case .cancelled = error { throw error }
+      notes.append("read in full: \(error.report.summary)")
+      return [:]
+    }
   }
 
   private func copy(verifyingSince start: LogSequenceNumber?) -> ClusterCopy {
@@ -97,6 +141,11 @@ actor PostgreSQLCapture: CaptureSession {
       throw .unsupported("the server did not say where the backup ends")
     }
     self.stop = stop
+    if let reading {
+      notes.append(
+        "read \(counter.readBytes) of \(counter.value) bytes: what \(reading.logBytes) bytes of log since \(reading.since) changed"
+      )
+    }
     try copy.unjudged.check(against: stop)
     if copy.unjudged.count > 0 {
       notes.append("\(copy.unjudged.count) pages were caught while they were written; the log brings them whole")
@@ -168,24 +217,25 @@ actor PostgreSQLCapture: CaptureSession {
     self.readers = []
     let time = driver.environment.time
     let outcome = await withTaskGroup(
-      of: (log: DriverError?, read: Result<Digested, StatementFailure>?).self
+      of: (log: Result<String, DriverError>?, read: Result<Digested, StatementFailure>?).self
     ) { group in
       group.addTask {
-        do throws(DriverError) { try await self.copyLog(control, cluster, start, marked, ownFile) } catch {
-          return (error, nil)
+        do throws(DriverError) {
+          return (.success(try await self.copyLog(control, cluster, start, stop, marked, ownFile)), nil)
+        } catch {
+          return (.failure(error), nil)
         }
-        return (nil, nil)
       }
       group.addTask {
         do throws(StatementFailure) { return (nil, .success(try await Digested.read(readers, time))) } catch {
           return (nil, .failure(error))
         }
       }
-      var outcome: (log: DriverError?, read: Result<Digested, StatementFailure>?) = (nil, nil)
+      var outcome: (log: Result<String, DriverError>?, read: Result<Digested, StatementFailure>?) = (nil, nil)
       for await next in group {
-        if let error = next.log {
-          outcome.log = error
-          group.cancelAll()
+        if let log = next.log {
+          outcome.log = log
+          if case .failure = log { group.cancelAll() }
         }
         if let read = next.read {
           outcome.read = read
@@ -197,10 +247,10 @@ actor PostgreSQLCapture: CaptureSession {
     let digested: Digested
     do throws(StatementFailure) { digested = try outcome.read?.get() ?? Digested() } catch {
       // What failed first made the other end.
-      if let log = outcome.log, error.code == StatementFailure.cancelled.code { throw log }
+      if case .failure(let log) = outcome.log, error.code == StatementFailure.cancelled.code { throw log }
       throw error.driverError("reading the rows for the content digest")
     }
-    if let log = outcome.log { throw log }
+    let logDigest = try outcome.log?.get()
     if !digested.coverage.lacking.isEmpty {
       let names = digested.coverage.lacking.sorted()
       notes.append(
@@ -217,14 +267,14 @@ actor PostgreSQLCapture: CaptureSession {
         systemIdentifier: cluster.systemIdentifier, segmentBytes: cluster.geometry.segmentBytes, major: cluster.major,
         tablespaceVersion: cluster.tablespaceVersion, tablespaces: tablespaces, dataDirectory: driver.dataDirectory,
         hasChecksums: cluster.hasChecksums, preloaded: cluster.settings["shared_preload_libraries"] ?? "",
-        coverage: readers.isEmpty ? nil : digested.coverage
-      ).encoded, notes: notes)
+        partBytes: partBytes, logDigest: logDigest, coverage: readers.isEmpty ? nil : digested.coverage
+      ).encoded.merging(["readBytes": String(counter.readBytes)]) { first, _ in first }, notes: notes)
   }
 
   private func copyLog(
-    _ control: Connection, _ cluster: ClusterFacts, _ start: LogSequenceNumber,
+    _ control: Connection, _ cluster: ClusterFacts, _ start: LogSequenceNumber, _ stop: LogSequenceNumber,
     _ marked: (position: LogSequenceNumber, timeline: UInt32), _ ownFile: FileMetadata
-  ) async throws(DriverError) {
+  ) async throws(DriverError) -> String {
     do throws(StatementFailure) {
       try await Standing.flush(control)
       let flushed = try await control.value("SELECT pg_current_wal_flush_lsn()").flatMap { LogSequenceNumber($0) }
@@ -236,11 +286,12 @@ actor PostgreSQLCapture: CaptureSession {
     }
     let log = LogCopy(
       directory: driver.dataDirectory + "/pg_wal", geometry: cluster.geometry, timeline: marked.timeline,
-      systemIdentifier: UInt64(cluster.systemIdentifier) ?? 0, start: start, mark: marked.position,
+      systemIdentifier: UInt64(cluster.systemIdentifier) ?? 0, start: start, stop: stop, mark: marked.position,
       pool: driver.environment.pool)
-    try await log.copy(into: copy(verifyingSince: nil), like: ownFile)
+    let digest = try await log.copy(into: copy(verifyingSince: nil), like: ownFile)
     // The log is safe: the server may drop its own again while the rows are read.
     await control.close()
+    return digest
   }
 
   /// What all readers read.

@@ -45,16 +45,29 @@ final class RelationSource: ByteSource {
   /// `nil` if the cluster has no checksums.
   private let start: LogSequenceNumber?
   private let unjudged: UnjudgedPages
-  private let limit: Int64
+  /// What is still to be read of it, from the front.
+  private var stretches: ArraySlice<Range<Int64>>
+  /// Whether what was cut off meanwhile counts as zero: parts that follow must not move up.
+  private let isSparse: Bool
   private var offset: Int64 = 0
   private let buffer: UnsafeMutableRawBufferPointer
   private var ready = 0..<0
 
   /// - Parameter limit: Bytes; what is beyond it came after the backup began, and is in the log.
-  init(
+  convenience init(
     _ file: File, limit: Int64, firstBlock: UInt32, verifyingSince start: LogSequenceNumber?, unjudged: UnjudgedPages
   ) {
-    (self.file, self.limit, self.firstBlock, self.start, self.unjudged) = (file, limit, firstBlock, start, unjudged)
+    self.init(file, [0..<limit], isSparse: false, firstBlock, verifyingSince: start, unjudged: unjudged)
+  }
+
+  /// - Parameter stretches: In ascending order, whole pages but for the last.
+  init(
+    _ file: File, _ stretches: [Range<Int64>], isSparse: Bool, _ firstBlock: UInt32,
+    verifyingSince start: LogSequenceNumber?, unjudged: UnjudgedPages
+  ) {
+    (self.file, self.firstBlock, self.start, self.unjudged) = (file, firstBlock, start, unjudged)
+    (self.stretches, self.isSparse) = (stretches[...], isSparse)
+    offset = stretches.first?.lowerBound ?? 0
     buffer = .allocate(byteCount: Self.bufferBytes, alignment: 16)
   }
 
@@ -70,9 +83,19 @@ final class RelationSource: ByteSource {
   }
 
   private func fill() throws {
-    let wanted = Int(min(Int64(buffer.count), limit - offset))
+    while let stretch = stretches.first, offset >= stretch.upperBound {
+      stretches.removeFirst()
+      offset = stretches.first?.lowerBound ?? offset
+    }
+    guard let stretch = stretches.first else { return }
+    let wanted = Int(min(Int64(buffer.count), stretch.upperBound - offset))
     guard wanted > 0 else { return }
-    let count = try file.read(at: offset, into: UnsafeMutableRawBufferPointer(rebasing: buffer[..<wanted]))
+    let target = UnsafeMutableRawBufferPointer(rebasing: buffer[..<wanted])
+    var count = try file.read(at: offset, into: target)
+    if isSparse, count < wanted {
+      UnsafeMutableRawBufferPointer(rebasing: target[count...]).initializeMemory(as: UInt8.self, repeating: 0)
+      count = wanted
+    }
     if let start {
       var at = 0
       while at + DataPage.bytes <= count {

@@ -17,16 +17,24 @@ struct RestoreFacts: Equatable, Sendable {
   var hasChecksums: Bool
   /// `shared_preload_libraries`.
   var preloaded: String
+  /// Every how many bytes files of relations are cut.
+  var partBytes = RestoreFacts.formerPartBytes
+  /// Of the log from start to stop, in hexadecimal; `nil` in older snapshots.
+  var logDigest: String?
   /// `nil` where nothing was digested, and in older snapshots, whose digests cover every table.
   var coverage: DigestCoverage?
+
+  /// Before snapshots said it.
+  static let formerPartBytes = 128 << 10
 
   var encoded: [String: String] {
     var result = [
       "startLSN": start, "stopLSN": stop, "markLSN": mark, "timeline": String(timeline),
       "systemIdentifier": systemIdentifier, "walSegmentBytes": String(segmentBytes), "major": String(major),
       "tablespaceVersion": tablespaceVersion, "dataDirectory": dataDirectory, "checksums": hasChecksums ? "on" : "off",
-      "sharedPreloadLibraries": preloaded,
+      "sharedPreloadLibraries": preloaded, "partBytes": String(partBytes),
     ]
+    if let logDigest { result["logDigest"] = logDigest }
     for space in tablespaces { result["tablespace.\(space.oid)"] = space.location }
     for (database, horizon) in coverage?.horizons ?? [:] { result["digestHorizon.\(database)"] = String(horizon) }
     for part in coverage?.lacking ?? [] { result["digestLacks.\(part)"] = "" }
@@ -49,6 +57,13 @@ extension RestoreFacts {
     dataDirectory = try required("dataDirectory")
     hasChecksums = try required("checksums") == "on"
     preloaded = facts["sharedPreloadLibraries"] ?? ""
+    logDigest = facts["logDigest"]
+    if let part = facts["partBytes"] {
+      guard let bytes = Int(part), bytes >= DataPage.bytes, bytes <= 1 << 23, bytes % DataPage.bytes == 0 else {
+        throw .corrupt("the snapshot's facts make no sense")
+      }
+      partBytes = bytes
+    }
     guard let timeline = UInt32(try required("timeline")), let bytes = UInt64(try required("walSegmentBytes")),
       let major = Int(try required("major")), LogSequenceNumber(mark) != nil, LogGeometry(segmentBytes: bytes) != nil
     else { throw .corrupt("the snapshot's facts make no sense") }

@@ -41,6 +41,7 @@ package final class SnapshotBuilder: TreeSink {
   private let draft = Mutex(Draft())
   private let accounts: AccountNames
   private let keepsAccessTimes: Bool
+  private let reader: (any BlobReader)?
 
   private struct Draft: ~Copyable {
     let root = DirectoryDraft()
@@ -54,10 +55,12 @@ package final class SnapshotBuilder: TreeSink {
   ///   - keepsAccessTimes: Otherwise the time of modification stands in, as in restic: reading a directory changes its
   ///     access time, and no tree would be the same twice.
   ///   - parallel: Batches of blobs in memory at a time.
+  ///   - reader: Knows what is stored, where files are to take over parts of it.
   package init(
     writer: any BlobWriter, polynomial: UInt64, pool: BlockingPool = .shared, accounts: AccountNames = .shared,
-    keepsAccessTimes: Bool = false, parallel: Int = 2
+    keepsAccessTimes: Bool = false, parallel: Int = 2, reader: (any BlobReader)? = nil
   ) {
+    self.reader = reader
     self.keepsAccessTimes = keepsAccessTimes
     self.writer = writer
     self.accounts = accounts
@@ -69,7 +72,7 @@ package final class SnapshotBuilder: TreeSink {
   ) {
     self.init(
       writer: repository, polynomial: repository.config.chunkerPolynomial, pool: pool,
-      keepsAccessTimes: keepsAccessTimes, parallel: parallel)
+      keepsAccessTimes: keepsAccessTimes, parallel: parallel, reader: repository)
   }
 
   var store: ContentStore { content }
@@ -89,6 +92,41 @@ package final class SnapshotBuilder: TreeSink {
       node.content = stored.ids
       try put(node, at: path, added: stored.added)
       return StoredFile(size: stored.size, addedBytes: stored.added)
+    } catch {
+      draft.withLock { $0.failures[path] = "\(path): \(error.report.summary)" }
+      throw AnyFailure(error)
+    }
+  }
+
+  package func add(
+    _ path: TreePath, _ metadata: FileMetadata, partBytes: Int, parts: [Digest?], content source: OpenSource?
+  ) async throws(AnyFailure) -> StoredFile {
+    do throws(TreeError) {
+      var node = TreeNode(name: path.last ?? "", metadata: metadata)
+      guard metadata.kind.isRegular, let reader else { throw .badPath(path, why: "it can't take over parts") }
+      var stored = StoredContent()
+      if let source {
+        stored = try await content.store(source, cutting: .fixed(bytes: partBytes), sizeHint: 0)
+      }
+      let missing = parts.count { $0 == nil }
+      guard stored.ids.count == missing else {
+        throw .badPath(path, why: "\(missing) parts of it were to be read, and \(stored.ids.count) came")
+      }
+      var new = stored.ids[...]
+      var size: Int64 = 0
+      for (index, part) in parts.enumerated() {
+        guard let id = part ?? new.popFirst() else { continue }
+        guard let length = reader.length(.data, id) else { throw .blobMissing(id, path) }
+        // Only the last may be shorter, or the others would not be in their places.
+        guard length == partBytes || (index == parts.count - 1 && length < partBytes) else {
+          throw .badPath(path, why: "part \(index) has \(length) bytes instead of \(partBytes)")
+        }
+        size += Int64(length)
+        node.content.append(id)
+      }
+      node.metadata.size = size
+      try put(node, at: path, added: stored.added)
+      return StoredFile(size: size, addedBytes: stored.added)
     } catch {
       draft.withLock { $0.failures[path] = "\(path): \(error.report.summary)" }
       throw AnyFailure(error)
