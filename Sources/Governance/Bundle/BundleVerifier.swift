@@ -84,7 +84,7 @@ package enum BundleVerifier {
       guard try signatures(bundle, keys, origin) else { return }
       guard try checkpoint(bundle, keys, TreeHead(origin: origin, size: size, root: root), digest) else { return }
       try entries(bundle, indices, root, size)
-      try record(document, run, statement["subject"], keys)
+      try record(document, run, statement["subject"])
       self.manifests(manifests, statement["subject"])
       order(run)
       witnessed(bundle)
@@ -177,18 +177,13 @@ package enum BundleVerifier {
     }
 
     private mutating func record(
-      _ document: JSONValue, _ run: String, _ subjects: JSONValue?, _ keys: [NoteKey]
+      _ document: JSONValue, _ run: String, _ subjects: JSONValue?
     ) throws(LogError) {
       let what = "the record of the run is as it was signed"
       do throws(EvidenceError) {
         let bytes = try CanonicalText.encode(document)
-        guard let classic = keys.first(where: { $0.algorithm == .ed25519 }) else {
-          throw .badKey("the statement names no Ed25519 key")
-        }
-        // Older than a change of keys: signed with a key that the log says it had.
-        let named = document["publicKey"]?.string.flatMap { Hex.decode($0) } ?? classic.bytes
-        let key = try EvidencePublicKey(bytes: named)
-        let evidence = try EvidenceVerifier.verify(bytes, publicKey: key)
+        // Whose key it is, a trusted key says by signing the statement that it is a part of; it may be an older one.
+        let evidence = try EvidenceVerifier.verify(ofOwnWord: bytes)
         let digest = Digest.of(bytes)
         guard evidence.run == run, subjects?.array?.first?["digest"]?["sha256"]?.string == digest.hex else {
           add(what, .refuted, "it is of \(evidence.run), or not the one that the statement is about")
@@ -225,8 +220,11 @@ package enum BundleVerifier {
         }
         reading.manifests[path] = Digest.of(text)
       }
-      guard named.count == manifests.count else {
-        add(what, .refuted, "one is missing")
+      let recorded = (reading.evidence?.records ?? []).filter { $0.kind == "manifest" }
+      guard named.count == manifests.count, recorded.count == manifests.count,
+        recorded.allSatisfy({ named[$0.subject] == $0.body["sha256"]?.string })
+      else {
+        add(what, .refuted, "one is missing, or not the one of the record")
         return
       }
       add(what, .proved, manifests.isEmpty ? "there are none" : manifests.keys.sorted().joined(separator: ", "))
