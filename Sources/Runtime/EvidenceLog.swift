@@ -34,7 +34,8 @@ package struct EvidenceLog: Sendable {
       // What a crash interrupted comes first: it may be further than the checkpoint says.
       var checkpoint = try await host.pool.run { try log.append(signedBy: own.signers) { _ in [] } }
       while true {
-        let last = try await host.pool.run { try Self.place(in: log, checkpoint) }
+        let current = checkpoint
+        let last = try await host.pool.run { try Self.place(in: log, current) }
         var after = last?.sequence ?? 0
         // The last that is known comes with them, to see that it is the same journal.
         var page = try await journal.auditTrail(after: max(0, after - 1), run: nil, limit: Self.pageLimit)
@@ -51,7 +52,7 @@ package struct EvidenceLog: Sendable {
         }
         try AuditChain.verify(
           page.filter { $0.sequence > after }, after: known.map { ($0.sequence, $0.digest) })
-        guard let newest = page.last, newest.sequence > after else { return checkpoint }
+        guard let newest = page.last, newest.sequence > after else { return current }
         let (entries, marksReplacement, time) = (page, isReplaced, host.time)
         let before = last
         checkpoint = try await host.pool.run {

@@ -9,12 +9,12 @@ struct LogKeys {
   let signers: [any NoteSigner]
   var keys: [NoteKey] { signers.map(\.key) }
 
-  init(_ origin: String, seed: UInt64 = 7) throws {
+  init(_ origin: String, seed: UInt64 = 7, isClassic: Bool = false) throws {
     let chance = SeededRandomness(seed: seed)
     classic = try EvidenceSigner.create(randomness: chance)
-    signers = [
-      try ClassicNoteSigner(name: origin, classic), try LatticeNoteSigner.create(name: origin, randomness: chance),
-    ]
+    let lattice = try LatticeNoteSigner.create(name: origin, randomness: chance)
+    let first = try ClassicNoteSigner(name: origin, classic)
+    signers = isClassic ? [first] : [first, lattice]
   }
 }
 

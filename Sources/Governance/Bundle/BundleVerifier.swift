@@ -99,8 +99,7 @@ package enum BundleVerifier {
       }
       let statement: JSONValue
       do throws(EvidenceError) {
-        statement = try EvidenceVerifier.parse(bundle.envelope.payload).whole
-        guard try CanonicalText.encode(statement) == bundle.envelope.payload else { throw .notCanonical(offset: 0) }
+        statement = try CanonicalText.decode(bundle.envelope.payload)
       } catch { throw .badBundle("the statement: \(error.report.summary)") }
       guard statement["_type"]?.string == EvidenceBundle.statementType,
         statement["predicateType"]?.string == EvidenceBundle.predicateType, statement.object?.count == 4
