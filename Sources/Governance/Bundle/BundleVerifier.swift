@@ -83,7 +83,7 @@ package enum BundleVerifier {
 
       guard try signatures(bundle, keys, origin) else { return }
       guard try checkpoint(bundle, keys, TreeHead(origin: origin, size: size, root: root), digest) else { return }
-      try entries(bundle, indices, root, size)
+      guard try entries(bundle, indices, root, size) else { return }
       try record(document, run, statement["subject"])
       self.manifests(manifests, statement["subject"])
       order(run)
@@ -159,20 +159,21 @@ package enum BundleVerifier {
 
     private mutating func entries(
       _ bundle: EvidenceBundle, _ indices: [Int64], _ root: Digest, _ size: Int64
-    ) throws(LogError) {
+    ) throws(LogError) -> Bool {
       let what = "every entry is in the log, at its place"
       guard bundle.entries.map(\.index) == indices else {
         add(what, .refuted, "the entries are not those that were signed for: some were taken out, or put in")
-        return
+        return false
       }
       for entry in bundle.entries {
         guard MerkleTree.root(from: MerkleTree.leaf(entry.leaf), at: entry.index, in: size, entry.proof) == root else {
           add(what, .refuted, LogError.proofWrong("entry \(entry.index)").report.summary)
-          return
+          return false
         }
         reading.entries.append((entry.index, try LogEntry(entry.leaf)))
       }
       add(what, .proved, "\(indices.count) inclusion proofs lead to the root of the checkpoint")
+      return true
     }
 
     private mutating func record(
