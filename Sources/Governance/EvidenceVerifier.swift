@@ -42,8 +42,7 @@ package enum EvidenceVerifier {
     return try verify(bytes, publicKey: EvidencePublicKey(bytes: try hex("publicKey", 32, document)))
   }
 
-  static func parse(_ bytes: [UInt8]) throws(EvidenceError) -> (members: [String: JSONValue], whole: JSONValue)
-  {
+  static func parse(_ bytes: [UInt8]) throws(EvidenceError) -> (members: [String: JSONValue], whole: JSONValue) {
     guard bytes.first == UInt8(ascii: "{") else { throw .notJSON("it doesn't begin with '{'") }
     guard let end = CanonicalText.endOfObject(bytes) else { throw .notJSON("it ends before its last '}'") }
     let value: JSONValue

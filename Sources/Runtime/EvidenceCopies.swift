@@ -80,7 +80,9 @@ package struct EvidenceCopies: Sendable {
     _ = try await vault.save(
       Snapshot(
         time: now, tree: tree.root, paths: ["/salvor-evidence"], hostname: host.name,
-        tags: ["salvor", Self.tag, "log:\(Digest.of(log.log.origin).hex.prefix(16))", "size:\(log.checkpoint.head.size)"]
+        tags: [
+          "salvor", Self.tag, "log:\(Digest.of(log.log.origin).hex.prefix(16))", "size:\(log.checkpoint.head.size)",
+        ]
       ))
     // Where nothing may be removed they all stay, and each is a witness of its own.
     for old in copies.dropLast() { try? await vault.forget(old.id) }
@@ -112,7 +114,8 @@ extension EvidenceLog {
         await vault.settleCopies(host.log)
       }
     } catch {
-      host.log("warning: the evidence could not be copied to \(vault.store.location): \(AnyFailure(error).report.description)")
+      host.log(
+        "warning: the evidence could not be copied to \(vault.store.location): \(AnyFailure(error).report.description)")
     }
   }
 

@@ -138,9 +138,10 @@ struct EvidenceKeyring: Sendable {
 
   /// Such as `db1.example.com`: what a name of a key may have of a host's.
   static func hostPart(_ name: String) -> String {
-    let part = String(name.lowercased().unicodeScalars.filter {
-      ("a"..."z").contains($0) || ("0"..."9").contains($0) || $0 == "." || $0 == "-"
-    }.prefix(100).map(Character.init))
+    let part = String(
+      name.lowercased().unicodeScalars.filter {
+        ("a"..."z").contains($0) || ("0"..."9").contains($0) || $0 == "." || $0 == "-"
+      }.prefix(100).map(Character.init))
     return part.isEmpty ? "host" : part
   }
 }

@@ -69,7 +69,9 @@ package struct EvidenceLog: Sendable {
               leaves.append(
                 try LogEntry(
                   at: time.now().description, actor: "log", action: "log.journal-replaced", subject: own.origin,
-                  details: ["lastSequence": .integer(before?.sequence ?? 0), "lastDigest": .string(before?.digest.hex ?? "")]
+                  details: [
+                    "lastSequence": .integer(before?.sequence ?? 0), "lastDigest": .string(before?.digest.hex ?? ""),
+                  ]
                 ).encoded())
             }
             let fresh = entries.filter { $0.sequence > start }

@@ -204,7 +204,8 @@ extension JSONValue {
         }
       ),
       (
-        "statement says another run", try scene.restated { $0["predicate"] = $0["predicate"]?.setting(["run"], "recovery-2") }
+        "statement says another run",
+        try scene.restated { $0["predicate"] = $0["predicate"]?.setting(["run"], "recovery-2") }
       ),
       (
         "statement says another run, signed by another",
@@ -235,13 +236,16 @@ extension JSONValue {
         }
       ),
       (
-        "only one signature", 
+        "only one signature",
         try scene.changed {
           let list = $0["envelope"]?["signatures"]?.array ?? []
           $0["envelope"] = $0["envelope"]?.setting(["signatures"], .array([list[0]]))
         }
       ),
-      ("another payload type", try scene.changed { $0["envelope"] = $0["envelope"]?.setting(["payloadType"], "text/plain") }),
+      (
+        "another payload type",
+        try scene.changed { $0["envelope"] = $0["envelope"]?.setting(["payloadType"], "text/plain") }
+      ),
       ("a member more", try scene.changed { $0["more"] = 1 }),
       ("spaces", Array(" ".utf8) + scene.bytes), ("a newline at the end", scene.bytes + [10]),
       ("cut off", Array(scene.bytes.dropLast(100))), ("empty", []),
@@ -281,7 +285,8 @@ extension JSONValue {
     #expect(verify(seen, [witness.key]).isSound)
     #expect(verify(seen, [witness.key]).witnesses == [witness.key.label])
     #expect(!verify(scene, [witness.key]).isSound)
-    let stranger = try NoteKey(name: "w.example/witness/1", algorithm: .cosignature, bytes: [UInt8](repeating: 3, count: 32))
+    let stranger = try NoteKey(
+      name: "w.example/witness/1", algorithm: .cosignature, bytes: [UInt8](repeating: 3, count: 32))
     #expect(!verify(seen, [stranger]).isSound)
     #expect(verify(seen, []).findings.contains { $0.verdict == .open && $0.what.contains("somebody else") })
   }
@@ -334,9 +339,10 @@ extension JSONValue {
       .deletingLastPathComponent()
     let process = Process()
     process.executableURL = root.appending(path: ".build/test-tools/bin/python3")
-    process.arguments = [
-      root.appending(path: "Tests/Verifier/verify-bundle.py").path, place.file("log.keys"),
-    ] + paths
+    process.arguments =
+      [
+        root.appending(path: "Tests/Verifier/verify-bundle.py").path, place.file("log.keys"),
+      ] + paths
     let pipe = Pipe()
     process.standardOutput = pipe
     try process.run()

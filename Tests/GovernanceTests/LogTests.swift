@@ -86,7 +86,9 @@ final class WatchingSigner: NoteSigner {
     // Whoever comes after the crash may bring something else, as after a journal was lost.
     let others = all[..<start] + (0..<9).map { Array("other \($0)".utf8) }
     let before = CrashingFiles()
-    if start > 0 { try _ = log(before).append(signedBy: [cheap]) { reader in Array(all[Int(reader.head.size)..<start]) } }
+    if start > 0 {
+      try _ = log(before).append(signedBy: [cheap]) { reader in Array(all[Int(reader.head.size)..<start]) }
+    }
     var call = 0
     var reached = 0
     while true {
@@ -130,7 +132,8 @@ final class WatchingSigner: NoteSigner {
           let content = try reader.entries(0..<head.size)
           for signed in first.signed.withLock({ $0 }) + second.signed.withLock({ $0 }) {
             #expect(
-              naiveRoot(content[..<Int(signed.size)]) == signed.root, "call \(call), \(isDone), \(mode): \(signed.size)")
+              naiveRoot(content[..<Int(signed.size)]) == signed.root, "call \(call), \(isDone), \(mode): \(signed.size)"
+            )
           }
         }
       }
@@ -207,7 +210,8 @@ final class WatchingSigner: NoteSigner {
     func request(_ files: CrashingFiles, from old: Int64) throws -> WitnessRequest {
       let checkpoint = try #require(try log(files).checkpoint())
       return WitnessRequest(
-        old: old, proof: try log(files).reader(of: checkpoint.head).consistency(from: old), checkpoint: checkpoint.encoded)
+        old: old, proof: try log(files).reader(of: checkpoint.head).consistency(from: old),
+        checkpoint: checkpoint.encoded)
     }
     let first = WitnessRequest(old: 0, proof: [], checkpoint: common.encoded)
     for witness in [left, right] { _ = try witness.observe(first, trusting: keys.keys) }
@@ -222,7 +226,8 @@ final class WatchingSigner: NoteSigner {
     #expect(try left.seen(Self.origin) == l, "what was seen stays")
     #expect(throws: LogError.wentBack(origin: Self.origin, seen: 12, found: 10)) {
       _ = try right.observe(
-        WitnessRequest(old: 10, proof: [], checkpoint: try #require(try log(a).checkpoint()).encoded), trusting: keys.keys)
+        WitnessRequest(old: 10, proof: [], checkpoint: try #require(try log(a).checkpoint()).encoded),
+        trusting: keys.keys)
     }
     #expect(throws: LogError.witnessBehind(seen: 12, offered: 7)) {
       _ = try right.observe(try request(b, from: 7), trusting: keys.keys)

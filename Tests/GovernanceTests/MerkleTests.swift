@@ -132,7 +132,8 @@ func subtrees(_ hashes: [Digest]) -> (Int, Int64) throws(LogError) -> Digest {
   @Test func `sizes and places that no tree has are refused`() {
     let leaf = Digest.of("leaf")
     let many = [Digest](repeating: leaf, count: 64)
-    for (index, size) in [(-1, 1), (1, 1), (0, 0), (0, -1), (Int64.max, Int64.max), (0, Int64.max)] as [(Int64, Int64)] {
+    for (index, size) in [(-1, 1), (1, 1), (0, 0), (0, -1), (Int64.max, Int64.max), (0, Int64.max)] as [(Int64, Int64)]
+    {
       #expect(MerkleTree.root(from: leaf, at: index, in: size, many) == nil)
       #expect(MerkleTree.root(from: leaf, at: index, in: size, []) == nil)
     }

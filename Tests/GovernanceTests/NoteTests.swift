@@ -86,7 +86,9 @@ struct LogKeys {
       changed[place] ^= place % 2 == 0 ? 1 : 0x20
       #expect(throws: LogError.self, "byte \(place)") { _ = try Checkpoint(changed, trusting: keys.keys) }
       guard place % 8 == 0 else { continue }
-      #expect(throws: LogError.self, "the first \(place)") { _ = try Checkpoint(Array(good[..<place]), trusting: keys.keys) }
+      #expect(throws: LogError.self, "the first \(place)") {
+        _ = try Checkpoint(Array(good[..<place]), trusting: keys.keys)
+      }
     }
     let other = try LogKeys(origin, seed: 8)
     #expect(throws: LogError.self) { _ = try Checkpoint(good, trusting: other.keys) }
@@ -109,7 +111,8 @@ struct LogKeys {
     let root = Base64.encode(Digest.of("x").bytes)
     for text in [
       "\(origin)\n1\n", "\(origin)\n01\n\(root)\n", "\(origin)\n-1\n\(root)\n", "\(origin)\n+1\n\(root)\n",
-      "\(origin)\n0\n\(root)\n", "\(origin)\n1\n\(root)\nmore\n", "\n1\n\(root)\n", "\(origin)\n1\n\(root.dropLast())\n",
+      "\(origin)\n0\n\(root)\n", "\(origin)\n1\n\(root)\nmore\n", "\n1\n\(root)\n",
+      "\(origin)\n1\n\(root.dropLast())\n",
       "\(origin)\n99999999999999999999\n\(root)\n",
     ] {
       let signed = SignedNote(text: text, signatures: [try keys.signers[0].signature(of: text)]).encoded

@@ -9,7 +9,8 @@ import StateKit
 
 struct EvidenceCommand: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
-    commandName: "evidence", abstract: "What was done, on record: signed, in a log that can only grow, checked offline.",
+    commandName: "evidence",
+    abstract: "What was done, on record: signed, in a log that can only grow, checked offline.",
     discussion: """
       Every run and every act is in the log, its intent before its outcome. A bundle has all that is known of one run, and \
       verifies on a machine that has nothing but `salvor` and the log's keys.
@@ -144,7 +145,9 @@ struct EvidenceCheckCommand: AsyncParsableCommand {
     }
     let head = opened.checkpoint.head
     try output.show(Result(origin: head.origin, size: head.size, root: head.root, copies: copies)) { style in
-      ["\(style.paint("whole", .good))  \(head.origin): \(Int(head.size).of("entry", "entries")), root \(head.root.hex)"]
+      [
+        "\(style.paint("whole", .good))  \(head.origin): \(Int(head.size).of("entry", "entries")), root \(head.root.hex)"
+      ]
         + copies.sorted { $0.key < $1.key }.map { "  goes on from \($0.value.of("copy", "copies")) in \($0.key)" }
     }
   }
@@ -152,7 +155,8 @@ struct EvidenceCheckCommand: AsyncParsableCommand {
 
 struct EvidenceProveCommand: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
-    commandName: "prove", abstract: "Print the proof that an entry is in the log, or that the log goes on from where it was.",
+    commandName: "prove",
+    abstract: "Print the proof that an entry is in the log, or that the log goes on from where it was.",
     discussion: """
       An entry's proof is a file of c2sp.org/tlog-proof. With --since it is what `salvor evidence witness` takes: the body of \
       a request to add a checkpoint of c2sp.org/tlog-witness.
@@ -176,12 +180,14 @@ struct EvidenceProveCommand: AsyncParsableCommand {
     let log = try await evidence.open()
     let bytes: [UInt8]
     if let entry {
-      bytes = LogProof(index: entry, proof: try log.reader.inclusion(of: entry), checkpoint: log.checkpoint.encoded).encoded
+      bytes =
+        LogProof(index: entry, proof: try log.reader.inclusion(of: entry), checkpoint: log.checkpoint.encoded).encoded
     } else {
       let old = since ?? 0
-      bytes = WitnessRequest(
-        old: old, proof: try log.reader.consistency(from: old), checkpoint: log.checkpoint.encoded
-      ).encoded
+      bytes =
+        WitnessRequest(
+          old: old, proof: try log.reader.consistency(from: old), checkpoint: log.checkpoint.encoded
+        ).encoded
     }
     standardOutput(String(decoding: bytes, as: UTF8.self))
   }
@@ -199,8 +205,11 @@ struct EvidenceExportCommand: AsyncParsableCommand {
         salvor evidence export 20261121T0809 -o backup.bundle
       """)
 
-  @Argument(help: "A run's id or its end, a point's id or its beginning, or 'latest' for the newest run.") var run: String
-  @Option(name: [.customShort("o"), .customLong("to")], help: "The file to write (default: standard output).", completion: .file())
+  @Argument(help: "A run's id or its end, a point's id or its beginning, or 'latest' for the newest run.") var run:
+    String
+  @Option(
+    name: [.customShort("o"), .customLong("to")], help: "The file to write (default: standard output).",
+    completion: .file())
   var to: String?
   @OptionGroup var system: SystemOptions
 
@@ -289,7 +298,9 @@ struct EvidenceVerifyCommand: AsyncParsableCommand {
     let text = String(decoding: try Files.read(path, limitBytes: 1 << 18), as: UTF8.self)
     if text.hasPrefix("-----BEGIN") { return try EvidencePublicKey(text: text) }
     let keys = try await trust.keys(system.host).filter { $0.algorithm == .ed25519 }
-    guard let first = keys.first else { throw LogError.badKey("a record is signed with Ed25519, and no such key was given") }
+    guard let first = keys.first else {
+      throw LogError.badKey("a record is signed with Ed25519, and no such key was given")
+    }
     return try EvidencePublicKey(bytes: first.bytes)
   }
 }
@@ -321,7 +332,8 @@ enum BundleText {
 
 struct EvidenceReportCommand: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
-    commandName: "report", abstract: "Write a page for auditors from bundles: what is proved, what is not, by which entry.",
+    commandName: "report",
+    abstract: "Write a page for auditors from bundles: what is proved, what is not, by which entry.",
     discussion: """
       One HTML file without scripts or anything from elsewhere, made to be printed. It follows the questions of DORA, ISO 22301 and \
       NIST SP 800-34. Only what the bundles prove counts; exit status 4 if one of them is refuted, and the page says so.
@@ -331,7 +343,9 @@ struct EvidenceReportCommand: AsyncParsableCommand {
       """)
 
   @Argument(help: "Bundles.", completion: .file()) var bundles: [String]
-  @Option(name: [.customShort("o"), .customLong("to")], help: "The file to write (default: standard output).", completion: .file())
+  @Option(
+    name: [.customShort("o"), .customLong("to")], help: "The file to write (default: standard output).",
+    completion: .file())
   var to: String?
   @OptionGroup var trust: TrustOptions
   @Option(help: "Keys of witnesses, of which one must have seen the log; may be given again.", completion: .file())
@@ -363,7 +377,8 @@ struct EvidencePublishCommand: AsyncParsableCommand {
         salvor evidence publish
       """)
 
-  @Flag(help: "Go on with a journal that doesn't follow the log. An entry says so, for ever.") var journalReplaced = false
+  @Flag(help: "Go on with a journal that doesn't follow the log. An entry says so, for ever.") var journalReplaced =
+    false
   @OptionGroup var consent: ConsentOptions
   @OptionGroup var system: SystemOptions
 
@@ -442,7 +457,8 @@ struct EvidenceCosignCommand: AsyncParsableCommand {
   func run() async throws {
     let bytes =
       file == "-"
-      ? try readStandardInput(limitBytes: SignedNote.limitBytes) : try Files.read(file, limitBytes: SignedNote.limitBytes)
+      ? try readStandardInput(limitBytes: SignedNote.limitBytes)
+      : try Files.read(file, limitBytes: SignedNote.limitBytes)
     let log = try await EvidenceLog(host: system.host, journal: try await system.journal()).open()
     let signatures = try bytes.split(separator: 10).map { try SignedNote.signature($0) }
     let keys = try witnessKeys(witness).filter(\.algorithm.isCosignature)
@@ -479,7 +495,8 @@ struct EvidenceKeyCommand: AsyncParsableCommand {
 
 struct EvidenceRotateKeyCommand: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
-    commandName: "rotate-key", abstract: "Sign with new keys from now on. The old ones say so in the log, and are gone then.",
+    commandName: "rotate-key",
+    abstract: "Sign with new keys from now on. The old ones say so in the log, and are gone then.",
     discussion: """
       Prints the new keys: hand them to those who verify. Run again, it finishes what was interrupted.
 

@@ -50,10 +50,11 @@ package struct EvidenceReport: Sendable {
   }
 
   private func facts(_ kind: String, of prefix: String? = nil) -> [Fact] {
-    sources.filter { source in source.reading.isSound && (prefix.map { source.reading.run.hasPrefix($0) } ?? true) }.flatMap {
-      source in
-      (source.reading.evidence?.records ?? []).filter { $0.kind == kind }.map { Fact(source: source, record: $0) }
-    }
+    sources.filter { source in source.reading.isSound && (prefix.map { source.reading.run.hasPrefix($0) } ?? true) }
+      .flatMap {
+        source in
+        (source.reading.evidence?.records ?? []).filter { $0.kind == kind }.map { Fact(source: source, record: $0) }
+      }
   }
 
   private func entries(_ action: String) -> [String] {
@@ -104,7 +105,8 @@ package struct EvidenceReport: Sendable {
   private func steps(_ place: String, _ question: String) -> Line {
     line(
       place, question, facts("step", of: "recovery-"),
-      good: { ["succeeded", "compensated", "skipped"].contains($0.text("state") ?? "") }, none: "no bundle has a restore's steps",
+      good: { ["succeeded", "compensated", "skipped"].contains($0.text("state") ?? "") },
+      none: "no bundle has a restore's steps",
       all: { "\($0) steps were announced before they were done, and ended as recorded, in the order of the log" },
       some: { "\($0) of \($1) steps ended well" })
   }
@@ -144,8 +146,10 @@ package struct EvidenceReport: Sendable {
 
   private func documented(_ place: String, _ question: String) -> Line {
     line(
-      place, question, facts("manifest"), good: { $0.text("sha256") != nil }, none: "no bundle has the manifests it ran under",
-      all: { "\($0) manifests are in the bundles, each under its digest" }, some: { "\($0) of \($1) manifests are there" })
+      place, question, facts("manifest"), good: { $0.text("sha256") != nil },
+      none: "no bundle has the manifests it ran under",
+      all: { "\($0) manifests are in the bundles, each under its digest" },
+      some: { "\($0) of \($1) manifests are there" })
   }
 
   private func kept(_ place: String, _ question: String) -> Line {
@@ -166,7 +170,9 @@ package struct EvidenceReport: Sendable {
         why: "signed twice, in a log that can only grow, which a witness has seen", by: by)
       : Line(
         place: place, question: question, answer: .partly,
-        why: "signed twice, in a log that can only grow; no witness has seen it, so its keeper could show others another", by: by)
+        why:
+          "signed twice, in a log that can only grow; no witness has seen it, so its keeper could show others another",
+        by: by)
   }
 
   private func elsewhere(_ place: String, _ question: String, _ why: String) -> Line {
@@ -207,7 +213,8 @@ package struct EvidenceReport: Sendable {
           restored("8.5", "Are procedures exercised and tested, and do the results bear them out?"),
           checked("9.1", "Is what was done measured and evaluated?"),
           kept("9.1", "Is documented information kept as evidence of the results?"),
-          elsewhere("9.3", "Has management reviewed the results?", "that is for people; this page is what they look at"),
+          elsewhere(
+            "9.3", "Has management reviewed the results?", "that is for people; this page is what they look at"),
         ]
       ),
       (
@@ -217,7 +224,8 @@ package struct EvidenceReport: Sendable {
           objective("3.2.1", "Are recovery point objectives known for each system?", "rpo"),
           backedUp("3.4.2", "Is data backed up, and is it known what is in each copy?"),
           elsewhere(
-            "3.4.2", "Are copies kept off site?", "where a repository and its mirrors are is in the manifests, not in what was measured"),
+            "3.4.2", "Are copies kept off site?",
+            "where a repository and its mirrors are is in the manifests, not in what was measured"),
           restored("3.5.1", "Was recovery tested on systems from backups?"),
           steps("4.3.1", "Did recovery follow a sequence of activities that reflects priorities?"),
           compared("4.4.2", "Was restored data tested and validated as complete and current?"),
@@ -251,7 +259,8 @@ package struct EvidenceReport: Sendable {
 
       """
     for chapter in chapters {
-      page += "<section><h2>\(escaped(chapter.title))</h2>\n<table><thead><tr><th>Where</th><th>Question</th><th>Answer</th><th>What shows it</th></tr></thead><tbody>\n"
+      page +=
+        "<section><h2>\(escaped(chapter.title))</h2>\n<table><thead><tr><th>Where</th><th>Question</th><th>Answer</th><th>What shows it</th></tr></thead><tbody>\n"
       for line in chapter.lines {
         let by = line.by.isEmpty ? "" : "<div class=\"by\">\(line.by.map(escaped).joined(separator: " · "))</div>"
         page += "<tr><td>\(escaped(line.place))</td><td>\(escaped(line.question))</td>"
@@ -277,11 +286,13 @@ package struct EvidenceReport: Sendable {
       """
     for finding in reading.findings {
       let mark = finding.verdict == .proved ? "good" : finding.verdict == .refuted ? "bad" : "open"
-      page += "<tr><td><span class=\"answer \(mark)\">\(finding.verdict.rawValue)</span></td><td>\(escaped(finding.what))</td><td>\(escaped(finding.why))</td></tr>\n"
+      page +=
+        "<tr><td><span class=\"answer \(mark)\">\(finding.verdict.rawValue)</span></td><td>\(escaped(finding.what))</td><td>\(escaped(finding.why))</td></tr>\n"
     }
     page += "</tbody></table>\n"
     guard reading.isSound, let evidence = reading.evidence else { return page + "</section>\n" }
-    page += "<h3>Records</h3><table class=\"small\"><thead><tr><th>No.</th><th>Kind</th><th>Subject</th><th>Content</th></tr></thead><tbody>\n"
+    page +=
+      "<h3>Records</h3><table class=\"small\"><thead><tr><th>No.</th><th>Kind</th><th>Subject</th><th>Content</th></tr></thead><tbody>\n"
     for record in evidence.records.prefix(500) {
       let body = (record.body.object ?? [:]).sorted { $0.key < $1.key }.compactMap { key, value -> String? in
         switch value {
@@ -292,11 +303,14 @@ package struct EvidenceReport: Sendable {
         default: (try? CanonicalText.encode(value)).map { "\(key): \(String(decoding: $0.prefix(200), as: UTF8.self))" }
         }
       }
-      page += "<tr><td>\(record.index)</td><td>\(escaped(record.kind))</td><td>\(escaped(record.subject))</td><td>\(escaped(body.joined(separator: "; ")))</td></tr>\n"
+      page +=
+        "<tr><td>\(record.index)</td><td>\(escaped(record.kind))</td><td>\(escaped(record.subject))</td><td>\(escaped(body.joined(separator: "; ")))</td></tr>\n"
     }
-    page += "</tbody></table><h3>Entries of the log</h3><table class=\"small\"><thead><tr><th>Entry</th><th>At</th><th>Action</th><th>Subject</th></tr></thead><tbody>\n"
+    page +=
+      "</tbody></table><h3>Entries of the log</h3><table class=\"small\"><thead><tr><th>Entry</th><th>At</th><th>Action</th><th>Subject</th></tr></thead><tbody>\n"
     for (index, entry) in reading.entries.prefix(1000) {
-      page += "<tr><td>\(index)</td><td>\(escaped(entry.at))</td><td>\(escaped(entry.action))</td><td>\(escaped(entry.subject))</td></tr>\n"
+      page +=
+        "<tr><td>\(index)</td><td>\(escaped(entry.at))</td><td>\(escaped(entry.action))</td><td>\(escaped(entry.subject))</td></tr>\n"
     }
     return page + "</tbody></table></section>\n"
   }
@@ -320,7 +334,8 @@ package struct EvidenceReport: Sendable {
       case "\"": result += "&quot;"
       case "'": result += "&#39;"
       // What is no character of HTML, or turns the text round.
-      case _ where scalar.value < 32 || (127...159).contains(scalar.value) || (0x202a...0x202e).contains(scalar.value)
+      case _
+      where scalar.value < 32 || (127...159).contains(scalar.value) || (0x202a...0x202e).contains(scalar.value)
         || (0x2066...0x2069).contains(scalar.value):
         result += "\u{fffd}"
       default: result.unicodeScalars.append(scalar)

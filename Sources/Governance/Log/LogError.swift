@@ -33,7 +33,8 @@ package enum LogError: Failure, Equatable {
       Report(
         "EVIDENCE-202", "signed by \(keys.isEmpty ? "nobody" : keys.joined(separator: ", ")): no key that is trusted",
         retry: .never
-      ).remedy("check with the keys that were handed over outside the evidence; `salvor evidence key --log` prints them")
+      ).remedy(
+        "check with the keys that were handed over outside the evidence; `salvor evidence key --log` prints them")
     case .signatureWrong(let key):
       Report("EVIDENCE-203", "the signature of \(key) does not fit", retry: .never).remedy(Self.anotherCopy)
     case .badCheckpoint(let why):
@@ -47,7 +48,8 @@ package enum LogError: Failure, Equatable {
         .remedy(Self.anotherCopy)
     case .fork(let origin, let old, let new):
       Report("EVIDENCE-207", "the log \(origin) was forked: its tree of \(new) does not begin with the one of \(old)")
-        .state("what was seen before is kept").remedy("keep both checkpoints: together they prove it; ask who holds the key")
+        .state("what was seen before is kept").remedy(
+          "keep both checkpoints: together they prove it; ask who holds the key")
     case .wentBack(let origin, let seen, let found):
       Report("EVIDENCE-208", "the log \(origin) ends at \(found), and was seen with \(seen) entries")
         .state("what was seen before is kept").remedy("bring the log back from a copy that has them all")
@@ -61,7 +63,8 @@ package enum LogError: Failure, Equatable {
     case .journalReplaced(let why):
       Report("EVIDENCE-212", "the journal does not go on where the log ends: \(why)")
         .state("nothing was added to the log")
-        .remedy("bring the journal back; if it is lost, `salvor evidence publish --journal-replaced` goes on and says so")
+        .remedy(
+          "bring the journal back; if it is lost, `salvor evidence publish --journal-replaced` goes on and says so")
     case .badBundle(let why):
       Report("EVIDENCE-213", "the bundle can't be read: \(why)", retry: .never).remedy(Self.anotherCopy)
     case .notLogged(let what):

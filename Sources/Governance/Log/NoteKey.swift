@@ -87,7 +87,9 @@ package struct NoteKey: Sendable, Hashable, CustomStringConvertible {
   /// Not empty, no spaces of any kind, no plus, no control characters.
   static func isName(_ name: String) -> Bool {
     !name.isEmpty && name.utf8.count <= 255
-      && name.unicodeScalars.allSatisfy { !$0.properties.isWhitespace && $0 != "+" && $0.value >= 32 && $0.value != 127 }
+      && name.unicodeScalars.allSatisfy {
+        !$0.properties.isWhitespace && $0 != "+" && $0.value >= 32 && $0.value != 127
+      }
   }
 
   package func accepts(_ signature: [UInt8], for text: String) -> Bool { accepts(signature, for: Array(text.utf8)) }
