@@ -1,5 +1,7 @@
 import Core
 
+private func count(_ number: Int, _ one: String, _ many: String) -> String { "\(number) \(number == 1 ? one : many)" }
+
 /// A page for auditors: questions of three frameworks, and what bundles prove of each.
 ///
 /// Pure. One HTML file without scripts, fonts or pictures from elsewhere. The questions are in Salvor's own words; the number beside
@@ -44,7 +46,6 @@ package struct EvidenceReport: Sendable {
     var source: Source
     var record: EvidenceRecord
 
-    var place: String { "\(source.reading.run), record \(record.index)" }
     func text(_ key: String) -> String? { record.body[key]?.string }
     func number(_ key: String) -> Int64? { record.body[key]?.integer }
   }
@@ -69,28 +70,47 @@ package struct EvidenceReport: Sendable {
     some: (Int, Int) -> String
   ) -> Line {
     let right = facts.filter(good)
-    let by = facts.prefix(12).map(\.place) + (facts.count > 12 ? ["and \(facts.count - 12) more"] : [])
+    let by = places(facts)
     if facts.isEmpty { return Line(place: place, question: question, answer: .unproved, why: none, by: []) }
     if right.count == facts.count {
       return Line(place: place, question: question, answer: .proved, why: all(facts.count), by: by)
     }
-    let bad = facts.filter { !good($0) }.prefix(12).map(\.place)
+    let bad = places(facts.filter { !good($0) })
     return Line(
       place: place, question: question, answer: right.isEmpty ? .refuted : .partly, why: some(right.count, facts.count),
       by: bad)
   }
 
+  /// Such as `recovery-1, records 4–15`.
+  private func places(_ facts: [Fact]) -> [String] {
+    var result: [(run: String, first: Int, last: Int)] = []
+    for fact in facts {
+      let (run, index) = (fact.source.reading.run, fact.record.index)
+      if let last = result.last, last.run == run, last.last + 1 == index {
+        result[result.count - 1].last = index
+      } else {
+        result.append((run, index, index))
+      }
+    }
+    let texts = result.map { place in
+      place.first == place.last
+        ? "\(place.run), record \(place.first)" : "\(place.run), records \(place.first)–\(place.last)"
+    }
+    return texts.prefix(12) + (texts.count > 12 ? ["and \(texts.count - 12) more"] : [])
+  }
+
   private func backedUp(_ place: String, _ question: String) -> Line {
     line(
       place, question, facts("copy", of: "backup-"), good: { $0.text("snapshot") != nil },
-      none: "no bundle is about a backup", all: { "\($0) copies were taken, each under the name of its content" },
+      none: "no bundle is about a backup",
+      all: { "\(count($0, "copy was", "copies were")) taken, each under the name of its content" },
       some: { "\($0) of \($1) copies have a name" })
   }
 
   private func consistent(_ place: String, _ question: String) -> Line {
     line(
       place, question, facts("point"), good: { $0.text("mode") != "fuzzy" }, none: "no bundle names a recovery point",
-      all: { "\($0) recovery points, each cut at one moment for all its stores" },
+      all: { "\(count($0, "recovery point", "recovery points")), cut at one moment for all stores in it" },
       some: { "\($0) of \($1) recovery points were cut at one moment" })
   }
 
@@ -98,7 +118,7 @@ package struct EvidenceReport: Sendable {
     line(
       place, question, facts("run", of: "recovery-"),
       good: { ["succeeded", "released"].contains($0.text("state") ?? "") },
-      none: "no bundle is about a restore", all: { "\($0) restores ended well" },
+      none: "no bundle is about a restore", all: { "\(count($0, "restore", "restores")) ended well" },
       some: { "\($0) of \($1) restores ended well" })
   }
 
@@ -107,7 +127,9 @@ package struct EvidenceReport: Sendable {
       place, question, facts("step", of: "recovery-"),
       good: { ["succeeded", "compensated", "skipped"].contains($0.text("state") ?? "") },
       none: "no bundle has a restore's steps",
-      all: { "\($0) steps were announced before they were done, and ended as recorded, in the order of the log" },
+      all: {
+        "\(count($0, "step was", "steps were")) announced before being done, and ended well, in the order of the log"
+      },
       some: { "\($0) of \($1) steps ended well" })
   }
 
@@ -115,14 +137,15 @@ package struct EvidenceReport: Sendable {
     line(
       place, question, facts("comparison"), good: { $0.text("verdict") == "equal" },
       none: "no bundle has a comparison of what was restored with what was recorded",
-      all: { "\($0) stores were compared with what was recorded when they were backed up, and were equal" },
+      all: { "\(count($0, "store was", "stores were")) compared with what was recorded at the backup, and equal" },
       some: { "\($0) of \($1) stores were compared; of the others nobody can say that every row is as it was" })
   }
 
   private func checked(_ place: String, _ question: String) -> Line {
     line(
       place, question, facts("check"), good: { $0.text("verdict") == "passed" },
-      none: "no bundle has a check in or across stores", all: { "\($0) checks passed" },
+      none: "no bundle has a check in or across stores",
+      all: { "\(count($0, "check", "checks")) passed: " + self.names("check") },
       some: { "\($0) of \($1) checks passed" })
   }
 
@@ -131,8 +154,13 @@ package struct EvidenceReport: Sendable {
       place, question, facts("service").filter { $0.text("\(which)Verdict") != "none" },
       good: { $0.text("\(which)Verdict") == "met" },
       none: "no bundle measures a service that has such an objective",
-      all: { "measured for \($0) services, and met: " + self.times(which) },
+      all: { "measured for \(count($0, "service", "services")), and met: " + self.times(which) },
       some: { "measured, and met by \($0) of \($1) services: " + self.times(which) })
+  }
+
+  private func names(_ kind: String) -> String {
+    let names = Set(facts(kind).map(\.record.subject)).sorted()
+    return names.prefix(8).joined(separator: ", ") + (names.count > 8 ? " and \(names.count - 8) more" : "")
   }
 
   private func times(_ which: String) -> String {
@@ -148,7 +176,7 @@ package struct EvidenceReport: Sendable {
     line(
       place, question, facts("manifest"), good: { $0.text("sha256") != nil },
       none: "no bundle has the manifests it ran under",
-      all: { "\($0) manifests are in the bundles, each under its digest" },
+      all: { "\(count($0, "manifest is", "manifests are")) in the bundles, under the digest of the content" },
       some: { "\($0) of \($1) manifests are there" })
   }
 
@@ -186,19 +214,22 @@ package struct EvidenceReport: Sendable {
       (
         "DORA – Regulation (EU) 2022/2554",
         [
-          backedUp("Article 12(1)(a)", "Is the data in scope backed up?"),
+          backedUp("Article 12(1)(a)", "Are backups taken, and is it known what each consists of?"),
+          elsewhere(
+            "Article 12(1)(a)", "Is all data in scope backed up?",
+            "which stores there ought to be is for people to compare with the manifests in the bundles"),
           elsewhere(
             "Article 12(1)(a)", "Is it backed up as often as its criticality asks?",
-            "bundles are about single acts; how often is in the log itself: `salvor evidence log`"),
-          restored("Article 12(1)(b)", "Do restoration and recovery procedures exist, and do they work?"),
-          restored("Article 12(2)", "Are backup, restoration and recovery tested?"),
+            "bundles are about single acts; how often is in the log itself, which salvor evidence log lists"),
+          steps("Article 12(1)(b)", "Are there restoration and recovery procedures, step by step?"),
+          restored("Article 12(2)", "Was restoring from backups carried out, and did it work?"),
           elsewhere(
             "Article 12(3)", "Is data restored on systems that are segregated from the source?",
             "stores are restored beside the live ones; that systems are segregated is not in these records"),
           objective("Article 12(6)", "Are recovery time objectives set per function, and met?", "rto"),
           objective("Article 12(6)", "Are recovery point objectives set per function, and met?", "rpo"),
           compared("Article 12(7)", "Was the integrity of restored data checked?"),
-          checked("Article 12(7)", "Were checks made across systems, so that data is consistent between them?"),
+          checked("Article 12(7)", "Were what was restored, and what depends on it, checked before it was used?"),
           kept("Article 11(6), 13(1)", "Are tests and incidents on record so that they can be looked into later?"),
         ]
       ),
@@ -207,10 +238,10 @@ package struct EvidenceReport: Sendable {
         [
           documented("7.5.3", "Is documented information controlled, and protected from changes?"),
           objective("8.2.2", "Are time frames for resuming activities set, and known to be kept?", "rto"),
-          consistent("8.3.4", "Are information and data a resource that recovery can rely on?"),
+          consistent("8.3.4", "Is the data that recovery relies on consistent?"),
           steps("8.4.4", "Do plans say what is done, in which order?"),
-          restored("8.4.5", "Is there a process to restore and return from temporary measures?"),
-          restored("8.5", "Are procedures exercised and tested, and do the results bear them out?"),
+          restored("8.4.5", "Did recovery work when it was needed or tried?"),
+          restored("8.5", "Were procedures exercised or used, and do the results bear them out?"),
           checked("9.1", "Is what was done measured and evaluated?"),
           kept("9.1", "Is documented information kept as evidence of the results?"),
           elsewhere(
@@ -226,8 +257,8 @@ package struct EvidenceReport: Sendable {
           elsewhere(
             "3.4.2", "Are copies kept off site?",
             "where a repository and its mirrors are is in the manifests, not in what was measured"),
-          restored("3.5.1", "Was recovery tested on systems from backups?"),
-          steps("4.3.1", "Did recovery follow a sequence of activities that reflects priorities?"),
+          restored("3.5.1", "Was recovery from backups tried out?"),
+          steps("4.3.1", "Did recovery follow a sequence of activities, and is it on record?"),
           compared("4.4.2", "Was restored data tested and validated as complete and current?"),
           checked("4.4.3", "Was functionality tested after recovery?"),
           kept("4.4.8", "Were actions and problems documented?"),
@@ -242,7 +273,7 @@ package struct EvidenceReport: Sendable {
     let isSound = sources.allSatisfy(\.reading.isSound)
     let chapters = chapters
     let all = chapters.flatMap(\.lines)
-    func count(_ answer: Answer) -> Int { all.filter { $0.answer == answer }.count }
+    func answered(_ answer: Answer) -> Int { all.filter { $0.answer == answer }.count }
     var page = """
       <!doctype html>
       <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
@@ -251,8 +282,8 @@ package struct EvidenceReport: Sendable {
       <style>\(Self.style)</style></head><body>
       <header><h1>Evidence of recovery</h1>
       <p class="lead">\(isSound ? "Every bundle verifies." : "<strong class=\"bad\">Not every bundle verifies.</strong> What doesn’t counts for nothing below.")
-      Of \(all.count) questions \(count(.proved)) are proved, \(count(.partly)) in part, \(count(.unproved)) not, \
-      \(count(.refuted)) contradicted.</p>
+      Of \(all.count) questions \(answered(.proved)) are proved, \(answered(.partly)) in part, \(answered(.unproved)) not, \
+      \(answered(.refuted)) contradicted.</p>
       <p class="small">Written \(escaped(writtenAt.format(fractionDigits: 0))). Proved means: a record that was signed, under a checkpoint of a log
       that can only grow, says so. It was not changed since; that it was true when it was written, nobody can prove this way.
       Anybody can check it: <code>salvor evidence verify BUNDLE --key KEYS</code>.</p></header>
@@ -260,7 +291,7 @@ package struct EvidenceReport: Sendable {
       """
     for chapter in chapters {
       page +=
-        "<section><h2>\(escaped(chapter.title))</h2>\n<table><thead><tr><th>Where</th><th>Question</th><th>Answer</th><th>What shows it</th></tr></thead><tbody>\n"
+        "<section><h2>\(escaped(chapter.title))</h2>\n<table class=\"questions\"><thead><tr><th>Where</th><th>Question</th><th>Answer</th><th>What shows it</th></tr></thead><tbody>\n"
       for line in chapter.lines {
         let by = line.by.isEmpty ? "" : "<div class=\"by\">\(line.by.map(escaped).joined(separator: " · "))</div>"
         page += "<tr><td>\(escaped(line.place))</td><td>\(escaped(line.question))</td>"
@@ -351,6 +382,7 @@ package struct EvidenceReport: Sendable {
     .lead { font-size: 1.1em } .small, .by { font-size: .84em; color: #4a545e }
     table { width: 100%; border-collapse: collapse } td, th { text-align: left; vertical-align: top; padding: .35em .6em .35em 0; border-bottom: 1px solid #dde2e7; overflow-wrap: anywhere }
     th { font-weight: 600; border-bottom: 1.5px solid #8a96a3 } td:first-child { white-space: nowrap }
+    .questions { table-layout: fixed } .questions th:nth-child(1) { width: 17% } .questions th:nth-child(2) { width: 30% } .questions th:nth-child(3) { width: 15% }
     tr { break-inside: avoid } h2, h3 { break-after: avoid } .source { break-before: page }
     .answer { display: inline-block; padding: .05em .55em; border-radius: 1em; font-size: .86em; white-space: nowrap; border: 1px solid }
     .good { color: #0b6b3a; background: #e7f5ec } .open { color: #7a5200; background: #fdf4dc } .bad { color: #a1160f; background: #fdeae8 } .none { color: #4a545e; background: #f1f3f5 }
