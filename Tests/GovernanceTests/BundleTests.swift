@@ -161,6 +161,20 @@ extension JSONValue {
     return [
       ("entry taken out", try scene.changed { $0["entries"] = .array(Array(($0["entries"]?.array ?? []).dropLast())) }),
       (
+        "an outcome taken out",
+        try scene.changed {
+          let list = $0["entries"]?.array ?? []
+          $0["entries"] = .array(list.filter { $0["index"]?.integer != 5 })
+        }
+      ),
+      (
+        "the same tree, signed once more",
+        try scene.changed {
+          let again = try Checkpoint(scene.checkpoint.head, signedBy: both)
+          $0["checkpoint"] = .string(String(decoding: again.encoded, as: UTF8.self))
+        }
+      ),
+      (
         "entry doubled",
         try scene.changed {
           let list = $0["entries"]?.array ?? []
