@@ -140,7 +140,7 @@ let acts: [Target] = [
   module("Validation", at: "Sources/Validation", ["Core", "Catalog", "DriverKit"]),
   module("Recovery", at: "Sources/Recovery", ["Core", "IO", "Telemetry", "Catalog", "Vault", "DriverKit", "StateKit"]),
   module("DriverContract", at: "Sources/DriverContract", ["Core", "IO", "CShim", "DriverKit"]),
-  module("Governance", at: "Sources/Governance", ["Core", .crypto]),
+  module("Governance", at: "Sources/Governance", ["Core", "IO", .crypto], settings: hot),
 ]
 
 // MARK: Wiring and doors
@@ -255,7 +255,7 @@ let testTargets: [Target] = [
     ]),
   tests(
     "ValidationTests", ["Core", "IO", "Catalog", "DriverKit", "DriverSQLite", "Validation", "TestSupport", .sqlite]),
-  tests("GovernanceTests", ["Core", "Governance", "TestSupport"]),
+  tests("GovernanceTests", ["Core", "IO", "Governance", "TestSupport"]),
   // Measures the built program, as a shell would start it.
   tests("BenchmarkTests", ["Core", "IO", "Benchmarks", "TestSupport", "salvor"]),
   tests(

@@ -36,8 +36,13 @@ package enum EvidenceVerifier {
     return Evidence(run: run, records: records, root: last, publicKey: key, signature: signature)
   }
 
-  private static func parse(_ bytes: [UInt8]) throws(EvidenceError) -> (members: [String: JSONValue], whole: JSONValue)
-  {
+  /// The document, if it is whole under the key that it names itself: who that is has to be known from elsewhere.
+  package static func verify(ofOwnWord bytes: [UInt8]) throws(EvidenceError) -> Evidence {
+    let (document, _) = try parse(bytes)
+    return try verify(bytes, publicKey: EvidencePublicKey(bytes: try hex("publicKey", 32, document)))
+  }
+
+  static func parse(_ bytes: [UInt8]) throws(EvidenceError) -> (members: [String: JSONValue], whole: JSONValue) {
     guard bytes.first == UInt8(ascii: "{") else { throw .notJSON("it doesn't begin with '{'") }
     guard let end = CanonicalText.endOfObject(bytes) else { throw .notJSON("it ends before its last '}'") }
     let value: JSONValue

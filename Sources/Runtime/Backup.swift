@@ -72,6 +72,26 @@ package struct Backup: Sendable {
     _ target: Target, _ options: Options = Options(),
     progress: @escaping @Sendable (StoreName, Progress) -> Void = { _, _ in }
   ) async throws(AnyFailure) -> RecoveryPoint {
+    let (system, journal) = (system, journal)
+    let point = try await RecordedAct.carryOut(
+      .backup, "backup/\(target.group)",
+      details: [
+        "catalogDigest": .string(system.catalog.digest.hex), "repository": .string(target.repository.text),
+        "stores": .array(target.stores.map { .string($0.text) }),
+      ], host: system.host, journal: journal
+    ) { act in
+      let point = try await capture(target, options, progress: progress)
+      _ = try await EvidenceArchive(host: system.host).record(point, of: act, in: system, journal: journal)
+      return (point, point.outcome)
+    }
+    await EvidenceLog(host: system.host, journal: journal).copyOrWarn(
+      to: try await system.vault(of: target.repository))
+    return point
+  }
+
+  private func capture(
+    _ target: Target, _ options: Options, progress: @escaping @Sendable (StoreName, Progress) -> Void
+  ) async throws(AnyFailure) -> RecoveryPoint {
     let vault = try await system.vault(of: target.repository)
     do {
       var members: [StoreName: PointTaker.Member] = [:]
@@ -111,6 +131,17 @@ package struct Backup: Sendable {
     } catch {
       throw AnyFailure(error)
     }
+  }
+}
+
+extension RecoveryPoint {
+  /// What the audit chain says of one that was taken.
+  var outcome: JSONValue {
+    [
+      "point": .string(id.text), "mode": .string(mode.rawValue), "pauseNanoseconds": .integer(pauseNanoseconds),
+      "snapshots": .object(
+        Dictionary(uniqueKeysWithValues: stores.map { ($0.key.text, JSONValue.string($0.value.snapshot)) })),
+    ]
   }
 }
 

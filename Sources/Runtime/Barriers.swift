@@ -123,6 +123,7 @@ package struct Barriers: Sendable {
       let now = time.monotonicNanoseconds()
       if Duration.nanoseconds(now - thinned) >= .seconds(60) {
         thinned = now
+        await EvidenceLog(host: system.host, journal: journal).publishOrWarn()
         // What can't be removed now is there the next time.
         if let count = try? await thinOut(group.target, options), count > 0 { report(.thinned(name, count)) }
       }
@@ -142,6 +143,18 @@ package struct Barriers: Sendable {
   }
 
   private func take(_ group: Group, _ options: Options) async throws -> RecoveryPoint {
+    let (host, target) = (system.host, group.target)
+    // Of points that come every few seconds each would be on stable storage ten times over: they are published together.
+    return try await RecordedAct.carryOut(
+      .point, "point/\(target.group)", details: ["catalogDigest": .string(system.catalog.digest.hex)], host: host,
+      journal: journal, publishes: options.every == nil
+    ) { _ in
+      let point = try await capture(group, options)
+      return (point, point.outcome)
+    }
+  }
+
+  private func capture(_ group: Group, _ options: Options) async throws -> RecoveryPoint {
     let (system, host, target) = (system, system.host, group.target)
     let vault = try await system.vault(of: target.repository)
     let scratch = host.scratch(for: target.group)

@@ -12,25 +12,70 @@ package struct EvidenceArchive: Sendable {
 
   package init(host: Machine) { self.host = host }
 
-  private var keyPath: String { host.path("keys/evidence.key") }
-  private var publicKeyPath: String { host.path("keys/evidence.pub") }
-
-  /// The key others verify with; made at first use.
+  /// The key others verify records with; made at first use.
   package func publicKey() async throws(AnyFailure) -> EvidencePublicKey { try await signer().publicKey }
 
   private func signer() async throws(AnyFailure) -> EvidenceSigner {
-    let (keyPath, publicKeyPath, keys, randomness) = (keyPath, publicKeyPath, host.path("keys"), host.randomness)
-    do {
-      return try await host.pool.run {
-        if Files.exists(keyPath) {
-          return try EvidenceSigner(privateKeyFile: Secret(try Files.read(keyPath, limitBytes: 1 << 16)))
-        }
-        let signer = try EvidenceSigner.create(randomness: randomness)
-        try Files.createDirectory(keys, mode: 0o700)
-        try Files.replace(publicKeyPath, with: Array(signer.publicKey.text.utf8), mode: 0o644)
-        try Files.replace(keyPath, with: signer.privateKeyFile.withBytes { Array($0) }, mode: 0o600)
-        return signer
+    let host = host
+    do { return try await host.pool.run { try EvidenceKeyring(host: host).own().classic } } catch {
+      throw AnyFailure(error)
+    }
+  }
+
+  /// Puts a record into its file, the manifests beside it, and on the audit chain that it was written.
+  private func file(
+    _ builder: EvidenceBuilder, run: RunID, state: RunState, manifests: [String: [UInt8]], journal: any RunJournal
+  ) async throws -> String {
+    var builder = builder
+    for (path, bytes) in manifests.sorted(by: { $0.key < $1.key }) {
+      try builder.add(
+        kind: "manifest", subject: path,
+        body: ["sha256": .string(Digest.of(bytes).hex), "bytes": .integer(Int64(bytes.count))])
+    }
+    let evidence = try builder.sealed(run: run.text, by: try await signer())
+    let bytes = try evidence.encoded()
+    let name = "\(run)-\(state.rawValue).json"
+    let path = host.path("evidence/\(name)")
+    let manifestPath = host.path("evidence/manifests")
+    try await host.pool.run { () throws(SystemFailure) in
+      try Files.createDirectory(Files.parent(of: path), mode: 0o700)
+      try Files.createDirectory(manifestPath, mode: 0o700)
+      for bytes in manifests.values {
+        let place = "\(manifestPath)/\(Digest.of(bytes).hex)"
+        if try !Files.isThere(place) { try Files.replace(place, with: bytes) }
       }
+      try Files.replace(path, with: bytes, mode: 0o644)
+    }
+    _ = try await journal.append(
+      AuditDraft(
+        run: run, actor: Holder.thisProcess.text, action: "evidence.written", subject: run.text,
+        details: [
+          "document": .string(Digest.of(bytes).hex), "file": .string(name), "root": .string(evidence.root.hex),
+          "records": .integer(Int64(evidence.records.count)), "key": .string(evidence.publicKey.id),
+        ]), under: nil)
+    return path
+  }
+
+  /// Records a point that was taken: of what, how good, and which copies it consists of.
+  func record(
+    _ point: RecoveryPoint, of act: RecordedAct, in system: ManagedSystem, journal: any RunJournal
+  ) async throws(AnyFailure) -> String {
+    do {
+      var builder = EvidenceBuilder()
+      try builder.add(
+        kind: "run", subject: act.run.text,
+        body: [
+          "title": .string("back up \(point.group)"), "state": "succeeded", "failure": .null,
+          "catalogDigest": .string(point.catalogDigest.hex), "host": .string(host.name),
+          "requestedAt": .string(act.startedAt.description),
+        ])
+      try builder.add(kind: "point", subject: point.id.text, body: point.evidence(rejected: []))
+      for (store, part) in point.stores.sorted(by: { $0.key < $1.key }) {
+        try builder.add(kind: "copy", subject: store.text, body: try part.evidence)
+      }
+      var manifests: [String: [UInt8]] = [:]
+      for (path, bytes) in system.loaded.travelling { manifests[path.description] = bytes }
+      return try await file(builder, run: act.run, state: .succeeded, manifests: manifests, journal: journal)
     } catch {
       throw AnyFailure(error)
     }
@@ -40,7 +85,8 @@ package struct EvidenceArchive: Sendable {
   ///
   /// - Returns: The file. A later record of the same run (a rollback, say) is a file of its own.
   func record(
-    _ run: RunRecord, _ input: RestoreInput, _ measured: [ServiceMeasurement], in system: ManagedSystem
+    _ run: RunRecord, _ input: RestoreInput, _ measured: [ServiceMeasurement], in system: ManagedSystem,
+    journal: any RunJournal
   ) async throws(AnyFailure) -> String {
     do {
       var builder = EvidenceBuilder()
@@ -54,13 +100,7 @@ package struct EvidenceArchive: Sendable {
           "fence": .integer(run.head.fence.value),
         ])
       try builder.add(
-        kind: "point", subject: input.point.id.text,
-        body: [
-          "time": .string(input.point.time.description), "mode": .string(input.point.mode.rawValue),
-          "pauseNanoseconds": .integer(input.point.pauseNanoseconds),
-          "remarks": .array(input.point.remarks.map { .string($0) }),
-          "rejected": .array(input.rejected.map { ["id": .string($0.id), "why": .string($0.why)] }),
-        ])
+        kind: "point", subject: input.point.id.text, body: input.point.evidence(rejected: input.rejected))
       for forward in input.forwards {
         try builder.add(
           kind: "log", subject: forward.store.text,
@@ -72,14 +112,7 @@ package struct EvidenceArchive: Sendable {
       }
       for store in input.plan.stores {
         guard let part = input.point.stores[store] else { continue }
-        try builder.add(
-          kind: "copy", subject: store.text,
-          body: [
-            "snapshot": .string(part.snapshot), "driver": .string(part.driver.text),
-            "position": .string(part.capture.position.description), "version": .string(part.capture.version),
-            "bytes": .integer(part.capture.sizeBytes),
-            "contentDigest": .string(try part.capture.contentDigest.map { try CanonicalJSON.digest($0).hex } ?? "none"),
-          ])
+        try builder.add(kind: "copy", subject: store.text, body: try part.evidence)
       }
       for step in run.spec.steps {
         let known = run.steps[step.id]
@@ -123,15 +156,34 @@ package struct EvidenceArchive: Sendable {
             "rtoVerdict": .string(service.rtoVerdict.rawValue),
           ])
       }
-      let bytes = try builder.sealed(run: run.spec.id.text, by: try await signer()).encoded()
-      let path = host.path("evidence/\(run.spec.id)-\(run.state.rawValue).json")
-      try await host.pool.run { () throws(SystemFailure) in
-        try Files.createDirectory(Files.parent(of: path), mode: 0o700)
-        try Files.replace(path, with: bytes, mode: 0o644)
-      }
-      return path
+      return try await file(
+        builder, run: run.spec.id, state: run.state, manifests: input.catalogFiles.mapValues { Array($0.utf8) },
+        journal: journal)
     } catch {
       throw AnyFailure(error)
+    }
+  }
+}
+
+extension RecoveryPoint {
+  fileprivate func evidence(rejected: [RejectedPoint]) -> JSONValue {
+    [
+      "time": .string(time.description), "mode": .string(mode.rawValue), "pauseNanoseconds": .integer(pauseNanoseconds),
+      "remarks": .array(remarks.map { .string($0) }),
+      "rejected": .array(rejected.map { ["id": .string($0.id), "why": .string($0.why)] }),
+    ]
+  }
+}
+
+extension StorePoint {
+  fileprivate var evidence: JSONValue {
+    get throws {
+      [
+        "snapshot": .string(snapshot), "driver": .string(driver.text),
+        "position": .string(capture.position.description), "version": .string(capture.version),
+        "bytes": .integer(capture.sizeBytes),
+        "contentDigest": .string(try capture.contentDigest.map { try CanonicalJSON.digest($0).hex } ?? "none"),
+      ]
     }
   }
 }

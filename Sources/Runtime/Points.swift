@@ -1,5 +1,6 @@
 import Core
 import Recovery
+import StateKit
 
 /// The recovery points of a system's repositories.
 package struct Points: Sendable {
@@ -48,6 +49,27 @@ package struct Points: Sendable {
       for store in point.stores.keys { copies[store] = try await environment.copy(of: store) }
       return copies
     } catch { throw AnyFailure(error) }
+  }
+
+  /// As ``verify(_:all:progress:)``, on record.
+  package func verify(
+    _ id: String?, all: Bool, journal: any RunJournal, progress: @escaping @Sendable (String) -> Void
+  ) async throws(AnyFailure) -> [Verdict] {
+    let subject = "verify/\(id ?? (all ? "all" : "newest"))"
+    return try await RecordedAct.carryOut(
+      .verify, subject, details: ["catalogDigest": .string(system.catalog.digest.hex)], host: system.host,
+      journal: journal
+    ) { _ in
+      let verdicts = try await verify(id, all: all, progress: progress)
+      return (
+        verdicts,
+        [
+          "copies": .integer(Int64(verdicts.count)),
+          "damaged": .array(verdicts.filter { $0.damage != nil }.map { .string("\($0.point)/\($0.store)") }),
+          "points": .array(Set(verdicts.map(\.point.text)).sorted().map { .string($0) }),
+        ]
+      )
+    }
   }
 
   /// Reads every byte of the named point, of all, or of the newest of each group.

@@ -205,7 +205,9 @@ package struct Restore: Sendable {
   /// Measures a settled run against its objectives, and writes its evidence.
   func finish(_ record: RunRecord, _ input: RestoreInput) async throws(AnyFailure) -> RestoreOutcome {
     let measured = measure(record, input)
-    let evidence = try await EvidenceArchive(host: system.host).record(record, input, measured, in: system)
+    let evidence = try await EvidenceArchive(host: system.host).record(
+      record, input, measured, in: system, journal: journal)
+    await EvidenceLog(host: system.host, journal: journal).publishOrWarn()
     return RestoreOutcome(
       run: record.spec.id, state: record.state, failure: record.head.failure, point: input.point.id,
       pointTime: input.targetTime, mode: input.point.mode, services: measured, rejected: input.rejected,

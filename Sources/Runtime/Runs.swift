@@ -89,6 +89,7 @@ package struct Runs: Sendable {
         try await restore.system.driver(of: store).discardKept(
           .init(id: record.spec.id.text, source: copy.source, capture: copy.capture))
       }
+      await EvidenceLog(host: host, journal: journal).publishOrWarn()
       return input.plan.stores
     } catch {
       throw AnyFailure(RunsError.of(error))

@@ -116,7 +116,8 @@ struct StoryTests {
   /// As signed: fine. With one byte changed: exit status 4, and the record is named.
   private func evidence(of site: Site) async throws {
     let folder = site.state + "/evidence"
-    let name = try #require(try Files.names(in: folder).map(\.lossyText).first { $0.contains("succeeded") })
+    let name = try #require(
+      try Files.names(in: folder).map(\.lossyText).first { $0.hasPrefix("recovery-") && $0.contains("succeeded") })
     let path = "\(folder)/\(name)"
     #expect(try await site.salvor("evidence", "verify", path, "-o", "json", is: 0).json?["records"]?.integer ?? 0 > 5)
     let key = try await site.salvor("evidence", "key", is: 0)

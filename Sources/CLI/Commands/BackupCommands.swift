@@ -235,7 +235,9 @@ struct VerifyCommand: AsyncParsableCommand {
   func run() async throws {
     let managed = try await system.load()
     let display = ProgressDisplay(output, managed.host)
-    let verdicts = try await Points(managed).verify(id, all: all) { display.line.show("verify", $0) }
+    let verdicts = try await Points(managed).verify(id, all: all, journal: try await system.journal()) {
+      display.line.show("verify", $0)
+    }
     display.line.clear()
     try output.show(verdicts) { style in
       var table = Table("point", "store", "verdict")
