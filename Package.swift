@@ -153,7 +153,7 @@ let doors: [Target] = [
   module(
     "Runtime", at: "Sources/Runtime",
     [
-      "Core", "IO", "Telemetry", "Catalog", "Vault", "DriverKit", "StateKit", "Planning", "Workflow", "Validation",
+      "Core", "CShim", "IO", "Telemetry", "Catalog", "Vault", "DriverKit", "StateKit", "Planning", "Workflow", "Validation",
       "Recovery", "Governance", "Drills", "DriverContract", .asyncHTTPClient, .crypto, .logging, .subprocess,
     ] + adapterNames),
   module(

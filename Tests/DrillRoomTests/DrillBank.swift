@@ -44,7 +44,7 @@ final class DrillBank: Sendable {
     let catalog = try await bank.catalog().replacing(
       "  password: \"file:", with: "  mirrors: [\"local:\(root)/mirror\"]\n  password: \"file:")
     try Files.replace(root + "/catalog/bank.yaml", with: Array(catalog.utf8), mode: 0o600)
-    try Files.replace(root + "/catalog/drills.yaml", with: Array(drills.utf8), mode: 0o600)
+    try Files.replace(root + "/catalog/drills.yaml", with: Array(drills.replacing("ROOT", with: root).utf8), mode: 0o600)
     let loaded = try await CatalogFiles.load(root + "/catalog", pool: .shared)
     var host = Machine(
       time: time, environment: ["PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"], name: "test",
@@ -69,6 +69,55 @@ final class DrillBank: Sendable {
   func drill(_ name: DrillName) -> Drill {
     guard let drill = system.catalog.drill(name) else { fatalError("no drill \(name)") }
     return drill
+  }
+
+  /// Follows a store's log over two points, so that there are stretches of it that lead on from a copy.
+  func keepLog(of store: StoreName) async throws {
+    let follow = Follow(system)
+    let targets = try follow.targets([store])
+    let logs = Logs(system)
+    try await withThrowingTaskGroup(of: Void.self) { group in
+      group.addTask {
+        var options = LogKeeper.Options()
+        options.within = .milliseconds(400)
+        try await follow.run(targets, options: options) { _, _ in }
+      }
+      try await waitUntil("the log begins") { try await logs.standings([store]).first?.state != .nothing }
+      try await point()
+      for round in 0..<4 {
+        let before = try await logs.standings([store]).first?.position
+        _ = try await bank.transfers(5, seed: UInt64(20 + round), record: root + "/log.txt")
+        try await waitUntil("the log grows") { try await logs.standings([store]).first?.position != before }
+      }
+      group.cancelAll()
+      // What ends by being told to has nothing to say.
+      while let _ = try? await group.next() {}
+    }
+  }
+
+  /// Every file below, and what is in it.
+  func fingerprint(_ directory: String) throws -> [String: Digest] {
+    var result: [String: Digest] = [:]
+    func look(_ directory: String) throws {
+      for name in try Files.names(in: directory).map(\.lossyText) {
+        let path = "\(directory)/\(name)"
+        if Files.isDirectory(path) { try look(path) } else {
+          result[path] = Digest.of(try Files.read(path))
+        }
+      }
+    }
+    try look(root + directory)
+    return result
+  }
+
+  /// How many processes have this in their command line.
+  func processes(with text: String) throws -> Int {
+    try Files.names(in: "/proc").count { name in
+      guard Int32(name.lossyText) != nil, let bytes = try? Files.read("/proc/\(name.lossyText)/cmdline") else {
+        return false
+      }
+      return String(decoding: bytes, as: UTF8.self).contains(root + "/state" + text)
+    }
   }
 
   var history: DrillHistory { DrillHistory(journal, system) }

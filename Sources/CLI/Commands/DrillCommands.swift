@@ -3,6 +3,7 @@ import Catalog
 import Console
 import Core
 import Drills
+import Foundation
 import IO
 import Runtime
 import StateKit

@@ -1,6 +1,8 @@
 import Catalog
 import Core
+import DriverKit
 import Drills
+import IO
 import ObjectStoreOverlay
 import Recovery
 import Vault
@@ -76,6 +78,6 @@ extension DrillInside {
     else { return nil }
     // Neither the first, which a copy may lie behind, nor the last, which nobody would miss.
     let middle = chain.spans[chain.spans.count / 2]
-    return (middle.id, chain.to)
+    return (middle.snapshot, chain.to)
   }
 }

@@ -1,3 +1,4 @@
+import CShim
 import Core
 import Drills
 import IO
@@ -114,7 +115,7 @@ package struct DrillRoom: Sendable, Codable, Equatable {
       if Files.isDirectory(below) {
         try Files.createDirectory(above)
         try copyOwner(of: below, to: above)
-        guard setxattr(above, "trusted.overlay.opaque", "y", 1, 0) == 0 else {
+        guard salvor_lsetxattr(above, "trusted.overlay.opaque", "y", 1) == 0 else {
           throw SystemFailure("setxattr", path: above)
         }
       } else {
