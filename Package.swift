@@ -153,7 +153,8 @@ let doors: [Target] = [
   module(
     "Runtime", at: "Sources/Runtime",
     [
-      "Core", "CShim", "IO", "Telemetry", "Catalog", "Vault", "DriverKit", "StateKit", "Planning", "Workflow", "Validation",
+      "Core", "CShim", "IO", "Telemetry", "Catalog", "Vault", "DriverKit", "StateKit", "Planning", "Workflow",
+      "Validation",
       "Recovery", "Governance", "Drills", "DriverContract", .asyncHTTPClient, .crypto, .logging, .subprocess,
     ] + adapterNames),
   module(
@@ -257,12 +258,18 @@ let testTargets: [Target] = [
     ]),
   tests(
     "ValidationTests", ["Core", "IO", "Catalog", "DriverKit", "DriverSQLite", "Validation", "TestSupport", .sqlite]),
-  tests("DrillTests", ["Core", "Catalog", "Drills", "ObjectStoreMemory", "ObjectStoreOverlay", "ObjectStoreContract", "Vault", "TestSupport"]),
+  tests(
+    "DrillTests",
+    [
+      "Core", "Catalog", "Drills", "ObjectStoreMemory", "ObjectStoreOverlay", "ObjectStoreContract", "Vault",
+      "TestSupport",
+    ]),
   // Practises with the bank, in places of the drills' own.
   tests(
     "DrillRoomTests",
     [
-      "Core", "IO", "Catalog", "Console", "Drills", "Planning", "Recovery", "StateKit", "Runtime", "Demo", "TestSupport",
+      "Core", "IO", "Catalog", "Console", "Drills", "Planning", "Recovery", "StateKit", "Runtime", "Demo",
+      "TestSupport",
       "salvor", "salvor-bank",
     ]),
   tests("GovernanceTests", ["Core", "Governance", "TestSupport"]),

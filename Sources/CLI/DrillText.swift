@@ -56,7 +56,9 @@ enum DrillTexts {
   }
 
   static func detail(_ record: DrillRecord, _ style: Style) -> [String] {
-    var lines = ["seed: \(record.point.map { "\($0.seed)" } ?? "none"), \(record.checks) checks, \(record.compared) stores compared"]
+    var lines = [
+      "seed: \(record.point.map { "\($0.seed)" } ?? "none"), \(record.checks) checks, \(record.compared) stores compared"
+    ]
     var doors = Table("door", "tried, and")
     for attempt in record.attempts { doors.add(attempt.door.harmless, attempt.result) }
     if !record.attempts.isEmpty { lines += doors.lines(style) }

@@ -43,7 +43,9 @@ package struct Objectives: Sendable {
     package var services: [Line]
     package var domains: [Line]
 
-    package var missesAny: Bool { (services + domains).contains { $0.rpoVerdict == .missed || $0.rtoVerdict == .missed } }
+    package var missesAny: Bool {
+      (services + domains).contains { $0.rpoVerdict == .missed || $0.rtoVerdict == .missed }
+    }
   }
 
   private let system: ManagedSystem

@@ -44,7 +44,8 @@ final class DrillBank: Sendable {
     let catalog = try await bank.catalog().replacing(
       "  password: \"file:", with: "  mirrors: [\"local:\(root)/mirror\"]\n  password: \"file:")
     try Files.replace(root + "/catalog/bank.yaml", with: Array(catalog.utf8), mode: 0o600)
-    try Files.replace(root + "/catalog/drills.yaml", with: Array(drills.replacing("ROOT", with: root).utf8), mode: 0o600)
+    try Files.replace(
+      root + "/catalog/drills.yaml", with: Array(drills.replacing("ROOT", with: root).utf8), mode: 0o600)
     let loaded = try await CatalogFiles.load(root + "/catalog", pool: .shared)
     var host = Machine(
       time: time, environment: ["PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"], name: "test",
@@ -101,7 +102,9 @@ final class DrillBank: Sendable {
     func look(_ directory: String) throws {
       for name in try Files.names(in: directory).map(\.lossyText) {
         let path = "\(directory)/\(name)"
-        if Files.isDirectory(path) { try look(path) } else {
+        if Files.isDirectory(path) {
+          try look(path)
+        } else {
           result[path] = Digest.of(try Files.read(path))
         }
       }

@@ -30,13 +30,17 @@ import Testing
       + DrillBank.document(
         "whole",
         every + "  level: system\n  point: random\n  window: 3d\n  faults:\n    - \(stale)"
-          + ["flipped-byte", "lost-object", "denied-permission", "revoked-key", "wrong-clock", "slow-store", "full-disk"]
+          + [
+            "flipped-byte", "lost-object", "denied-permission", "revoked-key", "wrong-clock", "slow-store", "full-disk",
+          ]
           .map { "\n    - \($0)" }.joined() + "\n    - {kind: missing-log, store: accounts-data}")
     try await DrillBank.with(engines: true, basePort: 18_300, drills: drills) { bank in
       try await bank.keepLog(of: "accounts-data")
       func run(_ name: DrillName, _ fault: Drill.Fault? = nil) async throws -> DrillRecord {
         let record = try await bank.runner.run(DrillRunner.Request(bank.drill(name), fault: fault))
-        print("\(name) \(fault?.kind.rawValue ?? "") \(record.verdict) \(record.seconds) \(record.findings) \(record.times)")
+        print(
+          "\(name) \(fault?.kind.rawValue ?? "") \(record.verdict) \(record.seconds) \(record.findings) \(record.times)"
+        )
         return record
       }
       // Nothing was ever measured: nobody can say how long it takes, and nobody says so.
@@ -62,14 +66,16 @@ import Testing
       #expect(score.planted == Drill.FaultKind.allCases.count && score.share == 1, "\(score)")
       #expect(try await bank.history.kept(in: "vault").count == records.count, "the repository has them too")
       let view = try await Objectives(bank.system, journal: bank.journal).view()
-      #expect(view.services.allSatisfy { $0.proof == .proven && $0.rtoVerdict == .met && $0.rtoPredictedSeconds != nil })
+      #expect(
+        view.services.allSatisfy { $0.proof == .proven && $0.rtoVerdict == .met && $0.rtoPredictedSeconds != nil })
       #expect(view.domains.count == 3 && view.domains.allSatisfy { $0.rtoVerdict == .met })
       // The bank went on all the while.
       #expect(try await bank.bank.transfers(5, seed: 9, record: bank.root + "/after.txt") == 5)
       bank.time.pass(.seconds(3 * 7 * 86_400))
       let later = try await Objectives(bank.system, journal: bank.journal).view()
       #expect(later.services.allSatisfy { $0.proof == .unproven && $0.rtoVerdict == .unknown }, "too long ago")
-      #expect(!Files.isDirectory(bank.root + "/state/drills") || (try Files.names(in: bank.root + "/state/drills")).isEmpty)
+      #expect(
+        !Files.isDirectory(bank.root + "/state/drills") || (try Files.names(in: bank.root + "/state/drills")).isEmpty)
     }
   }
 
@@ -77,14 +83,14 @@ import Testing
     let listener = try Listener()
     let drills =
       DrillBank.document("whole", "  level: system")
-      + """
-      apiVersion: salvor.dev/v1
-      kind: Service
-      metadata: {name: outside}
-      spec:
-        ready: [{tcp: "127.0.0.1:\(listener.port)", retries: 1, interval: 50ms, timeout: 1s}]
+        + """
+        apiVersion: salvor.dev/v1
+        kind: Service
+        metadata: {name: outside}
+        spec:
+          ready: [{tcp: "127.0.0.1:\(listener.port)", retries: 1, interval: 50ms, timeout: 1s}]
 
-      """
+        """
     try await DrillBank.with(engines: false, basePort: 18_400, drills: drills) { bank in
       try await bank.point()
       let before = listener.accepted
@@ -94,7 +100,8 @@ import Testing
       let attempt = try #require(record.attempts.first { $0.door == "127.0.0.1:\(listener.port)" })
       #expect(!attempt.isReached && attempt.result == "Connection refused")
       #expect(record.verdict == .failed)
-      #expect(record.findings.contains { $0.code == "RESTORE-301" && $0.summary.contains("outside") }, "\(record.findings)")
+      #expect(
+        record.findings.contains { $0.code == "RESTORE-301" && $0.summary.contains("outside") }, "\(record.findings)")
       #expect(listener.accepted == reached, "nobody came")
     }
   }

@@ -7,7 +7,9 @@ func manifest(_ spec: String) -> String {
   "apiVersion: salvor.dev/v1\nkind: Drill\nmetadata: {name: weekly}\nspec:\n" + spec
 }
 
-let drillDrivers: [DriverName: [OptionSchema]] = ["files": [OptionSchema("path", .path, required: true, help: "Where.")]]
+let drillDrivers: [DriverName: [OptionSchema]] = [
+  "files": [OptionSchema("path", .path, required: true, help: "Where.")]
+]
 
 let drillSystem = """
   apiVersion: salvor.dev/v1
@@ -71,7 +73,8 @@ struct JudgeTests {
 
   @Test(arguments: Drill.FaultKind.allCases)
   func `red for another fault's reason is not noticing`(_ fault: Drill.FaultKind) {
-    for other in Drill.FaultKind.allCases where DrillJudge.codes(of: other).isDisjoint(with: DrillJudge.codes(of: fault)) {
+    for other in Drill.FaultKind.allCases
+    where DrillJudge.codes(of: other).isDisjoint(with: DrillJudge.codes(of: fault)) {
       for code in DrillJudge.codes(of: other) {
         let outcome = DrillJudge.outcome(of: fault, store: nil, findings: [finding(code)])
         #expect(outcome == .otherReason, "\(code)")

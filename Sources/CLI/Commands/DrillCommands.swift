@@ -30,7 +30,9 @@ struct DrillAccess {
   }
 
   func drill(_ text: String) throws -> Drill {
-    guard let name = DrillName(text), let drill = managed.catalog.drill(name) else { throw DrillError.noSuchDrill(text) }
+    guard let name = DrillName(text), let drill = managed.catalog.drill(name) else {
+      throw DrillError.noSuchDrill(text)
+    }
     return drill
   }
 }

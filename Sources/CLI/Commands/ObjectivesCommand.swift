@@ -7,7 +7,8 @@ import Runtime
 struct ObjectivesCommand: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "objectives",
-    abstract: "Show what was asked of each service and domain, what is likely, what was measured, and until when it counts.",
+    abstract:
+      "Show what was asked of each service and domain, what is likely, what was measured, and until when it counts.",
     discussion: """
       RTO is predicted along the critical path, at the 95th percentile of what steps took in restores and drills. What was \
       never measured is unknown, and what was proven too long ago is unproven.

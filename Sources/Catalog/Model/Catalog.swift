@@ -58,7 +58,9 @@ package struct Catalog: Sendable, Equatable {
 }
 
 extension Catalog: Codable {
-  private enum CodingKeys: String, CodingKey { case services, stores, repositories, policies, groups, invariants, drills }
+  private enum CodingKeys: String, CodingKey {
+    case services, stores, repositories, policies, groups, invariants, drills
+  }
 
   package init(from decoder: any Decoder) throws {
     let container = try decoder.container(keyedBy: CodingKeys.self)

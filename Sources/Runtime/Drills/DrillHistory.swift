@@ -62,7 +62,8 @@ package struct DrillHistory: Sendable {
     steps.append(StepSpec(id: Self.step, kind: Self.kind, title: "record", dependsOn: Set(steps.map(\.id))))
     let spec = RunSpec(
       id: RunID(record.id) ?? "drill", kind: .drill,
-      title: "drill \(record.drill)\(record.control.map { " with \($0.fault.rawValue)" } ?? ""): \(record.verdict.rawValue)",
+      title:
+        "drill \(record.drill)\(record.control.map { " with \($0.fault.rawValue)" } ?? ""): \(record.verdict.rawValue)",
       catalogDigest: record.catalogDigest, steps: steps, createdAt: record.startedAt)
     try await journal.create(spec)
     let lease = try await journal.claim(spec.id, as: Holder.thisProcess, for: .seconds(60))

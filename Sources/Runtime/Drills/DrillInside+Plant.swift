@@ -1,7 +1,7 @@
 import Catalog
 import Core
-import DriverKit
 import Drills
+import DriverKit
 import IO
 import ObjectStoreOverlay
 import Recovery
@@ -32,7 +32,8 @@ extension DrillInside {
         result.planted = "\(short) may not be read"
       }
     case .revokedKey:
-      let repository = job.target.flatMap { system.catalog.store($0)?.repository } ?? system.catalog.repositories[0].name
+      let repository =
+        job.target.flatMap { system.catalog.store($0)?.repository } ?? system.catalog.repositories[0].name
       view.passwords[repository] = Secret(Hex.encode(host.randomness.bytes(16)))
       result.planted = "the password of \(repository) opens none of its keys"
     case .missingLog:

@@ -1,7 +1,7 @@
 import Catalog
 import Core
-import DriverKit
 import Drills
+import DriverKit
 import IO
 import ObjectStoreOverlay
 import Planning
@@ -324,7 +324,8 @@ package struct DrillInside: Sendable {
       guard !bad.isEmpty else { break }
       return bad.map { check in
         DrillFinding(
-          .validate, RecoveryError.validationFailed("the system", [check]).report, stores: stores(of: check.name, catalog))
+          .validate, RecoveryError.validationFailed("the system", [check]).report,
+          stores: stores(of: check.name, catalog))
       }
     case "RESTORE-301":
       let service = catalog.services.first { report.summary.hasPrefix("\($0.name) ") }
@@ -341,7 +342,11 @@ package struct DrillInside: Sendable {
     for service in catalog.services {
       for validator in service.validators
       where validator.name.text == check || "\(service.name)/\(validator.name)" == check {
-        if case .sql(let store, _) = validator.question { result.insert(store) } else { result.formUnion(service.stores) }
+        if case .sql(let store, _) = validator.question {
+          result.insert(store)
+        } else {
+          result.formUnion(service.stores)
+        }
       }
     }
     return result.sorted()

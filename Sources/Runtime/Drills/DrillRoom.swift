@@ -166,7 +166,8 @@ enum Mounting {
     _ source: String?, at target: String, type: String? = nil, flags: UInt = 0, data: String? = nil
   ) throws(SystemFailure) {
     // Commas end an option of `data`, and colons a layer: whoever makes a room has looked.
-    let result = data.map { Glibc.mount(source, target, type, flags, $0) } ?? Glibc.mount(source, target, type, flags, nil)
+    let result =
+      data.map { Glibc.mount(source, target, type, flags, $0) } ?? Glibc.mount(source, target, type, flags, nil)
     guard result == 0 else { throw SystemFailure("mount", path: target) }
   }
 

@@ -1,7 +1,7 @@
 import Catalog
 import Core
-import DriverKit
 import Drills
+import DriverKit
 import IO
 import Planning
 import Recovery
@@ -96,7 +96,8 @@ package struct DrillRunner: Sendable {
     let groups = Set(points.map(\.group))
     guard groups.count <= 1 else {
       guard drill.point == .latest else {
-        throw DrillError.noPoint(drill.name, why: "its stores are in \(groups.count) groups, which have the newest only")
+        throw DrillError.noPoint(
+          drill.name, why: "its stores are in \(groups.count) groups, which have the newest only")
       }
       return nil
     }
@@ -228,14 +229,16 @@ package struct DrillRunner: Sendable {
 
   private func inside(file: String, directory: String) async throws -> DrillResult {
     let words = [
-      "--mount", "--net", "--pid", "--ipc", "--uts", "--fork", "--kill-child", "--mount-proc", "--propagation", "private",
+      "--mount", "--net", "--pid", "--ipc", "--uts", "--fork", "--kill-child", "--mount-proc", "--propagation",
+      "private",
       // The first process of the new world has to bury everybody else's children.
       "--", "/bin/sh", "-c", "\"$@\" & wait $!", "sh", program, "drill", "enter", file,
     ]
     let variables = ["PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"]
     let run = try await Subprocess.run(
       .name("unshare"), arguments: Arguments(words),
-      environment: .custom(Dictionary(uniqueKeysWithValues: variables.map { (Environment.Key(stringLiteral: $0), $1) })),
+      environment: .custom(
+        Dictionary(uniqueKeysWithValues: variables.map { (Environment.Key(stringLiteral: $0), $1) })),
       workingDirectory: "/", output: .string(limit: 1 << 20), error: .string(limit: 1 << 20))
     let result = "\(directory)/result.json"
     guard Files.exists(result) else {
@@ -284,7 +287,9 @@ package struct DrillRunner: Sendable {
           }),
       point: point?.id, passwords: passwords, locations: try locations(drill), fault: request.fault, target: target,
       seed: seed, clockNanoseconds: host.time.now().nanoseconds - SystemTime().now().nanoseconds, host: host.name,
-      variables: host.environment.filter { ["PATH", "HOME", "LANG", "LC_ALL"].contains($0.key) || needed.contains($0.key) })
+      variables: host.environment.filter {
+        ["PATH", "HOME", "LANG", "LC_ALL"].contains($0.key) || needed.contains($0.key)
+      })
   }
 
   /// Variables that the catalog's secrets are read from; no other goes in.
@@ -292,7 +297,9 @@ package struct DrillRunner: Sendable {
     var names: Set<String> = []
     func add(_ reference: SecretReference) { if case .environment(let name) = reference { names.insert(name) } }
     for store in system.catalog.stores {
-      for value in store.options.values { if let text = value.string, let reference = SecretReference(text) { add(reference) } }
+      for value in store.options.values {
+        if let text = value.string, let reference = SecretReference(text) { add(reference) }
+      }
     }
     return names
   }
