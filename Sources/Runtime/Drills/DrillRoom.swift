@@ -71,6 +71,8 @@ package struct DrillRoom: Sendable, Codable, Equatable {
     do throws(SystemFailure) {
       try Mounting.mount(nil, at: "/", flags: Mounting.recursive | Mounting.isPrivate)
       for entry in try Mounting.table() where !["/proc", "/dev", "/sys"].contains(where: entry.isBelow) {
+        // What was mounted on something that is gone is reached by no path.
+        guard Files.exists(entry.path) else { continue }
         try Mounting.mount(
           nil, at: entry.path, flags: Mounting.bind | Mounting.remount | Mounting.readOnly | entry.flags)
       }
