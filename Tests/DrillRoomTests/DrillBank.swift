@@ -23,6 +23,8 @@ final class CompressedTime: Timekeeper {
 /// A bank that runs, has a point, and practises.
 final class DrillBank: Sendable {
   let directory: TemporaryDirectory
+  /// Not below /tmp, of which drills are to have a copy.
+  let state: String
   let bank: Bank
   let system: ManagedSystem
   let journal: any RunJournal
@@ -34,6 +36,7 @@ final class DrillBank: Sendable {
   init(engines: Bool, basePort: Int, drills: String) async throws {
     directory = try TemporaryDirectory("drill")
     let root = directory.path
+    state = "/var/tmp/salvor-drills-\(ProcessID.current)-\(basePort)"
     // The engines' users have to get in.
     chmod(root, 0o755)
     bank = Bank(
@@ -49,7 +52,7 @@ final class DrillBank: Sendable {
     let loaded = try await CatalogFiles.load(root + "/catalog", pool: .shared)
     var host = Machine(
       time: time, environment: ["PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"], name: "test",
-      stateDirectory: root + "/state")
+      stateDirectory: state)
     host.randomness = SeededRandomness(seed: 7)
     system = try ManagedSystem(loaded, host: host)
     let declared = loaded.catalog.repositories[0]
@@ -119,7 +122,7 @@ final class DrillBank: Sendable {
       guard Int32(name.lossyText) != nil, let bytes = try? Files.read("/proc/\(name.lossyText)/cmdline") else {
         return false
       }
-      return String(decoding: bytes, as: UTF8.self).contains(root + "/state" + text)
+      return String(decoding: bytes, as: UTF8.self).contains(state + text)
     }
   }
 
@@ -128,6 +131,7 @@ final class DrillBank: Sendable {
   func end() async throws {
     try? await system.stopAll()
     _ = try? await bank.killEverything(time: SystemTime())
+    try Files.removeTree(state)
   }
 
   /// Runs `body` with a bank, and leaves nothing behind.

@@ -75,7 +75,7 @@ import Testing
       let later = try await Objectives(bank.system, journal: bank.journal).view()
       #expect(later.services.allSatisfy { $0.proof == .unproven && $0.rtoVerdict == .unknown }, "too long ago")
       #expect(
-        !Files.isDirectory(bank.root + "/state/drills") || (try Files.names(in: bank.root + "/state/drills")).isEmpty)
+        !Files.isDirectory(bank.state + "/drills") || (try Files.names(in: bank.state + "/drills")).isEmpty)
     }
   }
 
@@ -113,7 +113,7 @@ import Testing
       let data = try bank.fingerprint("/bank/data")
       let vault = try bank.fingerprint("/bank-vault")
       let salvor = try CommandRun.product("salvor")
-      let state = bank.root + "/state"
+      let state = bank.state
       let process = try PipedProcess(
         [salvor, "drill", "run", "whole", "--catalog", bank.root + "/catalog", "--state", state],
         environment: ["SALVOR_HOST": "test"])

@@ -261,7 +261,7 @@ package struct DrillRunner: Sendable {
     var small: (store: StoreName, bytes: Int64)?
     if request.fault?.kind == .fullDisk, let target {
       // A quarter of what comes back; enough for the directories themselves.
-      small = (target, max(256 << 10, (plan.point.stores[target]?.capture.sizeBytes ?? 0) / 4))
+      small = (target, max(16 << 10, (plan.point.stores[target]?.capture.sizeBytes ?? 0) / 4))
     }
     let (catalog, host) = (system.catalog, host)
     let room = try await host.pool.run { [small] () throws(DrillError) in
