@@ -118,6 +118,7 @@ let adapters: [Target] = [
   module("ObjectStoreLocal", at: "Adapters/ObjectStores/Local", ["Core", "IO", "Vault"]),
   module("ObjectStoreMemory", at: "Adapters/ObjectStores/Memory", ["Core", "Vault"]),
   module("ObjectStoreFaulty", at: "Adapters/ObjectStores/Faulty", ["Core", "Vault"]),
+  module("ObjectStoreOverlay", at: "Adapters/ObjectStores/Overlay", ["Core", "Vault"]),
   module("ObjectStoreRetry", at: "Adapters/ObjectStores/Retry", ["Core", "Vault"]),
   module("ObjectStoreLimits", at: "Adapters/ObjectStores/Limits", ["Core", "Vault"]),
   module("ObjectStoreMirror", at: "Adapters/ObjectStores/Mirror", ["Core", "Vault"]),
@@ -141,6 +142,7 @@ let acts: [Target] = [
   module("Recovery", at: "Sources/Recovery", ["Core", "IO", "Telemetry", "Catalog", "Vault", "DriverKit", "StateKit"]),
   module("DriverContract", at: "Sources/DriverContract", ["Core", "IO", "CShim", "DriverKit"]),
   module("Governance", at: "Sources/Governance", ["Core", "IO", .crypto], settings: hot),
+  module("Drills", at: "Sources/Drills", ["Core", "Catalog"]),
 ]
 
 // MARK: Wiring and doors
@@ -151,8 +153,9 @@ let doors: [Target] = [
   module(
     "Runtime", at: "Sources/Runtime",
     [
-      "Core", "IO", "Telemetry", "Catalog", "Vault", "DriverKit", "StateKit", "Planning", "Workflow", "Validation",
-      "Recovery", "Governance", "DriverContract", .asyncHTTPClient, .crypto, .logging, .subprocess,
+      "Core", "CShim", "IO", "Telemetry", "Catalog", "Vault", "DriverKit", "StateKit", "Planning", "Workflow",
+      "Validation",
+      "Recovery", "Governance", "Drills", "DriverContract", .asyncHTTPClient, .crypto, .logging, .subprocess,
     ] + adapterNames),
   module(
     "Demo", at: "Sources/Demo",
@@ -170,7 +173,7 @@ let doors: [Target] = [
     "CLI", at: "Sources/CLI",
     [
       "Core", "IO", "Telemetry", "Console", "Catalog", "Vault", "StateKit", "Planning", "Workflow", "Validation",
-      "Recovery", "Governance", "Runtime", "Demo", "RepositoryServer",
+      "Recovery", "Governance", "Drills", "Runtime", "Demo", "RepositoryServer",
       .arguments, .logging, .yams,
     ]),
   .executableTarget(name: "salvor", dependencies: ["CLI"], path: "Sources/salvor", swiftSettings: strict),
@@ -255,6 +258,20 @@ let testTargets: [Target] = [
     ]),
   tests(
     "ValidationTests", ["Core", "IO", "Catalog", "DriverKit", "DriverSQLite", "Validation", "TestSupport", .sqlite]),
+  tests(
+    "DrillTests",
+    [
+      "Core", "Catalog", "Drills", "ObjectStoreMemory", "ObjectStoreOverlay", "ObjectStoreContract", "Vault",
+      "TestSupport",
+    ]),
+  // Practises with the bank, in places of the drills' own.
+  tests(
+    "DrillRoomTests",
+    [
+      "Core", "IO", "Catalog", "Console", "Drills", "Planning", "Recovery", "StateKit", "Runtime", "Demo",
+      "TestSupport",
+      "salvor", "salvor-bank",
+    ]),
   tests("GovernanceTests", ["Core", "IO", "Governance", "TestSupport"]),
   // Measures the built program, as a shell would start it.
   tests("BenchmarkTests", ["Core", "IO", "Benchmarks", "TestSupport", "salvor"]),

@@ -29,7 +29,8 @@ package struct SalvorCommand: AsyncParsableCommand {
       InitCommand.self, ValidateCommand.self, GraphCommand.self, SchemaCommand.self,
       BackupCommand.self, PointCommand.self, PointsCommand.self, PlanCommand.self, RestoreCommand.self,
       FollowCommand.self, RPOCommand.self, TimelineCommand.self,
-      RunsCommand.self, RunCommand.self, VerifyCommand.self, EvidenceCommand.self,
+      RunsCommand.self, RunCommand.self, VerifyCommand.self, EvidenceCommand.self, DrillCommand.self,
+      ObjectivesCommand.self,
       VaultCommand.self, DriverCommand.self, DemoCommand.self, CompletionCommand.self,
     ])
 

@@ -23,8 +23,10 @@ struct Estimates {
   private static let runsLookedAt = 9
 
   private let runs: [Key: [Measurement]]
+  private let quantile: Double
 
-  init(_ history: [Measurement]) {
+  init(_ history: [Measurement], quantile: Double = 0.5) {
+    self.quantile = quantile
     var runs: [Key: [Measurement]] = [:]
     for run in history where run.seconds.isFinite && run.seconds >= 0 {
       runs[Key(run.action, store: run.store, service: run.service), default: []].append(run)
@@ -37,14 +39,19 @@ struct Estimates {
   func estimate(_ step: StepGraph.Step, bytes: Int64?) -> Estimate {
     let key = Key(step.action, store: step.store, service: step.service)
     guard let runs = runs[key], !runs.isEmpty else { return Estimate(seconds: nil, basis: "no history yet") }
-    let count = runs.count == 1 ? "1 run" : "median of \(runs.count) runs"
+    let share = quantile == 0.5 ? "median" : "\(Int((quantile * 100).rounded())) %"
+    let count = runs.count == 1 ? "1 run" : "\(share) of \(runs.count) runs"
     if let bytes, bytes > 0, step.action == .restoreBeside || step.action == .validateBeside {
       let paces = runs.compactMap { run in run.bytes.flatMap { $0 > 0 ? run.seconds / Double($0) : nil } }
       if paces.count == runs.count {
-        return Estimate(seconds: median(paces) * Double(bytes), basis: "\(count), by size")
+        return Estimate(seconds: value(paces) * Double(bytes), basis: "\(count), by size")
       }
     }
-    return Estimate(seconds: median(runs.map(\.seconds)), basis: count)
+    return Estimate(seconds: value(runs.map(\.seconds)), basis: count)
+  }
+
+  private func value(_ values: [Double]) -> Double {
+    quantile == 0.5 ? median(values) : values.sorted()[min(values.count - 1, Int((Double(values.count) * quantile)))]
   }
 }
 

@@ -12,6 +12,8 @@ package struct PlanInput: Sendable {
   package var limits: PlanLimits
   /// Go on though an invariant joins a store that is brought back to one that stays as it is.
   package var allowsBrokenLinks: Bool
+  /// Of what steps took, from 0 to 1: the half is what is likely, 0.95 what can be promised.
+  package var quantile = 0.5
 
   package init(
     catalog: Catalog, services: Set<ServiceName> = [], point: PointFacts, history: [Measurement] = [],

@@ -14,7 +14,7 @@ extension RestorePlan {
       invariants: scope.invariants, steps: [], criticalPath: CriticalPath(steps: [], seconds: 0, unknownSteps: 0),
       predictions: [], refusals: scope.refusals, warnings: scope.warnings)
     if scope.refusals.isEmpty, let graph = StepGraph(scope) {
-      let estimates = Estimates(input.history)
+      let estimates = Estimates(input.history, quantile: input.quantile)
       let forecast = Forecast(graph, estimates: estimates, point: input.point, limits: input.limits, scope: scope)
       plan.steps = forecast.steps
       plan.criticalPath = forecast.criticalPath

@@ -84,6 +84,7 @@ package enum RecoveryError: Failure {
     case .precheckFailed(let reports):
       Report("RESTORE-102", "not started: \(reports.map(\.description).joined(separator: "; "))")
         .state("nothing was changed").remedy("mend what the list says, then run it again")
+        .details(try? JSONValue(encoding: reports))
     case .validationFailed(let what, let checks):
       Report(
         "RESTORE-201",

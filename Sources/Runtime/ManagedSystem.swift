@@ -18,7 +18,12 @@ package struct ManagedSystem: Sendable {
   package var catalog: Catalog { loaded.catalog }
 
   /// - Throws: ``DriverError/badOption(store:option:why:)`` and its like, before anything is touched.
-  package init(_ loaded: LoadedCatalog, host: Machine, vaults: Vaults? = nil) throws(AnyFailure) {
+  ///
+  /// - Parameter around: Stands between a driver and whoever asks for it, in drills.
+  package init(
+    _ loaded: LoadedCatalog, host: Machine, vaults: Vaults? = nil,
+    around: (StoreName, any DataStoreDriver) -> any DataStoreDriver = { $1 }
+  ) throws(AnyFailure) {
     self.loaded = loaded
     self.host = host
     self.vaults = vaults ?? Vaults(host: host)
@@ -28,7 +33,7 @@ package struct ManagedSystem: Sendable {
         guard let factory = Registry.driver(store.driver) else { throw RegistryError.unknownDriver(store.driver) }
         let made = try factory.make(
           StoreConfiguration(name: store.name, options: store.options), in: host.driverEnvironment)
-        drivers[store.name] = made
+        drivers[store.name] = around(store.name, made)
       }
     } catch {
       throw AnyFailure(error)

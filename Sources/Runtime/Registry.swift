@@ -18,6 +18,7 @@ import ObjectStoreLimits
 import ObjectStoreLocal
 import ObjectStoreMemory
 package import ObjectStoreMirror
+import ObjectStoreOverlay
 package import ObjectStoreParity
 import ObjectStoreREST
 import ObjectStoreRetry

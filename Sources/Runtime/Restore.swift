@@ -71,6 +71,16 @@ package struct Restore: Sendable {
     }
   }
 
+  /// What can be promised of a restore of everything from the newest points: the plan at the 95th percentile of measured
+  /// steps, and what it was made from.
+  func promised() async throws -> (RestorePlan, PlanInput) {
+    let chosen = try await PointSelection(system: system).choose(
+      stores: system.catalog.stores.map(\.name), named: nil, at: nil, verifies: false, progress: { _ in })
+    var input = PlanInput(catalog: system.catalog, point: chosen.facts, history: try await history())
+    input.quantile = 0.95
+    return (RestorePlan.make(input), input)
+  }
+
   private func choose(
     _ stores: [StoreName], _ request: Request, _ progress: @escaping @Sendable (_ phase: String) -> Void
   ) async throws -> (PointSelection.Chosen, LogForward?) {

@@ -20,7 +20,10 @@ package struct Runs: Sendable {
   package func find(_ text: String) async throws(AnyFailure) -> RunRecord {
     do {
       let runs = try await journal.list(RunFilter(limit: 10_000))
-      if text == "latest", let newest = runs.first { return try await journal.load(newest.id) }
+      // A drill is looked at by `salvor drill`; what people mean is the restore.
+      if text == "latest", let newest = runs.first(where: { $0.kind != .drill }) {
+        return try await journal.load(newest.id)
+      }
       let matches = runs.filter { $0.id.text == text || $0.id.text.hasPrefix(text) || $0.id.text.hasSuffix("-" + text) }
       if let exact = matches.first(where: { $0.id.text == text }) { return try await journal.load(exact.id) }
       guard let match = matches.first else { throw RunsError.noSuchRun(text) }

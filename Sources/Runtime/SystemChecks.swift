@@ -57,7 +57,7 @@ extension Recovery.CheckOutcome {
 
 private let answerLimitBytes = 16 << 20
 
-private func execute(_ command: Command, _ secrets: SecretResolver) async throws -> CommandAnswer {
+func execute(_ command: Command, _ secrets: SecretResolver) async throws -> CommandAnswer {
   let declared = ServiceCommand(command)
   var plain = ChildEnvironment.variables(declared.environment)
   for (name, reference) in declared.secrets { plain[name] = try await secrets.resolve(reference).revealed() }

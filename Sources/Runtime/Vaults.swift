@@ -1,6 +1,8 @@
 import Catalog
 import Core
+import Drills
 import IO
+import ObjectStoreOverlay
 import Vault
 
 /// The repositories of a catalog, opened when first needed and kept: unlocking one costs half a second.
@@ -18,13 +20,21 @@ package actor Vaults {
     }
   }
 
-  package init(host: Machine) { self.host = host }
+  private let view: RepositoryView?
+
+  package init(host: Machine) { (self.host, view) = (host, nil) }
+
+  /// - Parameter view: How they are seen in a drill.
+  init(host: Machine, view: RepositoryView) { (self.host, self.view) = (host, view) }
 
   /// - Throws: ``VaultError`` or a secret's failure, wrapped.
   package func open(_ repository: DeclaredRepository) async throws(AnyFailure) -> Vault.Repository {
     if let known = open[Place(repository)] { return known }
     do {
-      let password = try await host.secrets.resolve(repository.password)
+      let password =
+        if let own = view?.passwords[repository.name] { own } else {
+          try await host.secrets.resolve(repository.password)
+        }
       let (store, settings) = try await store(of: repository)
       let vault = try await Vault.Repository.open(store: store, password: password, settings: settings)
       open[Place(repository)] = vault
@@ -38,6 +48,13 @@ package actor Vaults {
   private func store(
     of repository: DeclaredRepository
   ) async throws -> (store: any ObjectStore, settings: VaultSettings) {
+    if let view {
+      // One copy, as it is: what another would have mended is what a drill is to find.
+      let location = view.locations[repository.name] ?? repository.location
+      guard case .local = location else { throw DrillError.remoteRepository(location.description) }
+      let base = try Registry.store(at: location.description, host: host)
+      return (OverlayObjectStore(base, damage: view.damage, reading: view.reading), host.vaultSettings)
+    }
     let location = repository.location.description
     let own = try await machine(for: repository)
     let base = try Registry.store(at: location, host: own)
@@ -93,6 +110,15 @@ package actor Vaults {
       throw AnyFailure(error)
     }
   }
+}
+
+/// How a drill sees repositories: never written to, and damaged where something was planted.
+struct RepositoryView: Sendable {
+  /// Copies that take the place of the declared ones.
+  var locations: [RepositoryName: DeclaredRepository.Location] = [:]
+  var passwords: [RepositoryName: Secret] = [:]
+  var damage: [ObjectName: PlantedDamage] = [:]
+  var reading: @Sendable (_ bytes: Int) -> Void = { _ in }
 }
 
 extension Vault.Repository {

@@ -31,6 +31,7 @@ struct Manifests: Sendable {
   var policies: [Declared<PolicyManifest>] = []
   var groups: [Declared<GroupManifest>] = []
   var invariants: [Declared<InvariantManifest>] = []
+  var drills: [Declared<DrillManifest>] = []
   var diagnostics: [Diagnostic] = []
 
   /// The kinds there are: name, fields, and where a document of it goes.
@@ -40,6 +41,7 @@ struct Manifests: Sendable {
     Kind(GroupManifest.table, \.groups),
     Kind(PolicyManifest.table, \.policies),
     Kind(InvariantManifest.table, \.invariants),
+    Kind(DrillManifest.table, \.drills),
   ]
 
   struct Kind: Sendable {

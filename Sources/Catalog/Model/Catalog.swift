@@ -13,6 +13,7 @@ package struct Catalog: Sendable, Equatable {
   package let policies: [BackupPolicy]
   package let groups: [ConsistencyGroup]
   package let invariants: [Invariant]
+  package let drills: [Drill]
 
   /// Names what the catalog means: the SHA-256 of its canonical JSON.
   package private(set) var digest: Digest
@@ -22,7 +23,7 @@ package struct Catalog: Sendable, Equatable {
 
   init(
     services: [Service], stores: [DataStore], repositories: [Repository], policies: [BackupPolicy],
-    groups: [ConsistencyGroup], invariants: [Invariant]
+    groups: [ConsistencyGroup], invariants: [Invariant], drills: [Drill] = []
   ) {
     let services = services.sorted { $0.name < $1.name }
     let stores = stores.sorted { $0.name < $1.name }
@@ -31,6 +32,7 @@ package struct Catalog: Sendable, Equatable {
     self.policies = policies.sorted { $0.name < $1.name }
     self.groups = groups.sorted { $0.name < $1.name }
     self.invariants = invariants.sorted { $0.name < $1.name }
+    self.drills = drills.sorted { $0.name < $1.name }
     serviceIndex = Dictionary(services.indices.map { (services[$0].name, $0) }, uniquingKeysWith: { a, _ in a })
     storeIndex = Dictionary(stores.indices.map { (stores[$0].name, $0) }, uniquingKeysWith: { a, _ in a })
     digest = Digest.of("")
@@ -51,10 +53,14 @@ package struct Catalog: Sendable, Equatable {
   package func group(of store: StoreName) -> ConsistencyGroup? { groups.first { $0.stores.contains(store) } }
 
   package func invariant(_ name: CheckName) -> Invariant? { invariants.first { $0.name == name } }
+
+  package func drill(_ name: DrillName) -> Drill? { drills.first { $0.name == name } }
 }
 
 extension Catalog: Codable {
-  private enum CodingKeys: String, CodingKey { case services, stores, repositories, policies, groups, invariants }
+  private enum CodingKeys: String, CodingKey {
+    case services, stores, repositories, policies, groups, invariants, drills
+  }
 
   package init(from decoder: any Decoder) throws {
     let container = try decoder.container(keyedBy: CodingKeys.self)
@@ -64,7 +70,8 @@ extension Catalog: Codable {
       repositories: try container.decode([Repository].self, forKey: .repositories),
       policies: try container.decode([BackupPolicy].self, forKey: .policies),
       groups: try container.decode([ConsistencyGroup].self, forKey: .groups),
-      invariants: try container.decode([Invariant].self, forKey: .invariants))
+      invariants: try container.decode([Invariant].self, forKey: .invariants),
+      drills: try container.decodeIfPresent([Drill].self, forKey: .drills) ?? [])
   }
 
   package func encode(to encoder: any Encoder) throws {
@@ -75,5 +82,7 @@ extension Catalog: Codable {
     try container.encode(policies, forKey: .policies)
     try container.encode(groups, forKey: .groups)
     try container.encode(invariants, forKey: .invariants)
+    // Left out where there are none: catalogs from before keep their digests.
+    if !drills.isEmpty { try container.encode(drills, forKey: .drills) }
   }
 }

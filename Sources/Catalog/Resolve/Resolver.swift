@@ -39,9 +39,10 @@ struct Resolver {
     if groups.isEmpty, let implicit = implicitGroup(stores) { groups = [implicit] }
     let policies = manifests.policies.map { policy($0, all: stores) }
     let invariants = manifests.invariants.compactMap { invariant($0) }
+    let drills = manifests.drills.map { drill($0, services: services) }
     let catalog = Catalog(
       services: services, stores: stores, repositories: repositories, policies: policies, groups: groups,
-      invariants: invariants)
+      invariants: invariants, drills: drills)
     checkCycles()
     checkGroups()
     check(catalog)
@@ -61,6 +62,7 @@ struct Resolver {
     unique(manifests.groups)
     unique(manifests.policies)
     unique(manifests.invariants)
+    unique(manifests.drills)
     for (index, declared) in manifests.services.enumerated() {
       serviceNames[ServiceName(unchecked: declared.name.value)] = index
       for store in declared.spec.stores {
@@ -317,6 +319,54 @@ struct Resolver {
     return Invariant(
       name: CheckName(unchecked: declared.name.value), description: spec.description, severity: spec.severity,
       rule: rule)
+  }
+
+  private mutating func drill(_ declared: Declared<DrillManifest>, services all: [Service]) -> Drill {
+    let spec = declared.spec
+    var services: [ServiceName] = []
+    for name in spec.services where exists(name, declared.file) { services.append(name.value) }
+    if !spec.stores.isEmpty, spec.level != .store {
+      report(
+        .exclusive, declared.file, declared.name.mark,
+        "drill '\(declared.name.value)' names stores, and practises a \(spec.level.rawValue)",
+        "write 'level: store', or name services")
+    }
+    if !spec.services.isEmpty, spec.level >= .system {
+      report(
+        .exclusive, declared.file, declared.name.mark,
+        "drill '\(declared.name.value)' names services, and brings all of them back",
+        "leave them out, or write 'level: service'")
+    }
+    if spec.level == .region {
+      for repository in manifests.repositories where repository.spec.mirrors.isEmpty {
+        report(
+          .missing, declared.file, declared.name.mark,
+          "drill '\(declared.name.value)' is about a mirror, and repository '\(repository.name.value)' has none",
+          "add 'mirrors' to the repository, or practise another level")
+      }
+    }
+    var stores = selected(spec.stores, spec.services, declared.file)
+    if stores.isEmpty, services.isEmpty { stores = sortedOnce(all.flatMap(\.stores)) }
+    if services.isEmpty {
+      services = all.filter { spec.stores.isEmpty || !Set($0.stores).isDisjoint(with: stores) }.map(\.name)
+    }
+    var faults: [Drill.Fault] = []
+    for fault in spec.faults {
+      guard let kind = fault.kind else { continue }
+      if let store = fault.store {
+        guard exists(store, declared.file) else { continue }
+        if !stores.contains(store.value) {
+          report(
+            .dangling, declared.file, store.mark,
+            "drill '\(declared.name.value)' does not bring '\(store.value)' back", "name one of its stores")
+        }
+      }
+      faults.append(Drill.Fault(kind: kind, store: fault.store?.value, run: fault.run))
+    }
+    return Drill(
+      name: DrillName(unchecked: declared.name.value), level: spec.level, services: sortedOnce(services),
+      stores: stores, point: spec.point, window: spec.window, schedule: spec.schedule?.value, jitter: spec.jitter,
+      proves: spec.proves, deadline: spec.deadline, faults: faults, places: spec.places)
   }
 
   private mutating func storeQuery(_ manifest: StoreQueryManifest?, _ file: String) -> StoreQuery? {
