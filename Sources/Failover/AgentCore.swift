@@ -140,7 +140,7 @@ package struct AgentCore: Sendable {
       let interval = policy.signals.interval.wholeMilliseconds
       let late = max(0, now - (plannedAt ?? now))
       plannedAt = now + interval
-      if late >= worstLate.late || now - worstLate.at > policy.signals.freshness.wholeMilliseconds {
+      if late >= worstLate.late || now - worstLate.at > memoryOfLateness {
         worstLate = (late, now)
       }
       if late > policy.signals.doubt.wholeMilliseconds, protections.contains(.doubt) {
@@ -170,7 +170,12 @@ package struct AgentCore: Sendable {
   }
 
   private func late(_ now: Int64) -> Int64 {
-    now - worstLate.at <= policy.signals.freshness.wholeMilliseconds ? worstLate.late : 0
+    now - worstLate.at <= memoryOfLateness ? worstLate.late : 0
+  }
+
+  /// An observer that was late a moment ago will be again.
+  private var memoryOfLateness: Int64 {
+    (policy.signals.dwell + policy.signals.freshness).wholeMilliseconds
   }
 
   private func place(of name: MemberName) -> Int? {

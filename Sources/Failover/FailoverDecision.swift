@@ -163,18 +163,32 @@ private struct DecisionMaker {
     if counted < needed || (ups >= counted && protections.contains(.observers)) {
       reasons.append(FailoverReason("\(counted) of \(needed) observers say it is down, \(ups) that it is up"))
     }
-    if protections.contains(.peers), let peer = peerThatSees { reasons.append(FailoverReason("still receives from it", peer)) }
+    if protections.contains(.peers) { reasons += peers }
     guard reasons.isEmpty else { return move(.stillSuspect, .suspect, reasons) }
     return move(.agreed, .confirmed, voices.map { FailoverReason("says \($0.1.rawValue)", $0.0) })
   }
 
-  private var peerThatSees: MemberName? {
+  /// What the engine's own peers say: whoever receives from the primary speaks for it, and enough must be there to speak.
+  private var peers: [FailoverReason] {
     // A process that is gone sends nothing: what a peer has from it is from before.
-    if subjectFacts?.sight == .refused { return nil }
-    return facts.members.first { member in
-      guard let age = member.reportAgeMilliseconds, age <= freshness, let engine = member.report?.engine else { return false }
-      return engine.role == .standby && engine.isStreaming && engine.following == record?.primary
-    }?.name
+    let isGone = subjectFacts?.sight == .refused
+    var reasons: [FailoverReason] = []
+    let patience = policy.signals.dwell.wholeMilliseconds + freshness / 2
+    var silent = 0
+    for member in facts.members where member.name != record?.primary {
+      guard let age = member.reportAgeMilliseconds, age <= freshness, let engine = member.report?.engine,
+        engine.role == .standby, engine.position != nil
+      else { continue }
+      if !isGone, engine.following == record?.primary, let heard = engine.heardMilliseconds, heard < patience {
+        reasons.append(FailoverReason("still receives from it", member.name))
+      } else {
+        silent += 1
+      }
+    }
+    if silent < policy.fenceQuorum {
+      reasons.append(FailoverReason("\(silent) of \(policy.fenceQuorum) standbys can say that they receive nothing"))
+    }
+    return reasons
   }
 
   private func consent() -> FailoverDecision {
@@ -283,7 +297,7 @@ private struct DecisionMaker {
 
     if standing.order?.kind == .switchover {
       // In good order: what was acknowledged is sent before anybody is detached.
-      if !(subjectObeys && subjectReport?.engine?.role == .stopped) {
+      if !subjectObeys || subjectReport?.engine.map({ $0.role == .primary }) ?? true {
         if !isTooLate { return move(.awaitsFence, standing.state, [FailoverReason("is being stopped", subject)], [.stop(subject, epoch)]) }
         actions.append(.stop(subject, epoch))
       }
@@ -318,6 +332,8 @@ private struct DecisionMaker {
       return move(.primaryIsBack, .abort)
     }
     let reasons = [FailoverReason("\(fenced.count) of \(needed) standbys have detached")]
+    // Whoever comes next may reach others; and nothing here may keep a member from being started again for ever.
+    if standing.state == .hold, elapsed > 2 * policy.budgets.fence.wholeMilliseconds { return give() }
     if standing.state == .fence, isTooLate { return move(.fenceBudgetSpent, .hold, reasons, actions) }
     return move(.awaitsFence, standing.state, reasons, actions)
   }

@@ -145,6 +145,8 @@ package struct EngineFacts: Sendable, Equatable, Codable {
   package var following: MemberName?
   /// Bytes or a sign of life came from there a moment ago.
   package var isStreaming: Bool
+  /// How long ago that was; of a standby that follows.
+  package var heardMilliseconds: Int64?
   /// Standbys that confirmed something a moment ago; of a primary.
   package var attached: [MemberName]
   /// It acknowledges nothing, on our word.
@@ -157,11 +159,11 @@ package struct EngineFacts: Sendable, Equatable, Codable {
 
   package init(
     role: Role, forMilliseconds: Int64 = 0, position: EnginePosition? = nil, following: MemberName? = nil,
-    isStreaming: Bool = false, attached: [MemberName] = [], isHeld: Bool = false, acknowledges: Bool = false,
+    isStreaming: Bool = false, heardMilliseconds: Int64? = nil, attached: [MemberName] = [], isHeld: Bool = false, acknowledges: Bool = false,
     lagMilliseconds: Int64? = nil, lagBytes: Int64? = nil
   ) {
     (self.role, self.forMilliseconds, self.position) = (role, forMilliseconds, position)
-    (self.following, self.isStreaming) = (following, isStreaming)
+    (self.following, self.isStreaming, self.heardMilliseconds) = (following, isStreaming, heardMilliseconds)
     (self.attached, self.isHeld, self.acknowledges) = (attached, isHeld, acknowledges)
     (self.lagMilliseconds, self.lagBytes) = (lagMilliseconds, lagBytes)
   }

@@ -172,7 +172,7 @@ package enum FailoverRule: String, Sendable, Codable, CaseIterable {
     case .awaitsRecord: row([.record], [.record], "waiting for the record to be written")
     case .promoted: row([.promote], [.verify], "the new primary says that it is one")
     case .awaitsPromotion: row([.promote], [.promote], "waiting for the promotion")
-    case .promotionFailed: row([.promote, .verify, .repoint, .shift], [.steady], "it didn't come to serve in time; the next epoch decides anew")
+    case .promotionFailed: row([.promote, .verify, .repoint, .shift, .hold], [.steady], "it didn't come to serve in time; the next epoch decides anew")
     case .verified: row([.verify], [.repoint], "seen as a primary under this epoch")
     case .awaitsVerification: row([.verify], [.verify], "not seen yet")
     case .repointed: row([.repoint], [.shift], "enough standbys follow the new primary")

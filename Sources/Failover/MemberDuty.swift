@@ -79,6 +79,7 @@ extension FailoverPolicy {
       if isMine, isCurrent, memory.promised < record.epoch || memory.isFenced { return .promote(record.epoch, .recordNamesMe) }
       return nil
     }
+    if engine.role == .stopped, memory.isFenced, !isCurrent { return .start(.fencedAndStopped) }
     // Who conducts now says what becomes of us.
     if let conductor = store.conductor, conductor.epoch > record.epoch { return nil }
     let isKnown = store.ageMilliseconds <= signals.freshness.wholeMilliseconds
@@ -87,7 +88,7 @@ extension FailoverPolicy {
       if engine.role == .standby { return .promote(record.epoch, .recordNamesMe) }
       return engine.forMilliseconds >= budgets.restart.wholeMilliseconds ? .start(.leftToItself) : nil
     }
-    guard isCurrent else { return engine.role == .stopped && memory.isFenced ? .start(.fencedAndStopped) : nil }
+    guard isCurrent else { return nil }
     if engine.role == .stopped { return .rejoin(record.primary, record.epoch, .otherHistory) }
     if engine.following != record.primary || memory.promised < record.epoch || memory.isFenced {
       return .follow(record.primary, record.epoch, .recordMoved)

@@ -81,7 +81,7 @@ package struct FailoverPolicy: Sendable, Equatable, Codable {
     /// `k`: how many observers must agree.
     package var observers = 2
     /// How late an observer may be itself before it doubts its own eyes.
-    package var doubt: Duration = .milliseconds(600)
+    package var doubt: Duration = .milliseconds(400)
     /// How old a report may be.
     package var freshness: Duration = .seconds(1)
 

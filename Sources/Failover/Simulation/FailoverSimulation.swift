@@ -107,6 +107,9 @@ package struct FailoverSimulation {
     var stalledUntil: Int64 = 0
     var diskFull = false
     var slowDisk = false
+    var isDeaf = false
+    /// How long the stream to it takes beyond the network.
+    var streamDelay: Int64 = 0
     /// Bounded mode: acknowledged and not confirmed by enough standbys: when, by offset.
     var unconfirmed: [(offset: Int64, at: Int64)] = []
     var unconfirmedHead = 0
@@ -153,6 +156,8 @@ package struct FailoverSimulation {
   private var slow: [Bool]
   private var lossy = 0
   private var delayed = 0
+  private var lateUntil: Int64 = 0
+  private var isStarved = false
   private var faults: [SimulatedFault] = []
   private var outcome = SimulatedOutcome()
   // The lease store.
@@ -160,7 +165,6 @@ package struct FailoverSimulation {
   private var tenure: (holder: Int, fence: Fence, until: Int64)?
   private var revision: Int64 = 1
   private var record: PrimaryRecord?
-  private var lastHarm: [Int64]
   private var lastAcknowledgement: Int64 = 0
   private var healedAt: Int64 = 0
   private let members: Int
@@ -179,7 +183,6 @@ package struct FailoverSimulation {
     hostUp = Array(repeating: true, count: nodes)
     cut = Array(repeating: false, count: nodes * nodes)
     slow = Array(repeating: false, count: nodes)
-    lastHarm = Array(repeating: -1_000_000_000, count: members)
     branches = [Branch(lineage: 1, parent: -1, fork: 0)]
     agents = []
     (outcome.seed, outcome.topology) = (seed, topology.name)
@@ -202,6 +205,7 @@ package struct FailoverSimulation {
     }
     for agent in agents.indices { schedule(dice.between(0, 200_000), .tick(agent, incarnation: 0)) }
     for engine in engines.indices {
+      engines[engine].streamDelay = dice.chance(0.5) ? 0 : dice.between(0, 60_000)
       schedule(dice.between(0, 100_000), .heartbeat(engine))
       schedule(dice.between(0, 60_000), .write(engine))
     }
@@ -225,6 +229,7 @@ package struct FailoverSimulation {
       if outcome.violations.count > 8 { break }
     }
     judge()
+    outcome.faults = faults
     outcome.digest = dice.next() ^ UInt64(bitPattern: now)
     return outcome
   }
@@ -232,35 +237,77 @@ package struct FailoverSimulation {
   // MARK: Faults
 
   private mutating func makeFaults() {
-    let count = options.onlyNoise ? 3 + dice.below(4) : 1 + dice.below(4)
     var time: Int64 = 4_000_000
+    if !options.onlyNoise, dice.chance(0.3) {
+      time = makeRace(at: time) + dice.between(0, 10_000_000)
+    }
+    let count = options.onlyNoise ? 3 + dice.below(4) : (faults.isEmpty ? 1 : 0) + dice.below(4)
     for _ in 0..<count {
       let isNoise = options.onlyNoise || dice.chance(0.2)
       let kind = dice.pick(isNoise ? SimulatedFault.noises : SimulatedFault.failures)
-      // Mostly at the primary, or where the next one comes to be: now and then at once.
-      let node = dice.chance(0.5) ? 0 : dice.below(members)
-      var other = dice.below(nodes)
-      if other == node { other = (other + 1) % nodes }
       let length: Int64
       switch kind {
       case .shortStall, .everybodyStalls: length = dice.between(100_000, 2_000_000)
       case .blip: length = dice.between(50_000, 500_000)
-      default: length = dice.between(500_000, 15_000_000)
+      default:
+        // Many end about when a failover has begun: that is where it is hard.
+        length = dice.chance(0.5) ? dice.between(2_000_000, 4_500_000) : dice.between(300_000, 15_000_000)
       }
-      faults.append(SimulatedFault(kind: kind, node: node, other: other, start: time, end: time + length))
-      time += dice.chance(0.4) ? dice.between(0, 1_500_000) : dice.between(1_000_000, 14_000_000)
+      add(kind, at: time, for: length, atPrimary: dice.chance(0.5))
+      // Noises of noises come one after another: all at once is no noise.
+      if options.onlyNoise { time += length }
+      time += dice.chance(0.4) ? dice.between(0, 3_500_000) : dice.between(1_000_000, 14_000_000)
     }
     for index in faults.indices {
       schedule(faults[index].start, .faultBegins(index))
       schedule(faults[index].end, .faultEnds(index))
       healedAt = max(healedAt, faults[index].end)
     }
-    outcome.faults = faults
     outcome.failures = faults.count { SimulatedFault.failures.contains($0.kind) }
   }
 
-  private mutating func harm(_ node: Int, until: Int64) {
-    if node < members { lastHarm[node] = max(lastHarm[node], until) }
+  private mutating func add(_ kind: SimulatedFault.Kind, at start: Int64, for length: Int64, atPrimary: Bool) {
+    let node = dice.below(members)
+    var other = dice.below(nodes)
+    if other == node { other = (other + 1) % nodes }
+    faults.append(
+      SimulatedFault(
+        kind: kind, node: node, other: other, start: start, end: start + length, isAtPrimary: atPrimary))
+  }
+
+  /// Faults that belong together: what one leaves undone meets the next.
+  private mutating func makeRace(at start: Int64) -> Int64 {
+    let detection: Int64 = 3_300_000
+    switch dice.below(5) {
+    case 3, 4:
+      // The same, and they arrive while standbys have just detached for the next one, from a primary that is back.
+      let second = start + dice.between(6_000_000, 9_000_000)
+      let meeting = second + dice.between(detection - 500_000, detection + 600_000)
+      add(.lateCommands, at: start, for: meeting - start, atPrimary: false)
+      add(.engineKilled, at: start + 100_000, for: 1, atPrimary: true)
+      add(.isolated, at: second, for: meeting - second + dice.between(-300_000, 200_000), atPrimary: true)
+      if dice.chance(0.5) {
+        for _ in 0..<2 { add(.agentKilled, at: meeting - dice.between(250_000, 600_000), for: 200_000, atPrimary: false) }
+      }
+    case 0:
+      // The old primary comes back while it is being replaced, and an agent that detached forgets or doesn't.
+      add(.isolated, at: start, for: dice.between(detection - 500_000, detection + 1_500_000), atPrimary: true)
+      for _ in 0..<(1 + dice.below(2)) {
+        add(.agentKilled, at: start + dice.between(detection - 300_000, detection + 800_000), for: dice.between(200_000, 900_000), atPrimary: false)
+      }
+    case 1:
+      // A failover's commands arrive after the next one.
+      add(.lateCommands, at: start, for: dice.between(8_000_000, 26_000_000), atPrimary: false)
+      add(.engineKilled, at: start + 100_000, for: 1, atPrimary: true)
+      add(dice.chance(0.5) ? .hostDown : .isolated, at: start + dice.between(3_000_000, 9_000_000), for: dice.between(3_000_000, 15_000_000), atPrimary: true)
+    default:
+      // Stopped for about as long as it takes to be replaced, then let go on.
+      add(dice.chance(0.5) ? .engineStopped : .hostFrozen, at: start, for: dice.between(detection - 600_000, detection + 1_500_000), atPrimary: true)
+      if dice.chance(0.5) {
+        add(.partial, at: start + dice.between(0, detection), for: dice.between(1_000_000, 6_000_000), atPrimary: false)
+      }
+    }
+    return start + detection
   }
 
   private mutating func apply(_ fault: SimulatedFault, begins: Bool) {
@@ -273,7 +320,6 @@ package struct FailoverSimulation {
     switch fault.kind {
     case .engineKilled:
       if begins { crash(node) }
-      harm(node, until: now)
     case .hostDown:
       hostUp[node] = !begins
       if begins {
@@ -282,42 +328,31 @@ package struct FailoverSimulation {
       } else {
         agentBack(node)
       }
-      harm(node, until: now)
     case .isolated:
       for peer in 0..<nodes where peer != node { cutBoth(node, peer) }
-      harm(node, until: now)
     case .storeIsolated: for peer in 0..<storeNode { cutBoth(storeNode, peer) }
     case .partial:
       cutBoth(node, fault.other)
-      harm(node, until: now)
-      harm(fault.other, until: now)
     case .oneWay:
       for peer in 0..<nodes where peer != node { cut[node * nodes + peer] = begins }
-      harm(node, until: now)
     case .bridge:
       // Two halves that only `node` can reach.
       for a in 0..<nodes where a != node {
         for b in 0..<nodes where b != node && a != b && (a < nodes / 2) != (b < nodes / 2) { cutBoth(a, b) }
       }
-      for member in 0..<members { harm(member, until: now) }
     case .engineStopped:
       if begins { engines[node].stalledUntil = fault.end }
-      harm(node, until: now)
     case .hostFrozen:
       if begins {
         engines[node].stalledUntil = fault.end
         agents[node].stalledUntil = fault.end
       }
-      harm(node, until: now)
     case .diskFull:
       engines[node].diskFull = begins
-      harm(node, until: now)
     case .agentKilled:
       if begins { killAgent(node, for: min(fault.end - now, 5_000_000)) }
-      harm(node, until: now)
     case .agentStopped:
       if begins { agents[node].stalledUntil = fault.end }
-      harm(node, until: now)
     case .storeDown: storeUp = !begins
     case .shortStall:
       if begins {
@@ -332,6 +367,9 @@ package struct FailoverSimulation {
     case .delay: delayed += begins ? 1 : -1
     case .blip: for peer in 0..<nodes where peer != node { cutBoth(node, peer) }
     case .slowDisk: engines[node].slowDisk = begins
+    case .lateCommands: lateUntil = begins ? fault.end : 0
+    case .starved: isStarved = begins
+    case .deaf: engines[node].isDeaf = begins
     }
     // Cuts may lie on each other: one that ends must not mend another.
     if !begins {
@@ -341,6 +379,9 @@ package struct FailoverSimulation {
         case .hostDown: hostUp[other.node] = false
         case .storeDown: storeUp = false
         case .diskFull: engines[other.node].diskFull = true
+        case .deaf: engines[other.node].isDeaf = true
+        case .starved: isStarved = true
+        case .lateCommands: lateUntil = max(lateUntil, other.end)
         default: break
         }
       }
@@ -405,6 +446,7 @@ package struct FailoverSimulation {
     var delay = topology.delayMicroseconds + dice.between(0, topology.delayMicroseconds)
     if delayed > 0 { delay += dice.between(0, 100_000) }
     // A command that lay somewhere: in a buffer, in a process that stood still.
+    if mayStick, lateUntil > now { return lateUntil + dice.between(0, 300_000) }
     if mayStick, dice.chance(0.03) { delay += dice.between(500_000, 12_000_000) }
     return now + delay
   }
@@ -445,7 +487,12 @@ package struct FailoverSimulation {
       asked(question, from, to, incarnation, sent)
     case .answer(let answer, let to, let incarnation, let sent): answered(answer, to, incarnation, sent)
     case .operated(let operation, let agent): operated(operation, agent)
-    case .faultBegins(let index): apply(faults[index], begins: true)
+    case .faultBegins(let index):
+      if faults[index].isAtPrimary, let primary = record.flatMap({ self.index($0.primary) }) {
+        faults[index].node = primary
+        if faults[index].other == primary { faults[index].other = (primary + 1) % nodes }
+      }
+      apply(faults[index], begins: true)
     case .faultEnds(let index): apply(faults[index], begins: false)
     case .agentBack(let node): agentBack(node)
     case .end: break
@@ -494,7 +541,7 @@ package struct FailoverSimulation {
   private mutating func send(_ primary: Int, to standby: Int) {
     guard let time = travel(primary, standby) else { return }
     schedule(
-      time,
+      time + engines[standby].streamDelay,
       .arrive(
         standby: standby, primary: primary, branch: engines[primary].branch, offset: engines[primary].offset,
         generation: engines[standby].generation))
@@ -562,15 +609,7 @@ package struct FailoverSimulation {
       engines[engine].unconfirmed[engines[engine].unconfirmedHead].offset <= quorum
     { engines[engine].unconfirmedHead += 1 }
     let isAsynchronous = policy.isBounded && !engines[engine].isHeld
-    if isAsynchronous, options.protections.contains(.selfStop) {
-      // The watchdog: an agent that stands still takes its engine with it.
-      let bound = policy.lossBound?.duration.wholeNanoseconds ?? 0
-      if now - agents[engine].lastTick > bound / 4000 {
-        trace("watchdog ends engine \(engine)")
-        crash(engine)
-        return
-      }
-    }
+    if isAsynchronous, watch(engine) { return }
     while engines[engine].pendingHead < engines[engine].pending.count {
       let first = engines[engine].pending[engines[engine].pendingHead]
       guard first.offset <= engines[engine].offset, isAsynchronous || first.offset <= quorum else { break }
@@ -581,6 +620,19 @@ package struct FailoverSimulation {
       engines[engine].pending.removeFirst(engines[engine].pendingHead)
       engines[engine].pendingHead = 0
     }
+  }
+
+  /// The watchdog: an agent that stands still takes its engine with it.
+  @discardableResult
+  private mutating func watch(_ node: Int) -> Bool {
+    guard policy.isBounded, options.protections.contains(.selfStop), node < members, engines[node].role == .primary,
+      engines[node].isRunning
+    else { return false }
+    let bound = policy.lossBound?.duration.wholeNanoseconds ?? 0
+    guard now - agents[node].lastTick > bound / 4000 else { return false }
+    trace("watchdog ends engine \(node)")
+    crash(node)
+    return true
   }
 
   private mutating func acknowledged(_ engine: Int, _ write: Pending, _ quorum: Int64) {
@@ -644,6 +696,7 @@ package struct FailoverSimulation {
       }
     } else {
       facts.following = state.following.map { policy.members[$0].name }
+      facts.heardMilliseconds = state.isReceiving ? max(0, (now - state.lastHeard) / 1000) : nil
       facts.isStreaming = state.isReceiving && now - state.lastHeard < fresh
     }
     return facts
@@ -657,7 +710,9 @@ package struct FailoverSimulation {
       schedule(agents[agent].stalledUntil + dice.between(0, 1000), .tick(agent, incarnation: incarnation))
       return
     }
+    watch(agent)
     agents[agent].lastTick = now
+    if isStarved { agents[agent].stalledUntil = now + dice.between(700_000, 1_500_000) }
     schedule(now + policy.signals.interval.wholeNanoseconds / 1000, .tick(agent, incarnation: incarnation))
     look(agent, isPlanned: true)
     if let name = agents[agent].core.primary, let primary = index(name) {
@@ -705,7 +760,7 @@ package struct FailoverSimulation {
     case .release:
       if let fence = agents[agent].fence { ask(.release(fence), from: agent, to: storeNode) }
       agents[agent].fence = nil
-    case .record(let record): if mayAsk(storeNode, 2) { ask(.write(record), from: agent, to: storeNode, sticks: true) }
+    case .record(let record): if mayAsk(storeNode, 2) { ask(.write(record), from: agent, to: storeNode, sticks: lateUntil <= now) }
     case .fence(let name, _): command(action, agent, name, 1)
     case .stop(let name, _): command(action, agent, name, 2)
     case .promote(let name, _): command(action, agent, name, 3)
@@ -781,7 +836,8 @@ package struct FailoverSimulation {
     case .promote(let epoch): promoted(agent, epoch)
     case .follow(let primary, _): follow(agent, primary)
     case .rejoin(let primary, _):
-      if !engines[agent].diskFull, canReach(primary, agent) {
+      // One that was a standby needs nobody to be one again.
+      if !engines[agent].diskFull, engines[agent].role == .standby || canReach(primary, agent) {
         engines[agent].isRunning = true
         engines[agent].role = .standby
         engines[agent].roleSince = now
@@ -860,7 +916,7 @@ package struct FailoverSimulation {
     guard hostUp[to] else { return }
     if case .look = question {
       let state = engines[to]
-      if state.isRunning, state.stalledUntil > now { return }
+      if state.isRunning, state.stalledUntil > now || state.isDeaf { return }
       let sight: Sight = !state.isRunning ? .refused : state.role == .primary ? .serves : .answers
       reply(.looked(to, sight), from: to, to: from, incarnation, sent)
       return
@@ -940,7 +996,7 @@ package struct FailoverSimulation {
       trace("store: record \(new.primary) epoch \(new.epoch)")
       if let old = record, old.primary != new.primary, let index = index(old.primary) {
         outcome.failovers += 1
-        if now - lastHarm[index] > 12_000_000, !isHarmed(index) { violate("service was moved away from a healthy primary") }
+        if !isHarmed(index) { violate("service was moved away from a healthy primary") }
       }
       revision += 1
       record = new
@@ -948,15 +1004,19 @@ package struct FailoverSimulation {
     }
   }
 
+  /// Whether something has happened that is a reason to move service away.
   private func isHarmed(_ member: Int) -> Bool {
-    faults.contains { fault in
-      guard fault.start <= now, now < fault.end + 12_000_000, SimulatedFault.failures.contains(fault.kind) else { return false }
+    var links = 0
+    for fault in faults {
+      guard fault.start <= now, now < fault.end + 12_000_000, SimulatedFault.failures.contains(fault.kind) else { continue }
       switch fault.kind {
-      case .bridge, .storeDown, .storeIsolated: return true
-      case .partial: return fault.node == member || fault.other == member
-      default: return fault.node == member
+      case .bridge, .storeDown, .storeIsolated, .lateCommands: return true
+      // One link is no reason: whoever is behind it is outvoted.
+      case .partial: links += fault.node == member || fault.other == member ? 1 : 0
+      default: if fault.node == member { return true }
       }
     }
+    return links > 1
   }
 
   private mutating func answered(_ answer: Answer, _ to: Int, _ incarnation: Int, _ sent: Int64) {

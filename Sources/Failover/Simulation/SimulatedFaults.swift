@@ -43,6 +43,7 @@ package struct SimulatedFault: Sendable, Equatable {
     case agentStopped = "agent stopped and continued"
     case storeDown = "lease store down"
     case storeIsolated = "lease store cut off"
+    case lateCommands = "commands lie for seconds"
     // Noise: service must stay where it is.
     case shortStall = "stall of at most two seconds"
     case everybodyStalls = "every agent stalls"
@@ -50,6 +51,8 @@ package struct SimulatedFault: Sendable, Equatable {
     case delay = "messages delayed"
     case blip = "partition of half a second"
     case slowDisk = "slow fsync"
+    case starved = "every agent starved of its processor"
+    case deaf = "no new connections at the engine"
   }
 
   package var kind: Kind
@@ -57,12 +60,14 @@ package struct SimulatedFault: Sendable, Equatable {
   package var other: Int
   package var start: Int64
   package var end: Int64
+  /// Whoever serves when it begins takes the place of `node`.
+  package var isAtPrimary = false
 
   package static let failures: [Kind] = [
     .engineKilled, .hostDown, .isolated, .partial, .oneWay, .bridge, .engineStopped, .hostFrozen, .diskFull,
-    .agentKilled, .agentStopped, .storeDown, .storeIsolated,
+    .agentKilled, .agentStopped, .storeDown, .storeIsolated, .lateCommands,
   ]
-  package static let noises: [Kind] = [.shortStall, .everybodyStalls, .loss, .delay, .blip, .slowDisk]
+  package static let noises: [Kind] = [.shortStall, .everybodyStalls, .loss, .delay, .blip, .slowDisk, .starved, .deaf]
 }
 
 /// Members, witnesses and how far they are apart.
@@ -86,7 +91,7 @@ package struct SimulatedTopology: Sendable {
         members: (0..<members).map { .init(name: MemberName(unchecked: String(UnicodeScalar(UInt8(97 + $0))))) },
         witnesses: (0..<witnesses).map { .init(name: MemberName(unchecked: "w\($0)"), priority: 0) },
         acknowledgements: acknowledgements, consent: bounded ? .autoBounded : .autoZeroLoss,
-        lossBound: bounded ? .init(bytes: 1 << 40, duration: .seconds(2)) : nil)
+        lossBound: bounded ? .init(bytes: 1 << 40, duration: .seconds(10)) : nil)
       policy.budgets.pause = .seconds(10)
       policy.budgets.restart = .seconds(5)
       policy.budgets.observe = .seconds(3)
