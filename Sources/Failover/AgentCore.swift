@@ -1,5 +1,6 @@
 import Catalog
 import Core
+import DriverKit
 import StateKit
 
 /// What one agent knows, and what it makes of it. Does nothing itself: whoever runs it looks, asks and carries out.

@@ -1,5 +1,6 @@
 import Catalog
 import Core
+import DriverKit
 import StateKit
 
 extension FailoverPolicy {
@@ -458,9 +459,4 @@ private struct DecisionMaker {
     }
     return FailoverDecision(next: next, rule: rule, actions: actions, reasons: reasons, candidates: [])
   }
-}
-
-extension EnginePosition {
-  /// Before anything there is.
-  package static let none = EnginePosition(lineage: 0, offset: 0)
 }

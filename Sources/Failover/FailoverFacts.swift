@@ -1,5 +1,6 @@
 import Catalog
 import Core
+import DriverKit
 import StateKit
 
 /// All that one agent knows at one moment: what a decision is made of, and can be made of again.
@@ -99,74 +100,11 @@ package struct FailoverOrder: Sendable, Equatable, Codable {
   }
 }
 
-/// How far a log reaches: whose log first, then how much of it.
-package struct EnginePosition: Sendable, Equatable, Codable, Comparable, CustomStringConvertible {
-  /// Of the last record there is: PostgreSQL's timeline. Grows with every promotion.
-  package var lineage: Int64
-  package var offset: Int64
-
-  package init(lineage: Int64, offset: Int64) { (self.lineage, self.offset) = (lineage, offset) }
-
-  package static func < (a: Self, b: Self) -> Bool { (a.lineage, a.offset) < (b.lineage, b.offset) }
-
-  package var description: String {
-    "\(lineage)/\(String(offset >> 32, radix: 16).uppercased())/\(String(offset & 0xffff_ffff, radix: 16).uppercased())"
-  }
-}
-
-/// What one look at an engine over the network found.
-package enum Sight: String, Sendable, Codable {
-  /// It takes writes.
-  case serves
-  /// It answers, and takes none.
-  case answers
-  /// Its host answered that nobody listens.
-  case refused
-  /// No answer.
-  case silent
-}
-
 /// What an observer makes of its looks at the primary.
 package enum Verdict: String, Sendable, Codable {
   case up, suspect, down
   /// It doubts itself, or hasn't looked long enough. Counts for nothing.
   case unknown
-}
-
-package struct EngineFacts: Sendable, Equatable, Codable {
-  package enum Role: String, Sendable, Codable { case primary, standby, stopped }
-
-  package var role: Role
-  /// How long it has had this role.
-  package var forMilliseconds: Int64
-  /// What it has flushed. `nil` if that can't be known, such as of a stopped engine.
-  package var position: EnginePosition?
-  /// Whom it was told to follow; `nil` once detached.
-  package var following: MemberName?
-  /// Bytes or a sign of life came from there a moment ago.
-  package var isStreaming: Bool
-  /// How long ago that was; of a standby that follows.
-  package var heardMilliseconds: Int64?
-  /// Standbys that confirmed something a moment ago; of a primary.
-  package var attached: [MemberName]
-  /// It acknowledges nothing, on our word.
-  package var isHeld: Bool
-  /// A commit was acknowledged a moment ago; of a primary.
-  package var acknowledges: Bool
-  /// Age of the oldest commit that too few standbys have confirmed; of a primary whose loss is bounded.
-  package var lagMilliseconds: Int64?
-  package var lagBytes: Int64?
-
-  package init(
-    role: Role, forMilliseconds: Int64 = 0, position: EnginePosition? = nil, following: MemberName? = nil,
-    isStreaming: Bool = false, heardMilliseconds: Int64? = nil, attached: [MemberName] = [], isHeld: Bool = false, acknowledges: Bool = false,
-    lagMilliseconds: Int64? = nil, lagBytes: Int64? = nil
-  ) {
-    (self.role, self.forMilliseconds, self.position) = (role, forMilliseconds, position)
-    (self.following, self.isStreaming, self.heardMilliseconds) = (following, isStreaming, heardMilliseconds)
-    (self.attached, self.isHeld, self.acknowledges) = (attached, isHeld, acknowledges)
-    (self.lagMilliseconds, self.lagBytes) = (lagMilliseconds, lagBytes)
-  }
 }
 
 /// What an agent tells who asks.

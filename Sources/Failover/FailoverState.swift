@@ -1,5 +1,6 @@
 import Catalog
 import Core
+import DriverKit
 import StateKit
 
 /// Where an agent stands with a failover. Every agent has one; only who holds the lease goes beyond `claim`.

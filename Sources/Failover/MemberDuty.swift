@@ -1,5 +1,6 @@
 import Catalog
 import Core
+import DriverKit
 import StateKit
 
 /// What an agent does about its own engine, whoever conducts.

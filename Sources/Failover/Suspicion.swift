@@ -1,5 +1,6 @@
 import Catalog
 import Core
+import DriverKit
 
 #if canImport(Glibc)
   import Glibc

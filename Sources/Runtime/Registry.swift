@@ -5,12 +5,13 @@ import DriverFiles
 import DriverKit
 import DriverMariaDB
 import DriverNATS
-import DriverPostgreSQL
+package import DriverPostgreSQL
 import DriverRedis
 import DriverSQLite
 import IO
 import JournalMemory
 import JournalSQLite
+import LeaseEtcd
 import MountFUSE
 import ObjectStoreCache
 import ObjectStoreFaulty
@@ -25,6 +26,7 @@ import ObjectStoreS3
 import ServiceExec
 import StateKit
 import Vault
+import Web
 
 /// Every adapter there is: the one list a newcomer adds a line to.
 package enum Registry {
@@ -113,6 +115,16 @@ package enum Registry {
       try Files.createDirectory(host.stateDirectory, mode: 0o700)
     }
     return try await SQLiteJournal.open(host.path("journal.sqlite"), time: host.time)
+  }
+
+  /// - Parameter endpoints: Those of etcd, such as `http://10.0.0.1:2379`.
+  package static func leases(at endpoints: [String], host: Machine) throws -> any LeaseStore {
+    EtcdLeaseStore(endpoints: endpoints, web: try WebClient(time: host.time))
+  }
+
+  /// One of several PostgreSQL servers that replicate.
+  package static func member(_ settings: PostgreSQLMemberSettings, host: Machine) -> any ReplicatedEngine {
+    PostgreSQLMember(settings, in: host.driverEnvironment)
   }
 
   /// - Parameter query: Answers `sql` ready checks.

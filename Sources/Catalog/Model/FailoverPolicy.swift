@@ -29,6 +29,16 @@ package struct FailoverPolicy: Sendable, Equatable, Codable {
     /// Higher is preferred among equals; 0 is never promoted.
     package var priority: Int
 
+    private enum CodingKeys: String, CodingKey { case name, address, agent, priority }
+
+    package init(from decoder: any Decoder) throws {
+      let container = try decoder.container(keyedBy: CodingKeys.self)
+      name = try container.decode(MemberName.self, forKey: .name)
+      address = try container.decodeIfPresent(String.self, forKey: .address) ?? ""
+      agent = try container.decodeIfPresent(String.self, forKey: .agent) ?? ""
+      priority = try container.decodeIfPresent(Int.self, forKey: .priority) ?? 100
+    }
+
     package init(name: MemberName, address: String = "", agent: String = "", priority: Int = 100) {
       (self.name, self.address, self.agent, self.priority) = (name, address, agent, priority)
     }
@@ -93,13 +103,13 @@ package struct FailoverPolicy: Sendable, Equatable, Codable {
 
     package init(from decoder: any Decoder) throws {
       let container = try decoder.container(keyedBy: CodingKeys.self)
-      interval = try container.decode(Duration.self, forKey: .interval)
-      suspicionThousandths = try container.decode(Int.self, forKey: .suspicionThousandths)
-      dwell = try container.decode(Duration.self, forKey: .dwell)
-      refusedDwell = try container.decode(Duration.self, forKey: .refusedDwell)
-      observers = try container.decode(Int.self, forKey: .observers)
-      doubt = try container.decode(Duration.self, forKey: .doubt)
-      freshness = try container.decode(Duration.self, forKey: .freshness)
+      interval = try container.decodeIfPresent(Duration.self, forKey: .interval) ?? interval
+      suspicionThousandths = try container.decodeIfPresent(Int.self, forKey: .suspicionThousandths) ?? suspicionThousandths
+      dwell = try container.decodeIfPresent(Duration.self, forKey: .dwell) ?? dwell
+      refusedDwell = try container.decodeIfPresent(Duration.self, forKey: .refusedDwell) ?? refusedDwell
+      observers = try container.decodeIfPresent(Int.self, forKey: .observers) ?? observers
+      doubt = try container.decodeIfPresent(Duration.self, forKey: .doubt) ?? doubt
+      freshness = try container.decodeIfPresent(Duration.self, forKey: .freshness) ?? freshness
     }
 
     package func encode(to encoder: any Encoder) throws {
@@ -135,12 +145,12 @@ package struct FailoverPolicy: Sendable, Equatable, Codable {
 
     package init(from decoder: any Decoder) throws {
       let container = try decoder.container(keyedBy: CodingKeys.self)
-      lease = try container.decode(Duration.self, forKey: .lease)
-      fence = try container.decode(Duration.self, forKey: .fence)
-      observe = try container.decode(Duration.self, forKey: .observe)
-      pause = try container.decode(Duration.self, forKey: .pause)
-      trust = try container.decode(Duration.self, forKey: .trust)
-      restart = try container.decode(Duration.self, forKey: .restart)
+      lease = try container.decodeIfPresent(Duration.self, forKey: .lease) ?? lease
+      fence = try container.decodeIfPresent(Duration.self, forKey: .fence) ?? fence
+      observe = try container.decodeIfPresent(Duration.self, forKey: .observe) ?? observe
+      pause = try container.decodeIfPresent(Duration.self, forKey: .pause) ?? pause
+      trust = try container.decodeIfPresent(Duration.self, forKey: .trust) ?? trust
+      restart = try container.decodeIfPresent(Duration.self, forKey: .restart) ?? restart
     }
 
     package func encode(to encoder: any Encoder) throws {
@@ -169,6 +179,39 @@ package struct FailoverPolicy: Sendable, Equatable, Codable {
     (self.name, self.members, self.witnesses, self.acknowledgements) = (name, members, witnesses, acknowledgements)
     (self.consent, self.lossBound, self.signals, self.budgets) = (consent, lossBound, signals, budgets)
     (self.freezes, self.isInMaintenance) = (freezes, isInMaintenance)
+  }
+
+  private enum CodingKeys: String, CodingKey {
+    case name, members, witnesses, acknowledgements, consent, lossBound, signals, budgets, freezes, isInMaintenance
+  }
+
+  /// What isn't written is as it is by default.
+  package init(from decoder: any Decoder) throws {
+    let container = try decoder.container(keyedBy: CodingKeys.self)
+    name = try container.decode(PolicyName.self, forKey: .name)
+    members = try container.decode([Member].self, forKey: .members)
+    witnesses = try container.decodeIfPresent([Member].self, forKey: .witnesses) ?? []
+    acknowledgements = try container.decodeIfPresent(Int.self, forKey: .acknowledgements) ?? 1
+    consent = try container.decodeIfPresent(Consent.self, forKey: .consent) ?? .propose
+    lossBound = try container.decodeIfPresent(LossBound.self, forKey: .lossBound)
+    signals = try container.decodeIfPresent(Signals.self, forKey: .signals) ?? Signals()
+    budgets = try container.decodeIfPresent(Budgets.self, forKey: .budgets) ?? Budgets()
+    freezes = try container.decodeIfPresent([FreezeWindow].self, forKey: .freezes) ?? []
+    isInMaintenance = try container.decodeIfPresent(Bool.self, forKey: .isInMaintenance) ?? false
+  }
+
+  /// Why nothing can be promised under it; `nil` if it makes sense.
+  package var problem: String? {
+    let names = (members + witnesses).map(\.name)
+    if !(2...9).contains(members.count) { return "it has \(members.count) members, and two to nine can be handled" }
+    if Set(names).count != names.count { return "two members have one name" }
+    if !(1...standbys).contains(acknowledgements) {
+      return "\(acknowledgements) acknowledgements can't come from \(standbys) standbys"
+    }
+    if !(1...names.count).contains(signals.observers) { return "\(signals.observers) of \(names.count) observers can't agree" }
+    if isBounded, lossBound == nil { return "consent is auto-bounded, and no lossBound is given" }
+    if signals.interval < .milliseconds(20) { return "an interval below 20 ms is no interval" }
+    return nil
   }
 
   /// `N`: every member can be the primary, so each has all the others for synchronous standbys.

@@ -1,5 +1,6 @@
 import Catalog
 import Core
+import DriverKit
 import StateKit
 
 /// What one simulated run came to.
@@ -1008,7 +1009,10 @@ package struct FailoverSimulation {
   private func isHarmed(_ member: Int) -> Bool {
     var links = 0
     for fault in faults {
-      guard fault.start <= now, now < fault.end + 12_000_000, SimulatedFault.failures.contains(fault.kind) else { continue }
+      guard fault.start <= now, now < fault.end + 12_000_000 else { continue }
+      // Noise on top of a failure is more than noise.
+      if !options.onlyNoise, fault.kind == .starved || fault.kind == .deaf { return true }
+      guard SimulatedFault.failures.contains(fault.kind) else { continue }
       switch fault.kind {
       case .bridge, .storeDown, .storeIsolated, .lateCommands: return true
       // One link is no reason: whoever is behind it is outvoted.
