@@ -282,7 +282,7 @@ let testTargets: [Target] = [
   tests("FailoverTests", ["Core", "Catalog", "DriverKit", "StateKit", "Failover", "TestSupport"]),
   tests(
     "FailoverEngineTests",
-    ["Core", "IO", "Catalog", "DriverKit", "StateKit", "Failover", "LeaseEtcd", "Web", "LeaseContract", "TestSupport", "CPQ", "salvor"]),
+    ["Core", "IO", "StateKit", "LeaseEtcd", "LeaseContract", "Web", "TestSupport"]),
   tests("KillTests", ["Core", "IO", "StateKit", "TestSupport", "salvor", .sqlite]),
   tests("ArchitectureTests", ["Core", "IO", "DriverKit", "Runtime", "TestSupport"]),
   tests(

@@ -75,7 +75,8 @@ package struct EngineFacts: Sendable, Equatable, Codable {
 
   package init(
     role: Role, forMilliseconds: Int64 = 0, position: EnginePosition? = nil, following: MemberName? = nil,
-    isStreaming: Bool = false, heardMilliseconds: Int64? = nil, attached: [MemberName] = [], isHeld: Bool = false, acknowledges: Bool = false,
+    isStreaming: Bool = false, heardMilliseconds: Int64? = nil, attached: [MemberName] = [], isHeld: Bool = false,
+    acknowledges: Bool = false,
     lagMilliseconds: Int64? = nil, lagBytes: Int64? = nil
   ) {
     (self.role, self.forMilliseconds, self.position) = (role, forMilliseconds, position)

@@ -70,7 +70,8 @@ package struct AgentCore: Sendable {
       if known.view.record?.epoch != record?.epoch { recordSince = now }
     }
     store = (
-      StoreFacts(ageMilliseconds: 0, record: record, recordAgeMilliseconds: nil, conductor: conductor, order: order), now
+      StoreFacts(ageMilliseconds: 0, record: record, recordAgeMilliseconds: nil, conductor: conductor, order: order),
+      now
     )
   }
 

@@ -149,7 +149,9 @@ private struct DecisionMaker {
   }
 
   private func suspect() -> FailoverDecision {
-    if record?.epoch != standing.basis { return move(.seenAgain, .steady, [FailoverReason("another primary is recorded")]) }
+    if record?.epoch != standing.basis {
+      return move(.seenAgain, .steady, [FailoverReason("another primary is recorded")])
+    }
     if isUp { return move(.seenAgain, .steady) }
     if let record, isUnfinished(record) { return begin(.unfinished, record.primary) }
     var reasons: [FailoverReason] = []
@@ -224,7 +226,9 @@ private struct DecisionMaker {
     if let epoch = record?.epoch, epoch != standing.basis { return move(.otherConducts, .steady) }
     guard let store = facts.store else { return move(.awaitsLease, .claim, [], [.claim]) }
     if let conductor = store.conductor {
-      guard conductor.isMine else { return move(.otherConducts, .steady, [FailoverReason("\(conductor.holder) conducts")]) }
+      guard conductor.isMine else {
+        return move(.otherConducts, .steady, [FailoverReason("\(conductor.holder) conducts")])
+      }
       let highest = facts.members.compactMap { $0.report?.promised }.max() ?? Fence.none
       guard conductor.epoch > max(highest, record?.epoch ?? Fence.none) else {
         // A lease store that was brought back from an old copy counts from an old number.
@@ -299,7 +303,10 @@ private struct DecisionMaker {
     if standing.order?.kind == .switchover {
       // In good order: what was acknowledged is sent before anybody is detached.
       if !subjectObeys || subjectReport?.engine.map({ $0.role == .primary }) ?? true {
-        if !isTooLate { return move(.awaitsFence, standing.state, [FailoverReason("is being stopped", subject)], [.stop(subject, epoch)]) }
+        if !isTooLate {
+          return move(
+            .awaitsFence, standing.state, [FailoverReason("is being stopped", subject)], [.stop(subject, epoch)])
+        }
         actions.append(.stop(subject, epoch))
       }
     } else if !subjectObeys {
@@ -312,7 +319,8 @@ private struct DecisionMaker {
     // One that was named and never came to serve has all there is, and can't come to serve behind our back.
     let neverServed = subjectObeys && subjectReport?.isDetached == true && subjectReport?.engine?.role == .standby
     if fenced.count >= needed || neverServed {
-      let isSilenced = subjectObeys && (subjectReport?.engine?.role != .primary || subjectReport?.engine?.isHeld == true)
+      let isSilenced =
+        subjectObeys && (subjectReport?.engine?.role != .primary || subjectReport?.engine?.isHeld == true)
       if policy.isBounded, protections.contains(.selfStop), !isSilenced, !neverServed {
         // Nobody's quorum fences here: the old primary's own agent does, once its standbys are silent for the bound.
         let since = standing.fencedMilliseconds ?? now
@@ -350,7 +358,9 @@ private struct DecisionMaker {
       let isSubject = member.name == subject
       let serves = isSubject && report?.engine?.role == .primary && facts.sight == .serves && isFresh(facts)
       if !serves {
-        if protections.contains(.positionsAfterDetach), protections.contains(.fenceBeforePromote), !isFenced(facts, epoch) {
+        if protections.contains(.positionsAfterDetach), protections.contains(.fenceBeforePromote),
+          !isFenced(facts, epoch)
+        {
           whyNot.append(report == nil ? "nothing is known of it" : "it hasn't detached under epoch \(epoch)")
         }
         if report?.engine?.role != .standby { whyNot.append("it is no standby") }
@@ -365,12 +375,15 @@ private struct DecisionMaker {
     }
     // What must be kept: the most that any detached standby has, or the primary itself if it still has it all.
     let counted = facts.members.filter { member in
-      isFenced(member, epoch) || (member.name == subject && candidates.contains { $0.member == subject && $0.whyNot.isEmpty })
+      isFenced(member, epoch)
+        || (member.name == subject && candidates.contains { $0.member == subject && $0.whyNot.isEmpty })
     }
     let most = counted.compactMap { $0.report?.engine?.position }.max()
     let wanted = standing.order?.target
     func better(_ a: FailoverCandidate, _ b: FailoverCandidate) -> Bool {
-      if protections.contains(.mostComplete), a.position != b.position { return (a.position ?? .none) > (b.position ?? .none) }
+      if protections.contains(.mostComplete), a.position != b.position {
+        return (a.position ?? .none) > (b.position ?? .none)
+      }
       if (a.member == subject) != (b.member == subject) { return a.member == subject }
       if (a.member == wanted) != (b.member == wanted) { return a.member == wanted }
       return a.priority > b.priority

@@ -149,7 +149,8 @@ package enum FailoverRule: String, Sendable, Codable, CaseIterable {
     case .resumed: row([.paused], [.steady], "no longer paused")
     case .suspected: row(calm, [.suspect], "this observer suspects the primary")
     case .stillSuspect: row([.suspect], [.suspect], "suspected, and not confirmed")
-    case .seenAgain: row([.suspect, .confirmed, .consent, .claim], [.steady], "the primary is seen again; nothing was touched")
+    case .seenAgain:
+      row([.suspect, .confirmed, .consent, .claim], [.steady], "the primary is seen again; nothing was touched")
     case .agreed: row([.suspect], [.confirmed], "enough observers agree, and no peer still sees the primary")
     case .confirmedAsks: row([.confirmed], [.consent], "the failure is confirmed; consent is asked for")
     case .consented: row([.consent], [.claim], "the policy, or a person, consents")
@@ -161,9 +162,14 @@ package enum FailoverRule: String, Sendable, Codable, CaseIterable {
     case .awaitsLease: row([.claim], [.claim], "waiting for the lease store")
     case .otherConducts: row([.claim, .consent], [.steady], "somebody else conducts, or has acted")
     case .leaseLost: row(conducting, [.steady], "the lease is no longer ours; whoever has it goes on")
-    case .fenced: row([.fence, .hold, .breakGlass], [.choose], "enough standbys have detached; the old primary can acknowledge nothing more")
-    case .awaitsFence: row([.fence, .hold, .breakGlass], [.fence, .hold, .breakGlass], "too few standbys have detached")
-    case .fenceBudgetSpent: row([.fence], [.hold], "standbys didn't detach in time; nothing can be promised, so nothing is promoted")
+    case .fenced:
+      row(
+        [.fence, .hold, .breakGlass], [.choose],
+        "enough standbys have detached; the old primary can acknowledge nothing more")
+    case .awaitsFence:
+      row([.fence, .hold, .breakGlass], [.fence, .hold, .breakGlass], "too few standbys have detached")
+    case .fenceBudgetSpent:
+      row([.fence], [.hold], "standbys didn't detach in time; nothing can be promised, so nothing is promoted")
     case .primaryIsBack: row([.fence, .hold], [.abort], "the primary is back before it was fenced")
     case .glassBroken: row([.breakGlass], [.choose], "an operator goes on with what can be reached")
     case .chosen: row([.choose], [.record], "the most complete of those that may serve")
@@ -173,7 +179,10 @@ package enum FailoverRule: String, Sendable, Codable, CaseIterable {
     case .awaitsRecord: row([.record], [.record], "waiting for the record to be written")
     case .promoted: row([.promote], [.verify], "the new primary says that it is one")
     case .awaitsPromotion: row([.promote], [.promote], "waiting for the promotion")
-    case .promotionFailed: row([.promote, .verify, .repoint, .shift, .hold], [.steady], "it didn't come to serve in time; the next epoch decides anew")
+    case .promotionFailed:
+      row(
+        [.promote, .verify, .repoint, .shift, .hold], [.steady],
+        "it didn't come to serve in time; the next epoch decides anew")
     case .verified: row([.verify], [.repoint], "seen as a primary under this epoch")
     case .awaitsVerification: row([.verify], [.verify], "not seen yet")
     case .repointed: row([.repoint], [.shift], "enough standbys follow the new primary")

@@ -77,7 +77,9 @@ extension FailoverPolicy {
         }
         if isBounded, let duty = gate(engine, memory) { return duty }
       }
-      if isMine, isCurrent, memory.promised < record.epoch || memory.isFenced { return .promote(record.epoch, .recordNamesMe) }
+      if isMine, isCurrent, memory.promised < record.epoch || memory.isFenced {
+        return .promote(record.epoch, .recordNamesMe)
+      }
       return nil
     }
     if engine.role == .stopped, memory.isFenced, !isCurrent { return .start(.fencedAndStopped) }
@@ -101,7 +103,9 @@ extension FailoverPolicy {
     guard let bound = lossBound, let lag = engine.lagMilliseconds else { return nil }
     let limit = bound.duration.wholeMilliseconds
     let bytes = engine.lagBytes ?? 0
-    if !engine.isHeld, memory.isFenced || lag > limit / 2 || bytes > bound.bytes / 2 { return .hold(true, .lagNearBound) }
+    if !engine.isHeld, memory.isFenced || lag > limit / 2 || bytes > bound.bytes / 2 {
+      return .hold(true, .lagNearBound)
+    }
     if engine.isHeld, !memory.isFenced, lag < limit / 4, bytes < bound.bytes / 4 { return .hold(false, .lagIsSmall) }
     return nil
   }

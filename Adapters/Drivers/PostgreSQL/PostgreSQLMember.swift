@@ -253,7 +253,7 @@ package actor PostgreSQLMember: ReplicatedEngine {
     let wasStandby = await environment.pool.run { Files.exists(directory + "/standby.signal") }
     if !wasStandby {
       // Evidence first: what only this member has is about to be undone.
-      let kept = "\(directory).kept-\(environment.time.now().seconds)"
+      let kept = "\(directory).kept-\("\(environment.time.now())".filter(\.isNumber))"
       try await ServerCommand(executable: "cp", arguments: ["-a", "--reflink=auto", directory, kept], user: nil).run()
       guard let peer = settings.peers.first(where: { $0.name == primary }) else { throw .unreachable("\(primary)") }
       var source = "host=\(peer.host) port=\(peer.port) user=\(settings.user) dbname=\(settings.database)"
@@ -309,13 +309,14 @@ package actor PostgreSQLMember: ReplicatedEngine {
         let path = directory + "/postgresql.auto.conf"
         let old = String(decoding: try Files.read(path, limitBytes: 1 << 20), as: UTF8.self)
         let kept = old.split(separator: "\n").filter { !$0.hasPrefix("primary_conninfo") }
-        try Files.replace(path, with: Array((kept + ["primary_conninfo = '\(value)'", ""]).joined(separator: "\n").utf8))
+        try Files.replace(
+          path, with: Array((kept + ["primary_conninfo = '\(value)'", ""]).joined(separator: "\n").utf8))
         try Files.replace(directory + "/standby.signal", with: [])
         if let owner {
           for file in [path, directory + "/standby.signal"] { chown(file, owner.userID, owner.groupID) }
         }
       }
-    } catch { throw .system(error.report) }
+    } catch { throw DriverError(error) }
   }
 
   private func pause(_ duration: Duration) async throws(DriverError) {

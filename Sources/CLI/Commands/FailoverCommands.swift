@@ -12,7 +12,8 @@ import Web
 
 struct FailoverCommand: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
-    commandName: "failover", abstract: "Move service to another copy: fenced, explained, and replayed to the same answer.",
+    commandName: "failover",
+    abstract: "Move service to another copy: fenced, explained, and replayed to the same answer.",
     discussion: """
       EXAMPLES
         salvor failover simulate --policy bank.json --runs 1000
@@ -44,7 +45,8 @@ struct PolicyOptions: ParsableArguments {
 }
 
 struct LeaseOptions: ParsableArguments {
-  @Option(name: .customLong("lease"), parsing: .upToNextOption, help: "Endpoints of etcd, such as http://10.0.0.9:2379.")
+  @Option(
+    name: .customLong("lease"), parsing: .upToNextOption, help: "Endpoints of etcd, such as http://10.0.0.9:2379.")
   var endpoints: [String]
 }
 
@@ -348,11 +350,11 @@ struct SimulateCommand: ParsableCommand {
       return [
         "\(result.runs.of("run")), \(result.failures.of("failure")), \(result.failovers.of("failover")), \(result.decisions) decisions replayed",
         "acknowledged \(result.acknowledged), lost \(result.lost), split brains \(result.splitBrains)",
-        "without an acknowledgement: \(spread(result.outageMilliseconds))", "lost work: \(spread(result.lossMilliseconds))",
+        "without an acknowledgement: \(spread(result.outageMilliseconds))",
+        "lost work: \(spread(result.lossMilliseconds))",
         "broken promises: \(result.violations)",
       ] + result.examples.map { "  \($0)" }
     }
     if result.violations > 0 { throw ExitStatus.failed }
   }
 }
-

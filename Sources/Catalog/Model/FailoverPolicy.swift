@@ -104,7 +104,8 @@ package struct FailoverPolicy: Sendable, Equatable, Codable {
     package init(from decoder: any Decoder) throws {
       let container = try decoder.container(keyedBy: CodingKeys.self)
       interval = try container.decodeIfPresent(Duration.self, forKey: .interval) ?? interval
-      suspicionThousandths = try container.decodeIfPresent(Int.self, forKey: .suspicionThousandths) ?? suspicionThousandths
+      suspicionThousandths =
+        try container.decodeIfPresent(Int.self, forKey: .suspicionThousandths) ?? suspicionThousandths
       dwell = try container.decodeIfPresent(Duration.self, forKey: .dwell) ?? dwell
       refusedDwell = try container.decodeIfPresent(Duration.self, forKey: .refusedDwell) ?? refusedDwell
       observers = try container.decodeIfPresent(Int.self, forKey: .observers) ?? observers
@@ -173,7 +174,8 @@ package struct FailoverPolicy: Sendable, Equatable, Codable {
 
   package init(
     name: PolicyName, members: [Member], witnesses: [Member] = [], acknowledgements: Int = 1,
-    consent: Consent = .autoZeroLoss, lossBound: LossBound? = nil, signals: Signals = Signals(), budgets: Budgets = Budgets(),
+    consent: Consent = .autoZeroLoss, lossBound: LossBound? = nil, signals: Signals = Signals(),
+    budgets: Budgets = Budgets(),
     freezes: [FreezeWindow] = [], isInMaintenance: Bool = false
   ) {
     (self.name, self.members, self.witnesses, self.acknowledgements) = (name, members, witnesses, acknowledgements)
@@ -208,7 +210,9 @@ package struct FailoverPolicy: Sendable, Equatable, Codable {
     if !(1...standbys).contains(acknowledgements) {
       return "\(acknowledgements) acknowledgements can't come from \(standbys) standbys"
     }
-    if !(1...names.count).contains(signals.observers) { return "\(signals.observers) of \(names.count) observers can't agree" }
+    if !(1...names.count).contains(signals.observers) {
+      return "\(signals.observers) of \(names.count) observers can't agree"
+    }
     if isBounded, lossBound == nil { return "consent is auto-bounded, and no lossBound is given" }
     if signals.interval < .milliseconds(20) { return "an interval below 20 ms is no interval" }
     return nil

@@ -288,22 +288,30 @@ package struct FailoverSimulation {
       add(.engineKilled, at: start + 100_000, for: 1, atPrimary: true)
       add(.isolated, at: second, for: meeting - second + dice.between(-300_000, 200_000), atPrimary: true)
       if dice.chance(0.5) {
-        for _ in 0..<2 { add(.agentKilled, at: meeting - dice.between(250_000, 600_000), for: 200_000, atPrimary: false) }
+        for _ in 0..<2 {
+          add(.agentKilled, at: meeting - dice.between(250_000, 600_000), for: 200_000, atPrimary: false)
+        }
       }
     case 0:
       // The old primary comes back while it is being replaced, and an agent that detached forgets or doesn't.
       add(.isolated, at: start, for: dice.between(detection - 500_000, detection + 1_500_000), atPrimary: true)
       for _ in 0..<(1 + dice.below(2)) {
-        add(.agentKilled, at: start + dice.between(detection - 300_000, detection + 800_000), for: dice.between(200_000, 900_000), atPrimary: false)
+        add(
+          .agentKilled, at: start + dice.between(detection - 300_000, detection + 800_000),
+          for: dice.between(200_000, 900_000), atPrimary: false)
       }
     case 1:
       // A failover's commands arrive after the next one.
       add(.lateCommands, at: start, for: dice.between(8_000_000, 26_000_000), atPrimary: false)
       add(.engineKilled, at: start + 100_000, for: 1, atPrimary: true)
-      add(dice.chance(0.5) ? .hostDown : .isolated, at: start + dice.between(3_000_000, 9_000_000), for: dice.between(3_000_000, 15_000_000), atPrimary: true)
+      add(
+        dice.chance(0.5) ? .hostDown : .isolated, at: start + dice.between(3_000_000, 9_000_000),
+        for: dice.between(3_000_000, 15_000_000), atPrimary: true)
     default:
       // Stopped for about as long as it takes to be replaced, then let go on.
-      add(dice.chance(0.5) ? .engineStopped : .hostFrozen, at: start, for: dice.between(detection - 600_000, detection + 1_500_000), atPrimary: true)
+      add(
+        dice.chance(0.5) ? .engineStopped : .hostFrozen, at: start,
+        for: dice.between(detection - 600_000, detection + 1_500_000), atPrimary: true)
       if dice.chance(0.5) {
         add(.partial, at: start + dice.between(0, detection), for: dice.between(1_000_000, 6_000_000), atPrimary: false)
       }
@@ -555,7 +563,9 @@ package struct FailoverSimulation {
   }
 
   private mutating func arrive(_ standby: Int, _ primary: Int, _ branch: Int, _ offset: Int64, _ generation: Int) {
-    guard engines[standby].generation == generation, engines[standby].isRunning, engines[standby].isReceiving else { return }
+    guard engines[standby].generation == generation, engines[standby].isRunning, engines[standby].isReceiving else {
+      return
+    }
     if engines[standby].stalledUntil > now {
       schedule(
         engines[standby].stalledUntil,
@@ -584,7 +594,9 @@ package struct FailoverSimulation {
   }
 
   private mutating func confirmed(_ primary: Int, _ standby: Int, _ branch: Int, _ offset: Int64) {
-    guard engines[primary].isRunning, engines[primary].role == .primary, engines[primary].branch == branch else { return }
+    guard engines[primary].isRunning, engines[primary].role == .primary, engines[primary].branch == branch else {
+      return
+    }
     if engines[primary].stalledUntil > now {
       schedule(
         engines[primary].stalledUntil,
@@ -654,7 +666,9 @@ package struct FailoverSimulation {
   }
 
   private var isServing: Bool {
-    guard let record, let primary = index(record.primary), tenure == nil || tenure!.until < now || true else { return false }
+    guard let record, let primary = index(record.primary), tenure == nil || tenure!.until < now || true else {
+      return false
+    }
     return engines[primary].role == .primary && canWork(primary) && engines[primary].lastAcknowledged > healedAt
       && now - engines[primary].lastAcknowledged < 500_000
   }
@@ -675,7 +689,9 @@ package struct FailoverSimulation {
   private func position(_ engine: Int) -> EnginePosition {
     // Whose last record it is: on a branch it hasn't reached yet, it is the parent's.
     var branch = engines[engine].branch
-    while branches[branch].parent >= 0, engines[engine].offset <= branches[branch].fork { branch = branches[branch].parent }
+    while branches[branch].parent >= 0, engines[engine].offset <= branches[branch].fork {
+      branch = branches[branch].parent
+    }
     return EnginePosition(lineage: branches[branch].lineage, offset: engines[engine].offset)
   }
 
@@ -687,7 +703,9 @@ package struct FailoverSimulation {
     let fresh = policy.signals.freshness.wholeNanoseconds / 1000
     var facts = EngineFacts(role: state.role, forMilliseconds: age, position: position(engine))
     if state.role == .primary {
-      facts.attached = (0..<members).filter { $0 != engine && now - state.confirmed[$0].at < fresh }.map { policy.members[$0].name }
+      facts.attached = (0..<members).filter { $0 != engine && now - state.confirmed[$0].at < fresh }.map {
+        policy.members[$0].name
+      }
       facts.acknowledges = now - state.lastAcknowledged < fresh
       facts.isHeld = state.isHeld
       if policy.isBounded {
@@ -731,7 +749,8 @@ package struct FailoverSimulation {
   private mutating func look(_ agent: Int, isPlanned: Bool) {
     if agent < members, !agents[agent].isBusy { agents[agent].core.engineSaid(facts(agent), at: clock(agent)) }
     let before = agents[agent].core.standing
-    let result = agents[agent].core.look(at: clock(agent), wall: Timestamp(seconds: now / 1_000_000), isPlanned: isPlanned)
+    let result = agents[agent].core.look(
+      at: clock(agent), wall: Timestamp(seconds: now / 1_000_000), isPlanned: isPlanned)
     outcome.decisions += 1
     if options.replays {
       let again = policy.decide(before, result.facts, with: options.protections)
@@ -761,7 +780,8 @@ package struct FailoverSimulation {
     case .release:
       if let fence = agents[agent].fence { ask(.release(fence), from: agent, to: storeNode) }
       agents[agent].fence = nil
-    case .record(let record): if mayAsk(storeNode, 2) { ask(.write(record), from: agent, to: storeNode, sticks: lateUntil <= now) }
+    case .record(let record):
+      if mayAsk(storeNode, 2) { ask(.write(record), from: agent, to: storeNode, sticks: lateUntil <= now) }
     case .fence(let name, _): command(action, agent, name, 1)
     case .stop(let name, _): command(action, agent, name, 2)
     case .promote(let name, _): command(action, agent, name, 3)
@@ -859,7 +879,9 @@ package struct FailoverSimulation {
     guard engines[engine].isRunning else { return }
     engines[engine].isHeld = false
     guard engines[engine].role == .standby else { return }
-    trace("engine \(engine) promoted, epoch \(epoch), from branch \(engines[engine].branch) offset \(engines[engine].offset)")
+    trace(
+      "engine \(engine) promoted, epoch \(epoch), from branch \(engines[engine].branch) offset \(engines[engine].offset)"
+    )
     engines[engine].generation += 1
     branches.append(Branch(lineage: epoch.value, parent: engines[engine].branch, fork: engines[engine].offset))
     engines[engine].branch = branches.count - 1
@@ -887,7 +909,8 @@ package struct FailoverSimulation {
       engines[standby].following = nil
       return
     }
-    let common = common(engines[standby].branch, engines[standby].offset, engines[primary].branch, engines[primary].offset)
+    let common = common(
+      engines[standby].branch, engines[standby].offset, engines[primary].branch, engines[primary].offset)
     engines[standby].branch = engines[primary].branch
     engines[standby].offset = common
     engines[standby].written = common
@@ -956,7 +979,9 @@ package struct FailoverSimulation {
       guard agents[to].core.obeysFence(epoch) else { return }
       if agents[to].core.memory.promised == epoch, agents[to].core.memory.isFenced,
         engines[to].role != .standby || !engines[to].isReceiving
-      { return }
+      {
+        return
+      }
       operate(.fence(epoch), to, engines[to].isRunning ? dice.between(20_000, 200_000) : 1000)
     case .stop(_, let epoch):
       guard agents[to].core.obeysFence(epoch) else { return }
@@ -964,10 +989,13 @@ package struct FailoverSimulation {
       operate(.stop, to, dice.between(100_000, 500_000))
     case .promote(_, let epoch):
       guard agents[to].core.obeys(epoch), engines[to].isRunning else { return }
-      if agents[to].core.memory.promised == epoch, !agents[to].core.memory.isFenced, engines[to].role == .primary { return }
+      if agents[to].core.memory.promised == epoch, !agents[to].core.memory.isFenced, engines[to].role == .primary {
+        return
+      }
       operate(.promote(epoch), to, dice.between(50_000, 300_000))
     case .follow(_, let primary, let epoch):
-      guard agents[to].core.obeys(epoch), engines[to].isRunning, engines[to].role == .standby, let primary = index(primary)
+      guard agents[to].core.obeys(epoch), engines[to].isRunning, engines[to].role == .standby,
+        let primary = index(primary)
       else { return }
       operate(.follow(primary, epoch), to, dice.between(30_000, 300_000))
     default: return
@@ -1027,7 +1055,8 @@ package struct FailoverSimulation {
     guard agents[to].isUp, agents[to].incarnation == incarnation, hostUp[to] else { return }
     if agents[to].stalledUntil > now {
       schedule(
-        agents[to].stalledUntil + 1 + dice.between(0, 5000), .answer(answer, to: to, incarnation: incarnation, sent: sent))
+        agents[to].stalledUntil + 1 + dice.between(0, 5000),
+        .answer(answer, to: to, incarnation: incarnation, sent: sent))
       return
     }
     let time = clock(to)
@@ -1063,7 +1092,9 @@ package struct FailoverSimulation {
       guard let first = lost.first, let last = branches[other].acknowledged.last else { continue }
       outcome.lost += lost.count
       outcome.lossMicroseconds = max(outcome.lossMicroseconds, last.at - first.at)
-      if !policy.isBounded { violate("\(lost.count) acknowledged writes of lineage \(branches[other].lineage) are lost") }
+      if !policy.isBounded {
+        violate("\(lost.count) acknowledged writes of lineage \(branches[other].lineage) are lost")
+      }
       let bound = (policy.lossBound?.duration ?? .zero).wholeNanoseconds / 1000
       if policy.isBounded, last.at - first.at > bound {
         violate("writes of \((last.at - first.at) / 1000) ms are lost, and \(bound / 1000) ms may be")

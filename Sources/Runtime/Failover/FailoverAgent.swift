@@ -132,7 +132,8 @@ package actor FailoverAgent {
     let entry = FailoverLogEntry(
       at: host.time.now(), policy: policy, before: before, facts: outcome.facts, decisions: outcome.decisions)
     for decision in outcome.decisions {
-      var line = "\(settings.name): \(decision.rule.rawValue) \(decision.next.state.rawValue): \(decision.rule.row.says)"
+      var line =
+        "\(settings.name): \(decision.rule.rawValue) \(decision.next.state.rawValue): \(decision.rule.row.says)"
       if !decision.reasons.isEmpty { line += " (\(decision.reasons.map(\.description).joined(separator: "; ")))" }
       host.log(line)
     }
@@ -265,7 +266,8 @@ package actor FailoverAgent {
     request.responseLimitBytes = 1 << 16
     request.timeLimit = body == nil ? .seconds(1) : .seconds(20)
     guard let response = try? await web.send(request), response.isSuccess else { return nil }
-    guard let report = try? CanonicalJSON.decode(AgentReport.self, from: response.body), report.member == peer.name else {
+    guard let report = try? CanonicalJSON.decode(AgentReport.self, from: response.body), report.member == peer.name
+    else {
       return nil
     }
     return report

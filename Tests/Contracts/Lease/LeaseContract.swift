@@ -13,14 +13,17 @@ package enum LeasePromise: String, CaseIterable, Sendable {
   case seatsAreApart = "seats know nothing of each other"
   case lapsedIsTold = "renewing what has lapsed says so"
 
-  package func keep(_ store: any LeaseStore, period: Duration, wait: @Sendable (Duration) async throws -> Void) async throws {
+  package func keep(_ store: any LeaseStore, period: Duration, wait: @Sendable (Duration) async throws -> Void)
+    async throws
+  {
     let seat = SeatName(unchecked: "seat-\(self)".lowercased())
     switch self {
     case .oneHolds:
       let winners = try await withThrowingTaskGroup(of: Tenure?.self) { group in
         for number in 0..<8 {
           group.addTask {
-            do { return try await store.take(seat, as: Holder("h\(number)"), for: .seconds(30)) } catch LeaseError.taken {
+            do { return try await store.take(seat, as: Holder("h\(number)"), for: .seconds(30)) } catch LeaseError.taken
+            {
               return nil
             }
           }
@@ -49,7 +52,9 @@ package enum LeasePromise: String, CaseIterable, Sendable {
       #expect(next.fence > tenure.fence)
     case .releaseFrees:
       let tenure = try await store.take(seat, as: "first", for: .seconds(30))
-      await #expect(throws: LeaseError.taken(seat, by: "first")) { try await store.take(seat, as: "second", for: period) }
+      await #expect(throws: LeaseError.taken(seat, by: "first")) {
+        try await store.take(seat, as: "second", for: period)
+      }
       try await store.release(tenure)
       try await store.release(tenure)
       _ = try await store.take(seat, as: "second", for: .seconds(30))
