@@ -1,3 +1,4 @@
+import Catalog
 import Core
 import DriverEtcd
 import DriverExec
@@ -5,7 +6,7 @@ import DriverFiles
 import DriverKit
 import DriverMariaDB
 import DriverNATS
-package import DriverPostgreSQL
+import DriverPostgreSQL
 import DriverRedis
 import DriverSQLite
 import IO
@@ -122,9 +123,27 @@ package enum Registry {
     EtcdLeaseStore(endpoints: endpoints, web: try WebClient(time: host.time))
   }
 
-  /// One of several PostgreSQL servers that replicate.
-  package static func member(_ settings: PostgreSQLMemberSettings, host: Machine) -> any ReplicatedEngine {
-    PostgreSQLMember(settings, in: host.driverEnvironment)
+  /// The engine of a policy's member, or a witness's eyes for all of them: PostgreSQL.
+  ///
+  /// - Parameters:
+  ///   - dataDirectory: The member's own; `nil` for a witness.
+  ///   - passwordFile: In the form of `.pgpass`, readable for the server's user.
+  package static func engine(
+    of name: MemberName, in policy: FailoverPolicy, dataDirectory: String?, user: String, password: SecretReference?,
+    passwordFile: String?, host: Machine
+  ) throws -> any ReplicatedEngine {
+    let peers = try policy.members.map { member in
+      let parts = member.address.split(separator: ":")
+      guard parts.count == 2, let port = UInt16(parts[1]) else {
+        throw FailoverFailure.badPolicy(policy.name.text, "'\(member.address)' is no host:port")
+      }
+      return PostgreSQLMemberSettings.Peer(name: member.name, host: String(parts[0]), port: port)
+    }
+    var settings = PostgreSQLMemberSettings(name: name, peers: peers)
+    (settings.dataDirectory, settings.user, settings.passwordFile) = (dataDirectory, user, passwordFile)
+    (settings.password, settings.acknowledgements) = (password, policy.acknowledgements)
+    (settings.isBounded, settings.freshness) = (policy.isBounded, policy.signals.freshness)
+    return PostgreSQLMember(settings, in: host.driverEnvironment)
   }
 
   /// - Parameter query: Answers `sql` ready checks.

@@ -85,24 +85,14 @@ struct AgentCommand: AsyncParsableCommand {
     guard let name = MemberName(member), all.contains(where: { $0.name == name }) else {
       throw FailoverFailure.unknownMember(member)
     }
-    var peers: [PostgreSQLMemberSettings.Peer] = []
-    for member in policy.members {
-      let parts = member.address.split(separator: ":")
-      guard parts.count == 2, let port = UInt16(parts[1]) else {
-        throw FailoverFailure.badPolicy(self.policy.policy, "'\(member.address)' is no host:port")
-      }
-      peers.append(.init(name: member.name, host: String(parts[0]), port: port))
-    }
-    var settings = PostgreSQLMemberSettings(name: name, peers: peers)
-    (settings.dataDirectory, settings.user, settings.passwordFile) = (dataDirectory, user, passwordFile)
-    settings.password = try password.map { try reference($0) }
-    (settings.acknowledgements, settings.isBounded) = (policy.acknowledgements, policy.isBounded)
-    settings.freshness = policy.signals.freshness
     let shared = try await agentsSecret(secret, host)
     let agent = try FailoverAgent(
       .init(
         policy: policy, name: name, directory: directory ?? host.stateDirectory + "/failover", secret: shared),
-      engine: Registry.member(settings, host: host), store: try Registry.leases(at: lease.endpoints, host: host),
+      engine: try Registry.engine(
+        of: name, in: policy, dataDirectory: dataDirectory, user: user,
+        password: try password.map { try reference($0) },
+        passwordFile: passwordFile, host: host), store: try Registry.leases(at: lease.endpoints, host: host),
       web: try WebClient(time: host.time), host: host)
     let address = listen.split(separator: ":")
     guard address.count == 2, let port = Int(address[1]) else { throw ValidationError("--listen must be host:port") }
