@@ -51,7 +51,7 @@ import Testing
     let protection = try #require(Protections.names.first { $0.name == name }).protection
     var options = FailoverSimulation.Options()
     options.protections.remove(protection)
-    options.onlyNoise = name == "dwell" || name == "peers"
+    options.onlyNoise = name == "peers"
     let topologies = SimulatedTopology.standard
     for seed in UInt64(1)...1500 {
       var simulation = FailoverSimulation(topologies[Int(seed) % topologies.count], seed: seed, options)
