@@ -274,7 +274,7 @@ struct ReplayCommand: ParsableCommand {
     for (index, entry) in found.enumerated() where entry.replayed() != entry.decisions {
       throw FailoverFailure.replaysDifferently(file, index + 1)
     }
-    standardOutput("\(found.count.of("entry")) replayed to the same decisions\n")
+    standardOutput("\(found.count.of("record")) replayed to the same decisions\n")
   }
 }
 
