@@ -128,6 +128,7 @@ let adapters: [Target] = [
   module("ObjectStoreS3", at: "Adapters/ObjectStores/S3", ["Core", "IO", "Vault", "Web", .crypto]),
   module("JournalSQLite", at: "Adapters/Journals/SQLite", ["Core", "IO", "StateKit", .grdb]),
   module("JournalMemory", at: "Adapters/Journals/Memory", ["Core", "StateKit"]),
+  module("LeaseEtcd", at: "Adapters/Leases/Etcd", ["Core", "StateKit", "Web"]),
   module("MountFUSE", at: "Adapters/Mounts/FUSE", ["Core", "IO", "Vault", "CFUSE"]),
   module(
     "ServiceExec", at: "Adapters/Services/Exec", ["Core", "IO", "StateKit", .asyncHTTPClient, .nioCore, .nioHTTP1]),
@@ -143,6 +144,8 @@ let acts: [Target] = [
   module("DriverContract", at: "Sources/DriverContract", ["Core", "IO", "CShim", "DriverKit"]),
   module("Governance", at: "Sources/Governance", ["Core", "IO", .crypto], settings: hot),
   module("Drills", at: "Sources/Drills", ["Core", "Catalog"]),
+  // A simulation runs it a thousand times a second: optimised in debug builds too.
+  module("Failover", at: "Sources/Failover", ["Core", "Catalog", "DriverKit", "StateKit"], settings: hot),
 ]
 
 // MARK: Wiring and doors
@@ -155,7 +158,8 @@ let doors: [Target] = [
     [
       "Core", "CShim", "IO", "Telemetry", "Catalog", "Vault", "DriverKit", "StateKit", "Planning", "Workflow",
       "Validation",
-      "Recovery", "Governance", "Drills", "DriverContract", .asyncHTTPClient, .crypto, .logging, .subprocess,
+      "Recovery", "Governance", "Drills", "DriverContract", "Failover", "Web", .asyncHTTPClient, .crypto, .hummingbird,
+      .hummingbirdCore, .logging, .nioCore, .subprocess,
     ] + adapterNames),
   module(
     "Demo", at: "Sources/Demo",
@@ -173,7 +177,7 @@ let doors: [Target] = [
     "CLI", at: "Sources/CLI",
     [
       "Core", "IO", "Telemetry", "Console", "Catalog", "Vault", "StateKit", "Planning", "Workflow", "Validation",
-      "Recovery", "Governance", "Drills", "Runtime", "Demo", "RepositoryServer",
+      "Recovery", "Governance", "Drills", "Failover", "Runtime", "Demo", "RepositoryServer", "DriverKit", "Web",
       .arguments, .logging, .yams,
     ]),
   .executableTarget(name: "salvor", dependencies: ["CLI"], path: "Sources/salvor", swiftSettings: strict),
@@ -211,6 +215,7 @@ let testTargets: [Target] = [
   module("TestSupport", at: "Tests/Support", ["Core", "IO", .subprocess]),
   module("ObjectStoreContract", at: "Tests/Contracts/ObjectStore", ["Core", "IO", "Vault", "TestSupport"]),
   module("JournalContract", at: "Tests/Contracts/Journal", ["Core", "StateKit", "TestSupport"]),
+  module("LeaseContract", at: "Tests/Contracts/Lease", ["Core", "StateKit", "TestSupport"]),
   tests("CoreTests", ["Core", "IO"]),
   tests("CatalogTests", ["Core", "Catalog", "TestSupport"]),
   tests(
@@ -291,6 +296,10 @@ let testTargets: [Target] = [
       "Core", "IO", "Catalog", "DriverKit", "StateKit", "Planning", "Recovery", "Workflow", "Runtime", "JournalMemory",
       "TestSupport",
     ]),
+  tests("FailoverTests", ["Core", "Catalog", "DriverKit", "StateKit", "Failover", "TestSupport"]),
+  tests(
+    "FailoverEngineTests",
+    ["Core", "IO", "StateKit", "LeaseEtcd", "LeaseContract", "Web", "TestSupport"]),
   tests("KillTests", ["Core", "IO", "StateKit", "TestSupport", "salvor", .sqlite]),
   tests("ArchitectureTests", ["Core", "IO", "DriverKit", "Runtime", "TestSupport"]),
   tests(

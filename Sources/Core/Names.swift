@@ -97,3 +97,9 @@ package struct CheckName: Name {
   package let text: String
   package init(unchecked text: String) { self.text = text }
 }
+
+/// One of the copies of a store that can take another's place.
+package struct MemberName: Name {
+  package let text: String
+  package init(unchecked text: String) { self.text = text }
+}

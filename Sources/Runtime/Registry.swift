@@ -1,3 +1,4 @@
+import Catalog
 import Core
 import DriverEtcd
 import DriverExec
@@ -11,6 +12,7 @@ import DriverSQLite
 import IO
 import JournalMemory
 import JournalSQLite
+import LeaseEtcd
 import MountFUSE
 import ObjectStoreCache
 import ObjectStoreFaulty
@@ -26,6 +28,7 @@ import ObjectStoreS3
 import ServiceExec
 import StateKit
 import Vault
+import Web
 
 /// Every adapter there is: the one list a newcomer adds a line to.
 package enum Registry {
@@ -114,6 +117,34 @@ package enum Registry {
       try Files.createDirectory(host.stateDirectory, mode: 0o700)
     }
     return try await SQLiteJournal.open(host.path("journal.sqlite"), time: host.time)
+  }
+
+  /// - Parameter endpoints: Those of etcd, such as `http://10.0.0.1:2379`.
+  package static func leases(at endpoints: [String], host: Machine) throws -> any LeaseStore {
+    EtcdLeaseStore(endpoints: endpoints, web: try WebClient(time: host.time))
+  }
+
+  /// The engine of a policy's member, or a witness's eyes for all of them: PostgreSQL.
+  ///
+  /// - Parameters:
+  ///   - dataDirectory: The member's own; `nil` for a witness.
+  ///   - passwordFile: In the form of `.pgpass`, readable for the server's user.
+  package static func engine(
+    of name: MemberName, in policy: FailoverPolicy, dataDirectory: String?, user: String, password: SecretReference?,
+    passwordFile: String?, host: Machine
+  ) throws -> any ReplicatedEngine {
+    let peers = try policy.members.map { member in
+      let parts = member.address.split(separator: ":")
+      guard parts.count == 2, let port = UInt16(parts[1]) else {
+        throw FailoverFailure.badPolicy(policy.name.text, "'\(member.address)' is no host:port")
+      }
+      return PostgreSQLMemberSettings.Peer(name: member.name, host: String(parts[0]), port: port)
+    }
+    var settings = PostgreSQLMemberSettings(name: name, peers: peers)
+    (settings.dataDirectory, settings.user, settings.passwordFile) = (dataDirectory, user, passwordFile)
+    (settings.password, settings.acknowledgements) = (password, policy.acknowledgements)
+    (settings.isBounded, settings.freshness) = (policy.isBounded, policy.signals.freshness)
+    return PostgreSQLMember(settings, in: host.driverEnvironment)
   }
 
   /// - Parameter query: Answers `sql` ready checks.

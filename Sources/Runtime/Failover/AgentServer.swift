@@ -1,0 +1,112 @@
+import Core
+import Failover
+import Hummingbird
+import HummingbirdCore
+import Logging
+import NIOCore
+import StateKit
+
+/// Answers other agents, operators and proxies over HTTP.
+///
+/// `GET /primary` is for proxies and says 200 or 503 to anybody; all else needs the agents' secret.
+package struct AgentServer: Sendable {
+  private let agent: FailoverAgent
+  private let secret: Secret
+  private let host: String
+  private let port: Int
+
+  package init(_ agent: FailoverAgent, secret: Secret, host: String, port: Int) {
+    (self.agent, self.secret, self.host, self.port) = (agent, secret, host, port)
+  }
+
+  package func run(ready: @escaping @Sendable (Int) async -> Void = { _ in }) async throws {
+    var logger = Logger(label: "salvor.agent", factory: { _ in SwiftLogNoOpLogHandler() })
+    logger.logLevel = .critical
+    let application = Application(
+      responder: AgentResponder(agent: agent, secret: secret),
+      server: HTTPServerBuilder.http1(configuration: .init(idleTimeout: .seconds(150))),
+      configuration: ApplicationConfiguration(
+        address: .hostname(host, port: port), serverName: "salvor", backlog: 64),
+      onServerRunning: { channel in await ready(channel.localAddress?.port ?? port) }, logger: logger)
+    do {
+      try await application.run()
+    } catch let error as IOError {
+      throw FailoverFailure.listen("\(host):\(port)", "errno \(error.errnoCode)")
+    }
+    try Task.checkCancellation()
+  }
+}
+
+private struct AgentResponder: HTTPResponder {
+  typealias Context = BasicRequestContext
+
+  let agent: FailoverAgent
+  let secret: Secret
+
+  func respond(to request: Request, context: Context) async throws -> Response {
+    let path = request.head.path ?? "/"
+    if path == "/primary" { return text(await agent.serves ? .ok : .serviceUnavailable, "") }
+    guard let header = request.headers[.authorization], header.hasPrefix("Bearer "),
+      Secret(String(header.dropFirst(7))) == secret
+    else { return text(.unauthorized, "the agents' secret is needed") }
+    switch (request.method, path) {
+    case (.get, "/v1/report"): return try json(await agent.report())
+    case (.get, "/v1/facts"): return try json(await agent.status())
+    case (.get, "/v1/standing"): return try json(await agent.standing)
+    case (.post, "/v1/command"):
+      let body = try await request.body.collect(upTo: 65_536)
+      guard let action = try? CanonicalJSON.decode(FailoverAction.self, from: body.readableBytesView) else {
+        return text(.badRequest, "this is no command")
+      }
+      return try json(await agent.obey(action))
+    default: return text(.notFound, "there is nothing here")
+    }
+  }
+
+  private func json(_ value: some Encodable) throws -> Response {
+    Response(
+      status: .ok, headers: [.contentType: "application/json"],
+      body: .init(byteBuffer: ByteBuffer(bytes: try CanonicalJSON.encode(value))))
+  }
+
+  private func text(_ status: HTTPResponse.Status, _ text: String) -> Response {
+    Response(
+      status: status, headers: [.contentType: "text/plain; charset=utf-8"],
+      body: .init(byteBuffer: ByteBuffer(string: text)))
+  }
+}
+
+/// Why nothing can be said or done about a failover.
+package enum FailoverFailure: Failure {
+  case listen(String, String)
+  case badPolicy(String, String)
+  case badLog(String, String)
+  case replaysDifferently(String, Int)
+  case unknownMember(String)
+  case noAnswer(String)
+  case unknownFailover(String)
+
+  package var report: Report {
+    switch self {
+    case .listen(let address, let why):
+      Report("FAILOVER-101", "can't listen on \(address): \(why)", retry: .afterBackoff)
+        .remedy("choose another address with --listen, or end what listens there")
+    case .badPolicy(let path, let why):
+      Report("FAILOVER-102", "\(path) is no failover policy: \(why)").remedy("see docs/operating/failover.md")
+    case .badLog(let path, let why):
+      Report("FAILOVER-103", "\(path) is no record of decisions: \(why)", retry: .never)
+        .remedy("give a file that an agent has written")
+    case .replaysDifferently(let path, let line):
+      Report("FAILOVER-104", "line \(line) of \(path) comes to another decision than was recorded", retry: .never)
+        .remedy("use the version of salvor that wrote it; if that is this one, the file was changed")
+    case .unknownMember(let name):
+      Report("FAILOVER-105", "the policy has no member or witness '\(name)'").remedy("name one that it lists")
+    case .noAnswer(let what):
+      Report("FAILOVER-106", "no agent answers: \(what)", retry: .afterBackoff)
+        .remedy("see whether agents run, and whether the secret is theirs")
+    case .unknownFailover(let id):
+      Report("FAILOVER-107", "the record of decisions has nothing about '\(id)'")
+        .remedy("without an id, `salvor failover explain` lists what it has")
+    }
+  }
+}
