@@ -45,7 +45,7 @@ final class DrillBank: Sendable {
     try await bank.create()
     try Files.createDirectory(root + "/catalog")
     let catalog = try await bank.catalog().replacing(
-      "  password: \"file:", with: "  mirrors: [\"local:\(root)/mirror\"]\n  password: \"file:")
+      "\n  password: \"file:", with: "\n  mirrors: [\"local:\(root)/mirror\"]\n  password: \"file:")
     try Files.replace(root + "/catalog/bank.yaml", with: Array(catalog.utf8), mode: 0o600)
     try Files.replace(
       root + "/catalog/drills.yaml", with: Array(drills.replacing("ROOT", with: root).utf8), mode: 0o600)

@@ -301,9 +301,13 @@ private struct TreeHistoryRun {
     switch chance.below(16) {
     case 0...3:
       try? Files.createDirectory(Files.parent(of: a))
-      if let file = try? File(a, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW, mode: 0o644) { try write(content(), file, at: 0) }
+      if let file = try? File(a, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW, mode: 0o644) {
+        try write(content(), file, at: 0)
+      }
     case 4, 5:
-      if let file = try? File(a, O_WRONLY | O_NOFOLLOW) { try write(content(), file, at: Int64(try file.status().st_size)) }
+      if let file = try? File(a, O_WRONLY | O_NOFOLLOW) {
+        try write(content(), file, at: Int64(try file.status().st_size))
+      }
     case 6:
       if let file = try? File(a, O_WRONLY | O_NOFOLLOW) { try write([1, 2, 3], file, at: Int64(chance.below(100))) }
     case 7:

@@ -28,7 +28,7 @@ package final class EtcdServer: Sendable {
       let settings = """
         {"name": "member", "data-dir": "\(directory.file("data"))", "listen-client-urls": "\(client)",
          "advertise-client-urls": "\(client)", "listen-peer-urls": "\(peer)", "initial-advertise-peer-urls": "\(peer)",
-         "initial-cluster": "member=\(peer)", "logger": "zap", "log-outputs": ["\(directory.file("etcd.log"))"]}
+         "initial-cluster": "member=\(peer)", "enable-grpc-gateway": true, "logger": "zap", "log-outputs": ["\(directory.file("etcd.log"))"]}
         """
       try Files.replace(directory.file("etcd.json"), with: Array(settings.utf8))
       attempts -= 1

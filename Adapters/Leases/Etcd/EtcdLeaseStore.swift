@@ -113,7 +113,9 @@ package struct EtcdLeaseStore: LeaseStore {
         continue
       }
       guard response.isSuccess else {
-        last = .unavailable("\(endpoint) answers \(response.status): \(response.excerpt)")
+        // With a configuration file etcd 3.4 leaves its gateway out.
+        let why = response.status == 404 ? " (its JSON gateway is off: 'enable-grpc-gateway: true' turns it on)" : ""
+        last = .unavailable("\(endpoint) answers \(response.status): \(response.excerpt)\(why)")
         // It understood, and said no: another would say the same.
         if response.status < 500 { throw last }
         continue

@@ -41,10 +41,14 @@ package final class OverlayObjectStore: ObjectStore {
       guard there == bytes else { throw .exists(name) }
       return
     }
-    state.withLock { state in
+    // Of several that found nothing, one is the first.
+    let first = state.withLock { state in
+      if let there = state.written[name] { return there }
       state.written[name] = bytes
       state.removed.remove(name)
+      return bytes
     }
+    guard first == bytes else { throw .exists(name) }
   }
 
   package func get(_ name: ObjectName) async throws(StoreError) -> [UInt8] {
