@@ -45,7 +45,8 @@ struct LiveStateTests {
       return options
     }
     let writer = try Program(
-      ["sqlite3", site.ledger, "-cmd", "BEGIN IMMEDIATE;", "-cmd", ".shell sleep 300"], in: site.work,
+      ["sqlite3", site.ledger, "-cmd", ".timeout 60000", "-cmd", "BEGIN IMMEDIATE;", "-cmd", ".shell sleep 300"],
+      in: site.work,
       environment: ["PATH": "/usr/bin:/bin"])
     defer { writer.signal(SIGKILL) }
     try await site.until("the writer has the lock") { try await !site.canWrite() }

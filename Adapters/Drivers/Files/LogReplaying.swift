@@ -296,20 +296,21 @@ private final class TreeHistoryWriter {
     _ item: TreeHistoryNode.Item, _ name: FileName, in directory: TargetDirectory, _ path: TreePath
   ) throws(SystemFailure) {
     let file: File
+    if item.metadata.links > 1 {
+      let key = Linked(
+        device: item.metadata.device, inode: item.metadata.inode, size: item.metadata.size,
+        modified: item.metadata.modified)
+      if let first = linked[key], let last = first.last {
+        try directory.removeAll(name)
+        return try directory.link(last, in: try target.directory(first.parent), as: name)
+      }
+      linked[key] = path
+    }
     switch item.content {
     case .kept:
       file = try opened(name, in: directory, atLeast: nil)
       try file.removeAttributes(notIn: item.metadata, rights)
     case .pieces(let pieces, let from):
-      let key = Linked(
-        device: item.metadata.device, inode: item.metadata.inode, size: item.metadata.size,
-        modified: item.metadata.modified)
-      if item.metadata.links > 1, from == 0 {
-        if let first = linked[key], let last = first.last {
-          return try directory.link(last, in: try target.directory(first.parent), as: name)
-        }
-        linked[key] = path
-      }
       file = from == 0 ? try directory.createFile(name) : try opened(name, in: directory, atLeast: from)
       var at = from
       for piece in pieces {

@@ -52,8 +52,8 @@ struct SeenEntry: Hashable, Sendable {
 struct SeenFiles: Sendable {
   private(set) var entries: [TreePath: SeenEntry] = [:]
   private var names: [TreePath: Set<FileName>] = [:]
-  /// Files with several names.
-  private var linked: [Inode: Set<TreePath>] = [:]
+  /// Files by what they are: a second name is no event for the first.
+  private var known: [Inode: [TreePath]] = [:]
 
   private struct Inode: Hashable, Sendable {
     var device: UInt64
@@ -66,7 +66,7 @@ struct SeenFiles: Sendable {
     unlink(path)
     entries[path] = entry
     if let name = path.last { names[path.parent, default: []].insert(name) }
-    if entry.links > 1 { linked[Inode(device: entry.device, number: entry.inode), default: []].insert(path) }
+    if entry.kind == .file { known[Inode(device: entry.device, number: entry.inode), default: []].append(path) }
   }
 
   /// Removes an entry and all below it.
@@ -81,16 +81,16 @@ struct SeenFiles: Sendable {
   func otherNames(of path: TreePath, _ found: SeenEntry?) -> [TreePath] {
     var result: Set<TreePath> = []
     for entry in [entries[path], found].compactMap(\.self) where entry.links > 1 {
-      result.formUnion(linked[Inode(device: entry.device, number: entry.inode)] ?? [])
+      result.formUnion(known[Inode(device: entry.device, number: entry.inode)] ?? [])
     }
     return result.filter { $0 != path }.sorted()
   }
 
   private mutating func unlink(_ path: TreePath) {
-    guard let old = entries[path], old.links > 1 else { return }
+    guard let old = entries[path], old.kind == .file else { return }
     let inode = Inode(device: old.device, number: old.inode)
-    linked[inode]?.remove(path)
-    if linked[inode]?.isEmpty == true { linked[inode] = nil }
+    known[inode]?.removeAll { $0 == path }
+    if known[inode]?.isEmpty == true { known[inode] = nil }
   }
 }
 

@@ -164,7 +164,10 @@ final class TreeTail: @unchecked Sendable {
     next += 1
     let known = seen[path]
     guard let metadata = try metadata(of: path) else {
-      if known != nil { try remove(path, into: sink) }
+      guard known != nil else { return }
+      let others = seen.otherNames(of: path, nil)
+      try remove(path, into: sink)
+      for other in others { add(other, wasWritten: false) }
       return
     }
     let found = SeenEntry(metadata)

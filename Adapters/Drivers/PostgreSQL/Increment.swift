@@ -173,6 +173,9 @@ extension PostgreSQLDriver {
     guard facts.major == cluster.major, facts.tablespaceVersion == cluster.tablespaceVersion,
       facts.segmentBytes == cluster.geometry.segmentBytes, facts.hasChecksums == cluster.hasChecksums
     else { throw .logGap("the cluster was made anew, or its pages rewritten, since the newest copy in the repository") }
+    guard (15...17).contains(facts.major) else {
+      throw .logGap("the log of PostgreSQL \(facts.major) is not one that is known to be read right")
+    }
     guard since < stop, stop <= start else { throw .logGap("the newest copy in the repository is none from before") }
     let geometry = cluster.geometry
     let history = try await history(from: facts.timeline, to: timeline)

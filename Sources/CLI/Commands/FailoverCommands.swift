@@ -64,7 +64,11 @@ private func agentsSecret(_ text: String, _ host: Machine) async throws -> Secre
 
 struct AgentCommand: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
-    commandName: "agent", abstract: "Run beside a member, or as a witness: look, decide, carry out.")
+    commandName: "agent", abstract: "Run beside a member, or as a witness: look, decide, carry out.",
+    discussion: """
+      EXAMPLES
+        salvor failover agent --policy bank.json --member a --data-directory /srv/pg --lease http://etcd:2379 --secret env:AGENTS
+      """)
 
   @OptionGroup var policy: PolicyOptions
   @OptionGroup var lease: LeaseOptions
@@ -108,7 +112,11 @@ struct AgentCommand: AsyncParsableCommand {
 
 struct StatusCommand: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
-    commandName: "status", abstract: "Show what every agent says: who serves, who follows, who doubts.")
+    commandName: "status", abstract: "Show what every agent says: who serves, who follows, who doubts.",
+    discussion: """
+      EXAMPLES
+        salvor failover status --policy bank.json --secret file:/etc/salvor/agents -o json
+      """)
 
   @OptionGroup var policy: PolicyOptions
   @Option(help: "What agents show each other: file:…, env:… or command:….") var secret: String
@@ -173,7 +181,11 @@ private func leave(
 
 struct SwitchoverCommand: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
-    commandName: "switchover", abstract: "Move service to a member, losing nothing, or leave it where it is.")
+    commandName: "switchover", abstract: "Move service to a member, losing nothing, or leave it where it is.",
+    discussion: """
+      EXAMPLES
+        salvor failover switchover b --policy bank.json --lease http://10.0.0.9:2379
+      """)
 
   @Argument(help: "Who shall serve.") var member: String
   @OptionGroup var policy: PolicyOptions
@@ -185,7 +197,11 @@ struct SwitchoverCommand: AsyncParsableCommand {
 
 struct ApproveCommand: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
-    commandName: "approve", abstract: "Say yes to a failover that is proposed.")
+    commandName: "approve", abstract: "Say yes to a failover that is proposed.",
+    discussion: """
+      EXAMPLES
+        salvor failover approve a --policy bank.json --lease http://10.0.0.9:2379
+      """)
 
   @Argument(help: "The primary that failed.") var member: String
   @OptionGroup var policy: PolicyOptions
@@ -197,7 +213,11 @@ struct ApproveCommand: AsyncParsableCommand {
 
 struct PauseCommand: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
-    commandName: "pause", abstract: "Nothing is done by itself until `resume`.")
+    commandName: "pause", abstract: "Nothing is done by itself until `resume`.",
+    discussion: """
+      EXAMPLES
+        salvor failover pause --policy bank.json --lease http://10.0.0.9:2379
+      """)
 
   @OptionGroup var policy: PolicyOptions
   @OptionGroup var lease: LeaseOptions
@@ -207,7 +227,12 @@ struct PauseCommand: AsyncParsableCommand {
 }
 
 struct ResumeCommand: AsyncParsableCommand {
-  static let configuration = CommandConfiguration(commandName: "resume", abstract: "End a pause.")
+  static let configuration = CommandConfiguration(
+    commandName: "resume", abstract: "End a pause.",
+    discussion: """
+      EXAMPLES
+        salvor failover resume --policy bank.json --lease http://10.0.0.9:2379
+      """)
 
   @OptionGroup var policy: PolicyOptions
   @OptionGroup var lease: LeaseOptions
@@ -218,7 +243,11 @@ struct ResumeCommand: AsyncParsableCommand {
 
 struct BreakGlassCommand: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
-    commandName: "break-glass", abstract: "Serve from a member with what can be reached, and lose what can't.")
+    commandName: "break-glass", abstract: "Serve from a member with what can be reached, and lose what can't.",
+    discussion: """
+      EXAMPLES
+        salvor failover break-glass b --policy bank.json --lease http://10.0.0.9:2379
+      """)
 
   @Argument(help: "Who shall serve.") var member: String
   @OptionGroup var policy: PolicyOptions
@@ -240,7 +269,12 @@ private func entries(_ path: String) throws -> [FailoverLogEntry] {
 
 struct ExplainCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
-    commandName: "explain", abstract: "Show why: rules, facts, candidates and why not, from an agent's record.")
+    commandName: "explain", abstract: "Show why: rules, facts, candidates and why not, from an agent's record.",
+    discussion: """
+      EXAMPLES
+        salvor failover explain bank-a.log
+        salvor failover explain bank-a.log failover-17
+      """)
 
   @Argument(help: "A record an agent has written.") var file: String
   @Argument(help: "Such as failover-17; all if none is named.") var id: String?
@@ -265,7 +299,11 @@ struct ExplainCommand: ParsableCommand {
 
 struct ReplayCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
-    commandName: "replay", abstract: "Decide every recorded decision again, from its facts, and compare.")
+    commandName: "replay", abstract: "Decide every recorded decision again, from its facts, and compare.",
+    discussion: """
+      EXAMPLES
+        salvor failover replay bank-a.log
+      """)
 
   @Argument(help: "A record an agent has written.") var file: String
 
@@ -293,7 +331,7 @@ struct SimulateCommand: ParsableCommand {
       """)
 
   @Option(help: "The failover policy, a JSON file.") var policy: String?
-  @Flag(help: "The twenty topologies the project is judged on, instead of a policy.") var standard = false
+  @Flag(help: "The twenty topologies that the tests use, instead of a policy.") var standard = false
   @Option(help: "Runs; each has one to seven faults.") var runs = 1000
   @Option(help: "Seed of the first run.") var seed: UInt64 = 1
   @Option(help: "Milliseconds from one host to another.") var delay = 1

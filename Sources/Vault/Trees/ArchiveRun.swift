@@ -117,6 +117,9 @@ final class ArchiveRun: Sendable {
   private func walkOn() async throws -> [Item] {
     var items: [Item] = []
     var bytes: Int64 = 0
+    // A directory stays open until its files were read; with one file each, batches would have thousands.
+    var entered = 0
+    let enterLimit = walk.withLock { max(1, $0.openLimit / (options.workers + 1)) }
     while items.count < Self.batchItems, bytes < Self.batchBytes {
       if Task.isCancelled { throw CancellationError() }
       let step = walk.withLock { walk -> Step in
@@ -142,6 +145,8 @@ final class ArchiveRun: Sendable {
         directory.expect()
         if metadata.kind.isDirectory {
           if let item = try await enter(directory, index, name, metadata) { items.append(item) }
+          entered += 1
+          if entered >= enterLimit, !items.isEmpty { return items }
         } else if metadata.kind.isRegular {
           if let content = unchanged(directory.parentNode(name), metadata) {
             count(metadata.size, isUnchanged: true)
