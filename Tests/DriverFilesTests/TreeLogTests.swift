@@ -143,7 +143,11 @@ final class FollowedTree: Sendable {
 
   /// Runs `body` while the tree is followed; then the follower is ended as a kill would.
   func following(into log: MemoryTreeLog, _ body: @escaping () async throws -> Void) async throws {
-    let follower = try driver().follower()
+    var notesAreShort = try driver().follower() as? FilesFollower
+    // So that they are begun anew again and again.
+    notesAreShort?.longNotes = -1_000_000
+    notesAreShort?.sign = .milliseconds(10)
+    let follower = notesAreShort
     try await withThrowingTaskGroup(of: Void.self) { group in
       group.addTask {
         do throws(DriverError) { try await follower?.follow(from: log.end, hint: nil, into: log) } catch {
@@ -265,6 +269,7 @@ private struct TreeHistoryRun {
           for _ in 1...12 {
             for _ in 0...chance.below(6) { try change(tree) }
             marks.append(try await tree.mark { try tree.state() })
+            if marks.count > 7 { log.settled = marks[marks.count - 7].0 }
           }
           for _ in 0...chance.below(20) { try change(tree) }
         }
@@ -339,12 +344,13 @@ extension Range<Int> {
   }
 }
 
-/// A log in memory; every chunk is durable at once.
+/// A log in memory.
 final class MemoryTreeLog: LogSink, LogSource {
   private struct State {
     var chunks: [LogChunk] = []
     var beginnings: [LogBeginning] = []
     var isFull = false
+    var settled: LogPosition?
   }
   private let state = Mutex(State())
 
@@ -353,7 +359,12 @@ final class MemoryTreeLog: LogSink, LogSource {
     set { state.withLock { $0.isFull = newValue } }
   }
   var hasRoom: Bool { !isFull }
-  var durable: LogPosition? { end?.position }
+  /// What no loss of a machine takes away.
+  var settled: LogPosition? {
+    get { state.withLock { $0.settled } }
+    set { state.withLock { $0.settled = newValue } }
+  }
+  var durable: LogPosition? { settled }
   var beginnings: [LogBeginning] { state.withLock { $0.beginnings } }
   var size: Int { state.withLock { $0.chunks.reduce(0) { $0 + $1.bytes.count } } }
 

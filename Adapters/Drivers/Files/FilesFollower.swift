@@ -17,10 +17,13 @@ struct FilesFollower: LogFollower {
   let driver: FilesDriver
   /// Where notes are kept, and where sessions ask for a mark.
   let directory: String
+  /// How long notes may become, in lines beyond what the tree needs.
+  var longNotes = 100_000
 
   /// How often is looked for what changed; the resolution of times, and what a mark may have to wait.
   static let poll: Duration = .milliseconds(5)
-  static let sign: Duration = .seconds(1)
+  /// How often notes are made to last, and it is looked whether the tree is the one that was there.
+  var sign: Duration = .seconds(1)
 
   func follow(from end: LogEnd?, hint: LogCursor?, into sink: any LogSink) async throws(DriverError) {
     let (driver, directory) = (driver, directory)
@@ -52,7 +55,7 @@ struct FilesFollower: LogFollower {
   }
 
   private func ship(_ tail: TreeTail, _ asked: MarkListener, into sink: any LogSink) async throws(DriverError) {
-    let (time, pool) = (driver.environment.time, driver.pool)
+    let (time, pool, longNotes, sign) = (driver.environment.time, driver.pool, longNotes, sign)
     var said = time.monotonicNanoseconds()
     while true {
       if Task.isCancelled { throw .cancelled }
@@ -64,11 +67,11 @@ struct FilesFollower: LogFollower {
         return true
       }
       let now = time.monotonicNanoseconds()
-      if Duration.nanoseconds(now - said) >= Self.sign {
+      if Duration.nanoseconds(now - said) >= sign {
         said = now
         try await pool.run { () throws(DriverError) in
           try tail.requireTree()
-          try tail.synchronize()
+          try tail.synchronize(durable: sink.durable, long: longNotes)
         }
       }
       if !isDone, sink.hasRoom { continue }

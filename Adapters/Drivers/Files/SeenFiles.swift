@@ -105,7 +105,9 @@ final class SeenNotes {
   private let path: String
   private var file: File
   private var pending: [UInt8] = []
-  private(set) var lines = 0
+  private var lines = 0
+  /// Shorter ones that take the place of these as soon as the log is durable to where they begin.
+  private var successor: (notes: SeenNotes, since: ChangePlace)?
 
   private static let head = "salvor-seen 1\n"
 
@@ -127,6 +129,7 @@ final class SeenNotes {
     case .nothing: pending += Array("\(start)=\n".utf8)
     case .underWay: pending += Array("\(start)?\n".utf8)
     }
+    successor?.notes.note(change, at: place)
   }
 
   /// Everything noted is where another process finds it.
@@ -136,14 +139,48 @@ final class SeenNotes {
       try pending.withRawBytes { (raw) throws(SystemFailure) -> Void in try file.write(raw) }
     } catch { throw DriverError(error) }
     pending.removeAll(keepingCapacity: true)
+    try successor?.notes.write()
   }
 
   func synchronize() throws(DriverError) {
     do throws(SystemFailure) { try file.synchronize() } catch { throw DriverError(error) }
   }
 
+  /// Begins notes anew when they have become long, so that they don't grow for as long as somebody follows.
+  ///
+  /// What was known at `place` says nothing of a log that ends before it, so the old ones stay until it is durable.
+  ///
+  /// - Parameters:
+  ///   - seen: What the log has at `place`, where it ends now.
+  ///   - long: How many lines beyond four for every entry are long.
+  func renew(_ seen: SeenFiles, at place: ChangePlace, durable: ChangePlace?, long: Int) throws(DriverError) {
+    if let (notes, since) = successor {
+      guard let durable, durable.name == since.name, durable >= since else { return }
+      try notes.adopt()
+      (file, lines, successor) = (notes.file, notes.lines, nil)
+    } else if lines > long + 4 * seen.entries.count {
+      successor = (try Self.draft(path, name: place.name, seen, at: place), place)
+    }
+  }
+
   /// Puts down all that is known, in the place of what was there.
   static func begin(_ path: String, name: String, _ seen: SeenFiles, at place: ChangePlace) throws(DriverError)
+    -> SeenNotes
+  {
+    let notes = try draft(path, name: name, seen, at: place)
+    try notes.adopt()
+    return notes
+  }
+
+  private func adopt() throws(DriverError) {
+    do throws(SystemFailure) {
+      try file.synchronize()
+      try Files.rename(path + ".new", to: path)
+      try Files.synchronizeDirectory(Files.parent(of: path))
+    } catch { throw DriverError(error) }
+  }
+
+  private static func draft(_ path: String, name: String, _ seen: SeenFiles, at place: ChangePlace) throws(DriverError)
     -> SeenNotes
   {
     do throws(SystemFailure) {
@@ -158,9 +195,6 @@ final class SeenNotes {
         }
       }
       do throws(DriverError) { try notes.write() } catch { throw failure(error, next) }
-      try file.synchronize()
-      try Files.rename(next, to: path)
-      try Files.synchronizeDirectory(Files.parent(of: path))
       notes.lines = 0
       return notes
     } catch { throw DriverError(error) }
@@ -188,6 +222,8 @@ final class SeenNotes {
       let words = String(decoding: line, as: UTF8.self).split(separator: " ", omittingEmptySubsequences: false)
       guard words.count >= 3, let number = Int(words[0]), let offset = Int64(words[1]) else { return nil }
       let place = ChangePlace(name: end.name, number: number, offset: offset)
+      // They begin with what was known at a later place: nothing can be said of this one.
+      if last == nil, end < place { return nil }
       last = place
       if end < place { continue }
       isUnderWay = words[2] == "?"

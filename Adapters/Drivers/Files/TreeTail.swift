@@ -28,9 +28,6 @@ final class TreeTail: @unchecked Sendable {
   private var next = 0
   private var stream: FileStream?
 
-  /// The length of the record that every file of the log begins with.
-  private static let beginBytes = Int64(ChangeRecord.headBytes)
-
   /// A file that is too large for one record, while it is read.
   private struct FileStream {
     var path: TreePath
@@ -41,7 +38,6 @@ final class TreeTail: @unchecked Sendable {
     var tries: Int
   }
 
-  var isIdle: Bool { next == order.count && stream == nil }
   var position: LogPosition { place.position }
 
   /// Lists the tree and watches it from then on.
@@ -110,7 +106,12 @@ final class TreeTail: @unchecked Sendable {
   }
 
   /// What was noted survives a power cut.
-  func synchronize() throws(DriverError) { try notes?.synchronize() }
+  ///
+  /// - Parameter long: How many lines of notes are begun anew.
+  func synchronize(durable: LogPosition?, long: Int) throws(DriverError) {
+    try notes?.synchronize()
+    try notes?.renew(seen, at: place, durable: durable.flatMap { ChangePlace($0) }, long: long)
+  }
 
   // MARK: Shipping
 
