@@ -8,7 +8,7 @@ import Testing
   import Glibc
 #endif
 
-@Suite("bank on embedded stores", .serialized, .timeLimit(.minutes(2)))
+@Suite("bank on embedded stores", .serialized, .timeLimit(.minutes(10)))
 struct BankTests {
   /// What must hold in every consistent cut, checked on the files themselves.
   private func expectConsistent(_ bank: TestBank) throws {

@@ -78,7 +78,7 @@ struct DeclaredBank {
   }
 }
 
-@Suite("catalog of a bank", .serialized, .timeLimit(.minutes(2)))
+@Suite("catalog of a bank", .serialized, .timeLimit(.minutes(10)))
 struct CatalogTests {
   @Test func `it is valid, its rules hold, and each rule fails when it is broken`() async throws {
     let bank = try TestBank()

@@ -7,7 +7,7 @@ import Testing
   import Glibc
 #endif
 
-@Suite("bank on PostgreSQL and Redis", .serialized, .timeLimit(.minutes(2)))
+@Suite("bank on PostgreSQL and Redis", .serialized, .timeLimit(.minutes(10)))
 struct EnginesTests {
   @Test func `the same bank runs on servers, outlives their restart, and every rule holds`() async throws {
     let ports = try freePorts(2)

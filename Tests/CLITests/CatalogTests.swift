@@ -5,7 +5,7 @@ import Testing
 
 @Suite("The command line, with a catalog or arguments that are wrong")
 struct WrongCatalogTests {
-  @Test(.timeLimit(.minutes(4)))
+  @Test(.timeLimit(.minutes(10)))
   func `broken YAML is refused at its line and column`() async throws {
     let site = try await Site()
     try site.write(site.catalog, "apiVersion: salvor.dev/v1\nkind: Service\nmetadata: {name: x\nspec: {}\n")
@@ -20,7 +20,7 @@ struct WrongCatalogTests {
     }
   }
 
-  @Test(.timeLimit(.minutes(4)))
+  @Test(.timeLimit(.minutes(10)))
   func `an unknown field, a wrong driver and a wrong name are all told at once`() async throws {
     let site = try await Site()
     var text = String(decoding: try Files.read(site.catalog), as: UTF8.self)
@@ -32,7 +32,7 @@ struct WrongCatalogTests {
     try await site.refuses("backup", status: 2, code: "CATALOG-100", saying: ["salvor validate"])
   }
 
-  @Test(.timeLimit(.minutes(4)))
+  @Test(.timeLimit(.minutes(10)))
   func `arguments that make no sense`() async throws {
     let site = try await Site()
     try await site.refuses("restore", "legder", "--yes", status: 2, code: "PLAN-002", saying: ["salvor graph"])

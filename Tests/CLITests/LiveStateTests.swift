@@ -9,7 +9,7 @@ import Testing
 
 @Suite("The command line, where live state gets in the way")
 struct LiveStateTests {
-  @Test(.timeLimit(.minutes(4)))
+  @Test(.timeLimit(.minutes(10)))
   func `no room for the restore: nothing is changed`() async throws {
     let site = try await Site()
     try site.write("\(site.statements)/noise", Hex.encode(SystemRandomness().bytes(1 << 20)))
@@ -24,7 +24,7 @@ struct LiveStateTests {
     #expect(try await site.run("find", "live", "-name", ".salvor-*") == "", "nothing is left beside it")
   }
 
-  @Test(.timeLimit(.minutes(4)))
+  @Test(.timeLimit(.minutes(10)))
   func `a read-only target: nothing is changed`() async throws {
     let site = try await Site()
     try await site.salvor("backup", is: 0)
@@ -37,7 +37,7 @@ struct LiveStateTests {
     #expect(try await site.fingerprint() == before)
   }
 
-  @Test(.timeLimit(.minutes(4)))
+  @Test(.timeLimit(.minutes(10)))
   func `a long transaction: no point, and the message says who`() async throws {
     let site = try await Site { _ in
       var options = Site.Options()
@@ -60,7 +60,7 @@ struct LiveStateTests {
     #expect(fuzzy.json?.array?.first?["mode"]?.string == "fuzzy", "\(fuzzy)")
   }
 
-  @Test(.timeLimit(.minutes(4)))
+  @Test(.timeLimit(.minutes(10)))
   func `a validator that fails: the old state is back, and what ran runs`() async throws {
     let site = try await Site { home in
       var options = Site.Options()
@@ -92,7 +92,7 @@ struct LiveStateTests {
     #expect(text.out.contains("has-a-fourth") && text.out.contains("rolledBack"), "\(text)")
   }
 
-  @Test(.timeLimit(.minutes(4)))
+  @Test(.timeLimit(.minutes(10)))
   func `a service that never gets ready: rolled back by itself`() async throws {
     let site = try await Site { home in
       var options = Site.Options()
@@ -112,7 +112,7 @@ struct LiveStateTests {
     #expect(site.pids().isEmpty, "it did not run before")
   }
 
-  @Test(.timeLimit(.minutes(4)))
+  @Test(.timeLimit(.minutes(10)))
   func `an objective that is missed is a status of its own`() async throws {
     let site = try await Site { _ in
       var options = Site.Options()
@@ -127,7 +127,7 @@ struct LiveStateTests {
     #expect(try await site.entries() == Site.captured)
   }
 
-  @Test(.timeLimit(.minutes(4)))
+  @Test(.timeLimit(.minutes(10)))
   func `two restores come off in the opposite order only`() async throws {
     let site = try await Site()
     try await site.salvor("backup", is: 0)
@@ -143,7 +143,7 @@ struct LiveStateTests {
     #expect(try await site.fingerprint() == damaged)
   }
 
-  @Test(.timeLimit(.minutes(4)))
+  @Test(.timeLimit(.minutes(10)))
   func `a backup that is interrupted leaves no point, no lock and no waiting writer`() async throws {
     let site = try await Site { _ in
       var options = Site.Options()
@@ -168,7 +168,7 @@ struct LiveStateTests {
     try await site.salvor("backup", is: 0)
   }
 
-  @Test(.timeLimit(.minutes(4)))
+  @Test(.timeLimit(.minutes(10)))
   func `interrupted in the middle, resumed to the end`() async throws {
     let site = try await Site { home in
       var options = Site.Options()
@@ -209,7 +209,7 @@ extension Site {
     let time = SystemTime()
     let start = time.monotonicNanoseconds()
     while try await !holds() {
-      try #require(time.monotonicNanoseconds() - start < 60_000_000_000, "\(what), within a minute")
+      try #require(time.monotonicNanoseconds() - start < 300_000_000_000, "\(what), within five minutes")
       try await time.sleep(for: .milliseconds(20))
     }
   }

@@ -9,7 +9,7 @@ import Testing
 
 @Suite("The command line, with a repository that is wrong, full or damaged")
 struct WrongRepositoryTests {
-  @Test(.timeLimit(.minutes(4)))
+  @Test(.timeLimit(.minutes(10)))
   func `a wrong password, an empty one, and no repository at all`() async throws {
     let site = try await Site()
     try await site.salvor("backup", is: 0)
@@ -31,7 +31,7 @@ struct WrongRepositoryTests {
     #expect(!Files.exists(site.vault), "nothing was made in its place")
   }
 
-  @Test(.timeLimit(.minutes(4)))
+  @Test(.timeLimit(.minutes(10)))
   func `a mirror of the catalog gets every point, and brings back what the repository lost`() async throws {
     let site = try await Site()
     try await site.salvor("backup", is: 0)
@@ -54,7 +54,7 @@ struct WrongRepositoryTests {
     try await site.salvor("restore", "--yes", "-q", is: 0)
   }
 
-  @Test(.timeLimit(.minutes(4)))
+  @Test(.timeLimit(.minutes(10)))
   func `a full repository takes no point, and works again once there is room`() async throws {
     let site = try await Site()
     try await site.salvor("backup", is: 0)
@@ -76,7 +76,7 @@ struct WrongRepositoryTests {
     #expect(try await site.salvor("points", "-o", "json", is: 0).json?.array?.count == 2)
   }
 
-  @Test(.timeLimit(.minutes(4)))
+  @Test(.timeLimit(.minutes(10)))
   func `a truncated pack: its point is refused with the reason, and the one before it taken`() async throws {
     let site = try await Site()
     try await site.salvor("backup", is: 0)

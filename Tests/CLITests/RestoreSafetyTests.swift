@@ -26,7 +26,7 @@ struct RestoreSafetyTests {
 
   // MARK: What is put back
 
-  @Test(.timeLimit(.minutes(4)))
+  @Test(.timeLimit(.minutes(10)))
   func `a kept state that is gone is no rollback`() async throws {
     let site = try await Site()
     try await site.salvor("backup", is: 0)
@@ -44,7 +44,7 @@ struct RestoreSafetyTests {
     #expect(try await site.entries() == ["e2|0"])
   }
 
-  @Test(.timeLimit(.minutes(4)))
+  @Test(.timeLimit(.minutes(10)))
   func `a rollback needs no repository`() async throws {
     let site = try await Site()
     try await site.salvor("backup", is: 0)
@@ -57,7 +57,7 @@ struct RestoreSafetyTests {
     #expect(try await site.fingerprint() == damaged)
   }
 
-  @Test(.timeLimit(.minutes(4)))
+  @Test(.timeLimit(.minutes(10)))
   func `what was begun to be released is never rolled back to`() async throws {
     let site = try await Site()
     try await site.salvor("backup", is: 0)
@@ -80,7 +80,7 @@ struct RestoreSafetyTests {
     #expect(try await site.run("find", "live", "-name", ".salvor-*") == "")
   }
 
-  @Test(.timeLimit(.minutes(4)))
+  @Test(.timeLimit(.minutes(10)))
   func `a service that was ready must be ready again after a rollback`() async throws {
     let site = try await Site { home in
       var options = Site.Options()
@@ -113,7 +113,7 @@ struct RestoreSafetyTests {
 
   // MARK: What is said
 
-  @Test(.timeLimit(.minutes(4)))
+  @Test(.timeLimit(.minutes(10)))
   func `content that was not compared is said so, everywhere`() async throws {
     let site = try await Site()
     try await site.salvor("backup", is: 0)
@@ -136,7 +136,7 @@ struct RestoreSafetyTests {
     #expect(verdicts.sorted() == ["ledger-db: not-compared", "statement-files: equal"])
   }
 
-  @Test(.timeLimit(.minutes(4)))
+  @Test(.timeLimit(.minutes(10)))
   func `checks of a step that failed are in the outcome and on record`() async throws {
     let site = try await Site { _ in
       var options = Site.Options()
@@ -168,7 +168,7 @@ struct RestoreSafetyTests {
     return try #require(file["records"]?.array)
   }
 
-  @Test(.timeLimit(.minutes(4)))
+  @Test(.timeLimit(.minutes(10)))
   func `a repository that gives no answer is no damaged point`() async throws {
     let site = try await Site()
     try await site.salvor("backup", is: 0)
@@ -204,7 +204,7 @@ struct RestoreSafetyTests {
 
   // MARK: Who else is at work
 
-  @Test(.timeLimit(.minutes(4)))
+  @Test(.timeLimit(.minutes(10)))
   func `no backup of what a restore has half put in place, and no lock on what it reads no more`() async throws {
     let site = try await Site { home in
       var options = Site.Options()
@@ -232,7 +232,7 @@ struct RestoreSafetyTests {
     try await site.salvor("backup", is: 0)
   }
 
-  @Test(.timeLimit(.minutes(4)))
+  @Test(.timeLimit(.minutes(10)))
   func `no restore of what a backup reads; a killed backup keeps nobody waiting`() async throws {
     let site = try await Site { _ in
       var options = Site.Options()
@@ -258,7 +258,7 @@ struct RestoreSafetyTests {
     #expect(try await site.entries() == Site.captured)
   }
 
-  @Test(.timeLimit(.minutes(4)))
+  @Test(.timeLimit(.minutes(10)))
   func `files that somebody has open are not swapped away under them`() async throws {
     let site = try await Site()
     try await site.salvor("backup", is: 0)
@@ -280,7 +280,7 @@ struct RestoreSafetyTests {
     #expect(try await site.entries() == Site.captured)
   }
 
-  @Test(.timeLimit(.minutes(4)))
+  @Test(.timeLimit(.minutes(10)))
   func `a stop command that says it has stopped what still answers is not believed`() async throws {
     let port = try freePort()
     let site = try await Site { home in
@@ -324,7 +324,7 @@ struct RestoreSafetyTests {
 
   // MARK: Who gets to see what
 
-  @Test(.timeLimit(.minutes(4)))
+  @Test(.timeLimit(.minutes(10)))
   func `what Salvor starts sees what was declared for it, and none of Salvor's own secrets`() async throws {
     let site = try await Site { home in
       var options = Site.Options()

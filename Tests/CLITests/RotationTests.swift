@@ -5,7 +5,7 @@ import Testing
 
 @Suite("The command line, with a repository under a new master key")
 struct RotationTests {
-  @Test(.timeLimit(.minutes(4)))
+  @Test(.timeLimit(.minutes(10)))
   func `points of a re-encrypted repository are found, verified and restored`() async throws {
     let site = try await Site()
     try await site.salvor("backup", is: 0)

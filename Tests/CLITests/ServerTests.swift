@@ -5,7 +5,7 @@ import Testing
 
 @Suite("The command line, with servers that can't be had")
 struct ServerTests {
-  @Test(.timeLimit(.minutes(4)))
+  @Test(.timeLimit(.minutes(10)))
   func `PostgreSQL with its port closed, or another password`() async throws {
     let server = try await PostgreSQLServer.start()
     do {
@@ -32,7 +32,7 @@ struct ServerTests {
     await server.shutDown()
   }
 
-  @Test(.timeLimit(.minutes(4)))
+  @Test(.timeLimit(.minutes(10)))
   func `Redis with a wrong password, or gone`() async throws {
     var settings = RedisServer.Settings()
     settings.password = "right"
@@ -54,7 +54,7 @@ struct ServerTests {
       "backup", "sessions-db", status: 1, code: "POINT-103", saying: ["sessions-db", "DRIVER-201", String(server.port)])
   }
 
-  @Test(.timeLimit(.minutes(4)))
+  @Test(.timeLimit(.minutes(10)))
   func `an engine older than the captured one is refused before anything is touched`() async throws {
     let server = try RedisServer()
     let site = try await Site { home in

@@ -5,7 +5,7 @@ import Testing
 
 @Suite("The command line, where all is well")
 struct StoryTests {
-  @Test(.timeLimit(.minutes(4)))
+  @Test(.timeLimit(.minutes(10)))
   func `init, validate, backup, restore, as the help says`() async throws {
     let site = try await Site()
     try Files.removeTree(site.catalog)
@@ -22,7 +22,7 @@ struct StoryTests {
     #expect(try await site.entries() == Site.captured)
   }
 
-  @Test(.timeLimit(.minutes(4)))
+  @Test(.timeLimit(.minutes(10)))
   func `graph and schema print what they say`() async throws {
     let site = try await Site()
     let tree = try await site.salvor("graph", is: 0)
@@ -37,7 +37,7 @@ struct StoryTests {
     #expect(version.err == "" && version.out.contains("."))
   }
 
-  @Test(.timeLimit(.minutes(4)))
+  @Test(.timeLimit(.minutes(10)))
   func `from backup to release, with the state a rollback puts back byte for byte`() async throws {
     let site = try await Site { home in
       var options = Site.Options()
@@ -131,7 +131,7 @@ struct StoryTests {
     #expect(changed.err.contains("EVIDENCE-") && changed.err.contains("run"), "\(changed)")
   }
 
-  @Test(.timeLimit(.minutes(4)))
+  @Test(.timeLimit(.minutes(10)))
   func `deleted data comes back, and with it the directories`() async throws {
     let site = try await Site()
     try await site.salvor("backup", is: 0)
@@ -144,7 +144,7 @@ struct StoryTests {
     #expect(!Files.exists(site.statements) && !Files.exists(site.ledger), "as it was: not there")
   }
 
-  @Test(.timeLimit(.minutes(4)))
+  @Test(.timeLimit(.minutes(10)))
   func `everything is lost but the repository and its password`() async throws {
     let site = try await Site()
     try await site.salvor("backup", is: 0)
@@ -174,7 +174,7 @@ struct StoryTests {
     #expect(try Files.read("\(site.statements)/e3.txt") == Array("e3\n".utf8))
   }
 
-  @Test(.timeLimit(.minutes(4)))
+  @Test(.timeLimit(.minutes(10)))
   func `one service comes back alone, and nothing else is touched`() async throws {
     let site = try await Site { home in
       var options = Site.Options()

@@ -37,7 +37,7 @@ struct PageTests {
     #expect(try Pages.text("README.md").contains("```yaml\n\(CatalogReference.smallest)\n```"))
   }
 
-  @Test(.timeLimit(.minutes(2))) func `getting started works as it is written`() throws {
+  @Test(.timeLimit(.minutes(10))) func `getting started works as it is written`() throws {
     let blocks = try Pages.blocks(of: "docs/getting-started.md", marked: "getting-started")
     try #require(blocks.count > 5)
     let program = try #require(try? FileManager.default.destinationOfSymbolicLink(atPath: "/proc/self/exe"))

@@ -75,7 +75,7 @@ import Testing
     }
   }
 
-  @Test(.timeLimit(.minutes(4))) func `a drill that tries to reach production fails, and has tried`() async throws {
+  @Test(.timeLimit(.minutes(10))) func `a drill that tries to reach production fails, and has tried`() async throws {
     let listener = try Listener()
     let drills =
       DrillBank.document("whole", "  level: system")
@@ -102,7 +102,7 @@ import Testing
     }
   }
 
-  @Test(.timeLimit(.minutes(4))) func `a drill that is killed leaves nothing`() async throws {
+  @Test(.timeLimit(.minutes(10))) func `a drill that is killed leaves nothing`() async throws {
     let drills = DrillBank.document("whole", "  level: system")
     try await DrillBank.with(engines: false, basePort: 18_500, drills: drills) { bank in
       try await bank.point()

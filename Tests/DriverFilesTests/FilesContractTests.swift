@@ -4,29 +4,29 @@ import Testing
 @Suite("Files under a lock keep the driver contract") struct FilesContractTests {
   let contract = DriverContract<FilesFixture>()
 
-  @Test(.timeLimit(.minutes(1))) func traitsAreTold() async throws { try await contract.traitsAreTold() }
-  @Test(.timeLimit(.minutes(1))) func captureIsWhole() async throws { try await contract.captureIsWhole() }
-  @Test(.timeLimit(.minutes(1))) func digestIsOfTheContent() async throws { try await contract.digestIsOfTheContent() }
-  @Test(.timeLimit(.minutes(1))) func cutIsExact() async throws { try await contract.cutIsExact() }
-  @Test(.timeLimit(.minutes(1))) func heldMeansHeld() async throws { try await contract.heldMeansHeld() }
-  @Test(.timeLimit(.minutes(1))) func holdLapsesByItself() async throws { try await contract.holdLapsesByItself() }
-  @Test(.timeLimit(.minutes(1))) func closeFrees() async throws { try await contract.closeFrees() }
-  @Test(.timeLimit(.minutes(1))) func cancellationFrees() async throws { try await contract.cancellationFrees() }
-  @Test(.timeLimit(.minutes(1))) func sinkErrorsSurface() async throws { try await contract.sinkErrorsSurface() }
-  @Test(.timeLimit(.minutes(1))) func restoreBesideIsProved() async throws {
+  @Test(.timeLimit(.minutes(10))) func traitsAreTold() async throws { try await contract.traitsAreTold() }
+  @Test(.timeLimit(.minutes(10))) func captureIsWhole() async throws { try await contract.captureIsWhole() }
+  @Test(.timeLimit(.minutes(10))) func digestIsOfTheContent() async throws { try await contract.digestIsOfTheContent() }
+  @Test(.timeLimit(.minutes(10))) func cutIsExact() async throws { try await contract.cutIsExact() }
+  @Test(.timeLimit(.minutes(10))) func heldMeansHeld() async throws { try await contract.heldMeansHeld() }
+  @Test(.timeLimit(.minutes(10))) func holdLapsesByItself() async throws { try await contract.holdLapsesByItself() }
+  @Test(.timeLimit(.minutes(10))) func closeFrees() async throws { try await contract.closeFrees() }
+  @Test(.timeLimit(.minutes(10))) func cancellationFrees() async throws { try await contract.cancellationFrees() }
+  @Test(.timeLimit(.minutes(10))) func sinkErrorsSurface() async throws { try await contract.sinkErrorsSurface() }
+  @Test(.timeLimit(.minutes(10))) func restoreBesideIsProved() async throws {
     try await contract.restoreBesideIsProved()
   }
-  @Test(.timeLimit(.minutes(1))) func damageIsFound() async throws { try await contract.damageIsFound() }
-  @Test(.timeLimit(.minutes(1))) func swapInAndOut() async throws { try await contract.swapInAndOut() }
-  @Test(.timeLimit(.minutes(1))) func swapReplays() async throws { try await contract.swapReplays() }
-  @Test(.timeLimit(.minutes(1))) func lostStateComesBack() async throws { try await contract.lostStateComesBack() }
-  @Test(.timeLimit(.minutes(1))) func precheckFindsNoSpace() async throws { try await contract.precheckFindsNoSpace() }
+  @Test(.timeLimit(.minutes(10))) func damageIsFound() async throws { try await contract.damageIsFound() }
+  @Test(.timeLimit(.minutes(10))) func swapInAndOut() async throws { try await contract.swapInAndOut() }
+  @Test(.timeLimit(.minutes(10))) func swapReplays() async throws { try await contract.swapReplays() }
+  @Test(.timeLimit(.minutes(10))) func lostStateComesBack() async throws { try await contract.lostStateComesBack() }
+  @Test(.timeLimit(.minutes(10))) func precheckFindsNoSpace() async throws { try await contract.precheckFindsNoSpace() }
 
-  @Test(.timeLimit(.minutes(1))) func precheckFindsReadOnlyTarget() async throws {
+  @Test(.timeLimit(.minutes(10))) func precheckFindsReadOnlyTarget() async throws {
     try await contract.precheckFindsReadOnlyTarget()
   }
 
-  @Test(.timeLimit(.minutes(1))) func queriesOnlyRead() async throws {
+  @Test(.timeLimit(.minutes(10))) func queriesOnlyRead() async throws {
     try await contract.queriesOnlyRead(
       reading: "lines records/*.txt", writing: ["delete records/1.txt", "list", "lines", "", "list ../*", "list /"])
   }
@@ -35,15 +35,15 @@ import Testing
 @Suite("Files without a lock keep the rest of the driver contract") struct LooseFilesContractTests {
   let contract = DriverContract<LooseFilesFixture>()
 
-  @Test(.timeLimit(.minutes(1))) func traitsAreTold() async throws { try await contract.traitsAreTold() }
-  @Test(.timeLimit(.minutes(1))) func captureIsWhole() async throws { try await contract.captureIsWhole() }
-  @Test(.timeLimit(.minutes(1))) func digestIsOfTheContent() async throws { try await contract.digestIsOfTheContent() }
-  @Test(.timeLimit(.minutes(1))) func cancellationFrees() async throws { try await contract.cancellationFrees() }
-  @Test(.timeLimit(.minutes(1))) func sinkErrorsSurface() async throws { try await contract.sinkErrorsSurface() }
-  @Test(.timeLimit(.minutes(1))) func restoreBesideIsProved() async throws {
+  @Test(.timeLimit(.minutes(10))) func traitsAreTold() async throws { try await contract.traitsAreTold() }
+  @Test(.timeLimit(.minutes(10))) func captureIsWhole() async throws { try await contract.captureIsWhole() }
+  @Test(.timeLimit(.minutes(10))) func digestIsOfTheContent() async throws { try await contract.digestIsOfTheContent() }
+  @Test(.timeLimit(.minutes(10))) func cancellationFrees() async throws { try await contract.cancellationFrees() }
+  @Test(.timeLimit(.minutes(10))) func sinkErrorsSurface() async throws { try await contract.sinkErrorsSurface() }
+  @Test(.timeLimit(.minutes(10))) func restoreBesideIsProved() async throws {
     try await contract.restoreBesideIsProved()
   }
-  @Test(.timeLimit(.minutes(1))) func damageIsFound() async throws { try await contract.damageIsFound() }
-  @Test(.timeLimit(.minutes(1))) func swapInAndOut() async throws { try await contract.swapInAndOut() }
-  @Test(.timeLimit(.minutes(1))) func lostStateComesBack() async throws { try await contract.lostStateComesBack() }
+  @Test(.timeLimit(.minutes(10))) func damageIsFound() async throws { try await contract.damageIsFound() }
+  @Test(.timeLimit(.minutes(10))) func swapInAndOut() async throws { try await contract.swapInAndOut() }
+  @Test(.timeLimit(.minutes(10))) func lostStateComesBack() async throws { try await contract.lostStateComesBack() }
 }

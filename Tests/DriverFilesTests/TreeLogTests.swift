@@ -27,7 +27,7 @@ private func number(_ name: String, or usual: UInt64) -> UInt64 {
     }
   }
 
-  @Test(.timeLimit(.minutes(2)))
+  @Test(.timeLimit(.minutes(10)))
   func `nobody who follows, no mark, and nobody is held up`() async throws {
     try await FollowedTree.with { tree in
       let session = try #require(try tree.driver().marking())
@@ -40,7 +40,7 @@ private func number(_ name: String, or usual: UInt64) -> UInt64 {
     }
   }
 
-  @Test(.timeLimit(.minutes(2)))
+  @Test(.timeLimit(.minutes(10)))
   func `notes that don't lead to the log's end let it begin anew, with a reason`() async throws {
     try await FollowedTree.with { tree in
       let log = MemoryTreeLog()
@@ -62,7 +62,7 @@ private func number(_ name: String, or usual: UInt64) -> UInt64 {
     }
   }
 
-  @Test(.timeLimit(.minutes(2)))
+  @Test(.timeLimit(.minutes(10)))
   func `more events than the kernel keeps: the tree is looked at as a whole`() async throws {
     try await FollowedTree.with { tree in
       let log = MemoryTreeLog()
@@ -83,7 +83,7 @@ private func number(_ name: String, or usual: UInt64) -> UInt64 {
   }
 
   /// The repository proves its bytes; this is about one that lies.
-  @Test(.timeLimit(.minutes(2))) func `a damaged log is refused, or harms nothing but the copy`() async throws {
+  @Test(.timeLimit(.minutes(10))) func `a damaged log is refused, or harms nothing but the copy`() async throws {
     try await FollowedTree.with { tree in
       let log = MemoryTreeLog()
       var base: (tree: MemoryTree, result: CaptureResult)?

@@ -86,7 +86,7 @@ import Testing
 
   // MARK: What is in the point
 
-  @Test(.timeLimit(.minutes(2)))
+  @Test(.timeLimit(.minutes(10)))
   func `every kind of change before the mark is in the point, and none after it`() async throws {
     try await withServer { fixture in
       let taken = try await capture(fixture) {
@@ -133,7 +133,7 @@ import Testing
     }
   }
 
-  @Test(.timeLimit(.minutes(2)))
+  @Test(.timeLimit(.minutes(10)))
   func `the binary log's numbering goes on where the point ends`() async throws {
     try await withServer { fixture in
       let taken = try await capture(fixture) { try await fixture.write(100, payload: "ahead") }
@@ -146,7 +146,7 @@ import Testing
     }
   }
 
-  @Test(.timeLimit(.minutes(2)))
+  @Test(.timeLimit(.minutes(10)))
   func `logs the server removes meanwhile are missed only when they are needed`() async throws {
     try await withServer { fixture in
       // The first is open since the copy was made.
@@ -183,7 +183,7 @@ import Testing
     throw ContractBroken("the server keeps its logs")
   }
 
-  @Test(.timeLimit(.minutes(2)))
+  @Test(.timeLimit(.minutes(10)))
   func `a bit flipped in the binary log is found`() async throws {
     try await withServer { fixture in
       let taken = try await capture(fixture) { try await fixture.write(100, payload: Payload.of(424_242)) }
@@ -199,7 +199,7 @@ import Testing
     }
   }
 
-  @Test(.timeLimit(.minutes(2)))
+  @Test(.timeLimit(.minutes(10)))
   func `a log that ends too early, or too late, is found`() async throws {
     try await withServer { fixture in
       let taken = try await capture(fixture) { try await fixture.write(100, payload: "ahead") }
@@ -223,7 +223,7 @@ import Testing
     }
   }
 
-  @Test(.timeLimit(.minutes(2)))
+  @Test(.timeLimit(.minutes(10)))
   func `an interrupted restore leaves nothing that the next one minds`() async throws {
     try await withServer { fixture in
       let taken = try await capture(fixture) { try await fixture.write(100, payload: "ahead") }
@@ -242,7 +242,7 @@ import Testing
     }
   }
 
-  @Test(.timeLimit(.minutes(2)))
+  @Test(.timeLimit(.minutes(10)))
   func `a server left beside by a crash is ended by the next try`() async throws {
     try await withServer { fixture in
       let taken = try await capture(fixture)
@@ -266,7 +266,7 @@ import Testing
     }
   }
 
-  @Test(.timeLimit(.minutes(2)))
+  @Test(.timeLimit(.minutes(10)))
   func `events are as they were at the mark, though a replay disables what it defines`() async throws {
     try await withServer { fixture in
       try await fixture.run("CREATE EVENT shop.old ON SCHEDULE EVERY 1 DAY DO SELECT 1")
@@ -287,7 +287,7 @@ import Testing
     }
   }
 
-  @Test(.timeLimit(.minutes(2)))
+  @Test(.timeLimit(.minutes(10)))
   func `users known by a plugin that was installed are replayed`() async throws {
     try await withServer { fixture in
       try await fixture.run("INSTALL SONAME 'auth_ed25519'")
@@ -304,7 +304,7 @@ import Testing
     }
   }
 
-  @Test(.timeLimit(.minutes(2)))
+  @Test(.timeLimit(.minutes(10)))
   func `transactions that came from other servers are in nobody's way`() async throws {
     try await withServer { fixture in
       for (domain, server) in [(0, 7), (3, 8), (0, 1)] {
@@ -319,7 +319,7 @@ import Testing
     }
   }
 
-  @Test(.timeLimit(.minutes(2)))
+  @Test(.timeLimit(.minutes(10)))
   func `a digest is of one moment, whatever the server's isolation is`() async throws {
     try await withServer(["transaction-isolation=READ-COMMITTED"]) { fixture in
       let taken = try await capture(fixture) {
@@ -330,7 +330,7 @@ import Testing
     }
   }
 
-  @Test(.timeLimit(.minutes(2)))
+  @Test(.timeLimit(.minutes(10)))
   func `what is computed is in no digest`() async throws {
     try await withServer { fixture in
       try await fixture.run(
@@ -378,7 +378,7 @@ import Testing
     }
   }
 
-  @Test(.timeLimit(.minutes(2)))
+  @Test(.timeLimit(.minutes(10)))
   func `a restore that failed leaves no directory where sockets go`() async throws {
     try await withServer { fixture in
       let taken = try await capture(fixture) { try await fixture.write(100, payload: "ahead") }
@@ -399,7 +399,7 @@ import Testing
 
   // MARK: What is held
 
-  @Test(.timeLimit(.minutes(2)))
+  @Test(.timeLimit(.minutes(10)))
   func `a limit is that of all stages together`() async throws {
     try await withServer { fixture in
       let (backup, mine) = (try await fixture.connect(), try await fixture.connect())
@@ -425,7 +425,7 @@ import Testing
     }
   }
 
-  @Test(.timeLimit(.minutes(2)))
+  @Test(.timeLimit(.minutes(10)))
   func `while held nothing of any kind is acknowledged`() async throws {
     try await withServer { fixture in
       try await fixture.run("CREATE USER other@localhost")
@@ -482,7 +482,7 @@ import Testing
     }
   }
 
-  @Test(.timeLimit(.minutes(2)))
+  @Test(.timeLimit(.minutes(10)))
   func `open transactions and statements under way are in nobody's way`() async throws {
     try await withServer { fixture in
       let open = try await fixture.connect()
@@ -500,7 +500,7 @@ import Testing
     }
   }
 
-  @Test(.timeLimit(.minutes(2)))
+  @Test(.timeLimit(.minutes(10)))
   func `whoever can't be waited for makes the hold fail, and nobody waits after it`() async throws {
     try await withServer { fixture in
       try await withSession(try fixture.driver(.usual), MemoryTree()) { session in
@@ -522,7 +522,7 @@ import Testing
     }
   }
 
-  @Test(.timeLimit(.minutes(2)))
+  @Test(.timeLimit(.minutes(10)))
   func `a hold whose connection dies lets go at once, and says so`() async throws {
     try await withServer { fixture in
       let connection = try await fixture.connect()
@@ -540,7 +540,7 @@ import Testing
   }
 
   /// A stopped process, or a machine that is gone, closes no connection.
-  @Test(.timeLimit(.minutes(2)))
+  @Test(.timeLimit(.minutes(10)))
   func `the server itself lets go of a hold nobody ends`() async throws {
     try await withServer { fixture in
       let connection = try await fixture.connect()
@@ -565,7 +565,7 @@ import Testing
 
   // MARK: Outside the cut
 
-  @Test(.timeLimit(.minutes(2)))
+  @Test(.timeLimit(.minutes(10)))
   func `without a binary log a store is outside the cut, and comes back all the same`() async throws {
     try await withServer(isLogged: false) { fixture in
       let driver = try fixture.driver(.usual)
@@ -590,7 +590,7 @@ import Testing
   }
 
   @Test(
-    .timeLimit(.minutes(2)),
+    .timeLimit(.minutes(10)),
     arguments: [
       ("binlog-format=MIXED", "", "binlog_format"), ("binlog-format=STATEMENT", "", "binlog_format"),
       ("binlog-ignore-db=scratch", "", "binlog_ignore_db"),
@@ -611,7 +611,7 @@ import Testing
 
   // MARK: Digest
 
-  @Test(.timeLimit(.minutes(2)))
+  @Test(.timeLimit(.minutes(10)))
   func `a digest sees every kind of value, and only InnoDB's tables`() async throws {
     try await withServer { fixture in
       try await fixture.run(
@@ -661,7 +661,7 @@ import Testing
   }
 
   /// The scheme is documented: anybody can compute it.
-  @Test(.timeLimit(.minutes(2)))
+  @Test(.timeLimit(.minutes(10)))
   func `mariadb-rows-v1 stays what it is`() async throws {
     try await withServer { fixture in
       try await fixture.run("CREATE TABLE shop.fixed (n INT PRIMARY KEY, t TEXT)")
@@ -676,7 +676,7 @@ import Testing
 
   static let fixedDigest = "d1b24f7426491f053bfa952d1bab33366901d6e76c94d15abeca32fcb680856d"
 
-  @Test(.timeLimit(.minutes(2)))
+  @Test(.timeLimit(.minutes(10)))
   func `a table changed while digests are read has none, and that is said`() async throws {
     try await withServer { fixture in
       try await fixture.run("CREATE TABLE shop.gone (n INT PRIMARY KEY)")
@@ -699,7 +699,7 @@ import Testing
 
   // MARK: Refusals
 
-  @Test(.timeLimit(.minutes(2)))
+  @Test(.timeLimit(.minutes(10)))
   func `doors that are shut are told as such`() async throws {
     try await withServer { fixture in
       let wrong = fixture.server.directoryPath + "/wrong"
@@ -747,7 +747,7 @@ import Testing
     for options in bad { #expect(throws: DriverError.self, "\(options)") { try make(options) } }
   }
 
-  @Test(.timeLimit(.minutes(2)))
+  @Test(.timeLimit(.minutes(10)))
   func `the password is in no argument and no file that stays`() async throws {
     try await withServer { fixture in
       let secret = MariaDBServer.password
@@ -775,7 +775,7 @@ import Testing
 
   // MARK: The whole way
 
-  @Test(.timeLimit(.minutes(3))) func `a server comes back through the command line, and again by a rollback`()
+  @Test(.timeLimit(.minutes(10))) func `a server comes back through the command line, and again by a rollback`()
     async throws
   {
     try await withServer { fixture in
@@ -842,7 +842,7 @@ import Testing
   }
 
   /// Killed while it restores beside, proves, stops, swaps or starts: whoever resumes finds a way from there.
-  @Test(.timeLimit(.minutes(4)), arguments: [700, 1400, 2100, 2800, 3500, 4200])
+  @Test(.timeLimit(.minutes(10)), arguments: [700, 1400, 2100, 2800, 3500, 4200])
   func `a restore that was killed is resumed`(_ milliseconds: Int) async throws {
     try await withServer { fixture in
       let place = try TemporaryDirectory("maria-killed")
@@ -865,7 +865,7 @@ import Testing
   }
 
   /// While another store of the group still takes its time to be held.
-  @Test(.timeLimit(.minutes(2))) func `a hold lapses when Salvor is killed`() async throws {
+  @Test(.timeLimit(.minutes(10))) func `a hold lapses when Salvor is killed`() async throws {
     try await withServer { fixture in
       let place = try TemporaryDirectory("maria-held")
       let root = Files.parent(of: Files.parent(of: Files.parent(of: Self.page)))
@@ -915,7 +915,7 @@ import Testing
   // MARK: The exit door
 
   /// The page's own words.
-  @Test(.timeLimit(.minutes(2)))
+  @Test(.timeLimit(.minutes(10)))
   func `stock tools bring a copy to the mark`() async throws {
     try await withServer { fixture in
       let taken = try await capture(fixture) {

@@ -24,7 +24,7 @@ import Testing
     ("a word nobody knows", "INFO {\"version\":\"2.9.0\"}\r\nPONG\r\nGIVE me\r\n"),
   ]
 
-  @Test(.timeLimit(.minutes(1)), arguments: attacks.indices)
+  @Test(.timeLimit(.minutes(10)), arguments: attacks.indices)
   func `what no server says ends the connection`(_ index: Int) async throws {
     let attack = Self.attacks[index]
     let listener = try Listener()
@@ -48,7 +48,7 @@ import Testing
 
   // MARK: Signatures
 
-  @Test(.timeLimit(.minutes(1)))
+  @Test(.timeLimit(.minutes(10)))
   func `signatures are those of the server`() async throws {
     try await NATSFixture.with { fixture in
       // Names and subjects of many lengths, so that every rest of a division by 32 comes up.
@@ -71,7 +71,7 @@ import Testing
 
   // MARK: Standing still
 
-  @Test(.timeLimit(.minutes(1)))
+  @Test(.timeLimit(.minutes(10)))
   func `a process goes on when the thread that holds it ends`() async throws {
     try await NATSFixture.with { fixture in
       let pid = try #require(fixture.server.pid)

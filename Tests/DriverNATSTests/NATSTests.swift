@@ -16,7 +16,7 @@ import Testing
 @Suite("NATS JetStream") struct NATSTests {
   // MARK: What a capture holds
 
-  @Test(.timeLimit(.minutes(1)), arguments: ["none", "process"])
+  @Test(.timeLimit(.minutes(10)), arguments: ["none", "process"])
   func `a consumer goes on behind what it had acknowledged at the mark`(_ hold: String) async throws {
     try await NATSFixture.with(options: ["hold": .string(hold)]) { fixture in
       try await fixture.consumer("worker", acknowledging: 5)
@@ -33,7 +33,7 @@ import Testing
     }
   }
 
-  @Test(.timeLimit(.minutes(1)))
+  @Test(.timeLimit(.minutes(10)))
   func `every stream is cut at one moment`() async throws {
     try await NATSFixture.with { fixture in
       try await fixture.api("STREAM.CREATE.EFFECTS", ["name": "EFFECTS", "subjects": ["effect.>"]])
@@ -66,7 +66,7 @@ import Testing
     }
   }
 
-  @Test(.timeLimit(.minutes(1)))
+  @Test(.timeLimit(.minutes(10)))
   func `large messages with headers come back`() async throws {
     try await NATSFixture.with { fixture in
       let payload = SeededRandomness(seed: 7).bytes(900_000)
@@ -87,7 +87,7 @@ import Testing
     }
   }
 
-  @Test(.timeLimit(.minutes(1)))
+  @Test(.timeLimit(.minutes(10)))
   func `a key-value bucket comes back with its history`() async throws {
     try await NATSFixture.with { fixture in
       try await fixture.api(
@@ -109,7 +109,7 @@ import Testing
     }
   }
 
-  @Test(.timeLimit(.minutes(1)), arguments: ["none", "process"])
+  @Test(.timeLimit(.minutes(10)), arguments: ["none", "process"])
   func `what ages is not lost by being proved`(_ hold: String) async throws {
     try await NATSFixture.with(options: ["hold": .string(hold)]) { fixture in
       try await fixture.api(
@@ -125,7 +125,7 @@ import Testing
     }
   }
 
-  @Test(.timeLimit(.minutes(1)))
+  @Test(.timeLimit(.minutes(10)))
   func `what a work queue gave away after the mark is told`() async throws {
     try await NATSFixture.with { fixture in
       try await fixture.api(
@@ -139,7 +139,7 @@ import Testing
     }
   }
 
-  @Test(.timeLimit(.minutes(1)))
+  @Test(.timeLimit(.minutes(10)))
   func `a work queue that stood still is whole`() async throws {
     try await NATSFixture.with(options: ["hold": "process"]) { fixture in
       try await fixture.api(
@@ -157,7 +157,7 @@ import Testing
     }
   }
 
-  @Test(.timeLimit(.minutes(1)))
+  @Test(.timeLimit(.minutes(10)))
   func `streams in memory are named`() async throws {
     try await NATSFixture.with { fixture in
       try await fixture.api("STREAM.CREATE.MEM", ["name": "MEM", "subjects": ["mem.>"], "storage": "memory"])
@@ -170,7 +170,7 @@ import Testing
 
   // MARK: What goes wrong
 
-  @Test(.timeLimit(.minutes(1)))
+  @Test(.timeLimit(.minutes(10)))
   func `a stream that vanished after the mark is a gap`() async throws {
     for again in [false, true] {
       try await NATSFixture.with { fixture in
@@ -186,7 +186,7 @@ import Testing
     }
   }
 
-  @Test(.timeLimit(.minutes(1)), arguments: ["none", "process"])
+  @Test(.timeLimit(.minutes(10)), arguments: ["none", "process"])
   func `a server killed in the middle ends the capture`(_ hold: String) async throws {
     try await NATSFixture.with(options: ["hold": .string(hold)]) { fixture in
       let server = fixture.server
@@ -204,7 +204,7 @@ import Testing
     }
   }
 
-  @Test(.timeLimit(.minutes(1)))
+  @Test(.timeLimit(.minutes(10)))
   func `a wrong password is told as that`() async throws {
     let directory = try TemporaryDirectory("secret")
     try Files.replace(directory.file("right"), with: Array("s3cret\n".utf8))
@@ -235,7 +235,7 @@ import Testing
     await fixture.shutDown()
   }
 
-  @Test(.timeLimit(.minutes(1)))
+  @Test(.timeLimit(.minutes(10)))
   func `the rights of the page are enough, and fewer are not`() async throws {
     let directory = try TemporaryDirectory("secret")
     try Files.replace(directory.file("password"), with: Array("s3cret\n".utf8))
@@ -273,7 +273,7 @@ import Testing
     await fixture("all").shutDown()
   }
 
-  @Test(.timeLimit(.minutes(1)))
+  @Test(.timeLimit(.minutes(10)))
   func `a hold that takes too long lets go and is no part of a cut`() async throws {
     try await NATSFixture.with(options: ["hold": "process"]) { fixture in
       let driver = try fixture.driver()
@@ -293,7 +293,7 @@ import Testing
 
   // MARK: Damage
 
-  @Test(.timeLimit(.minutes(1)))
+  @Test(.timeLimit(.minutes(10)))
   func `settings that were changed are found`() async throws {
     try await NATSFixture.with { fixture in
       try await fixture.consumer("worker", acknowledging: 3)
@@ -316,7 +316,7 @@ import Testing
 
   // MARK: The way out
 
-  @Test(.timeLimit(.minutes(1)))
+  @Test(.timeLimit(.minutes(10)))
   func `a plain server serves what was captured`() async throws {
     try await NATSFixture.with { fixture in
       let records = try await fixture.records()

@@ -6,7 +6,7 @@ import Testing
 @testable import DriverPostgreSQL
 
 @Suite("Times of commits in the log") struct CommitScannerTests {
-  @Test(.timeLimit(.minutes(2)), arguments: [7, 100, 8192, 100_000])
+  @Test(.timeLimit(.minutes(10)), arguments: [7, 100, 8192, 100_000])
   func `every commit is found, however the log is cut`(_ pieceBytes: Int) async throws {
     let server = try await PostgreSQLServer.start(settings: ["max_prepared_transactions = 5"])
     do {

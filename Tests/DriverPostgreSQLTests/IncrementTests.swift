@@ -93,7 +93,7 @@ import Testing
 
   // MARK: What is read
 
-  @Test(.timeLimit(.minutes(2))) func `a copy reads what changed`() async throws {
+  @Test(.timeLimit(.minutes(10))) func `a copy reads what changed`() async throws {
     try await Self.withServer { fixture in
       try await fixture.server.sql(
         "CREATE TABLE wide (n int PRIMARY KEY, note text) WITH (fillfactor = 80)",
@@ -115,7 +115,7 @@ import Testing
   }
 
   /// PostgreSQL's own program reads the same records.
-  @Test(.timeLimit(.minutes(2))) func `the log is read as pg_waldump reads it`() async throws {
+  @Test(.timeLimit(.minutes(10))) func `the log is read as pg_waldump reads it`() async throws {
     try await Self.withServer { fixture in
       let server = fixture.server
       let cluster = try await ClusterFacts.read(fixture.connect())
@@ -157,7 +157,7 @@ import Testing
   }
 
   /// No record names the files of a database that was copied, nor the pages behind a file's former end.
-  @Test(.timeLimit(.minutes(2))) func `what comes back under the same name is read`() async throws {
+  @Test(.timeLimit(.minutes(10))) func `what comes back under the same name is read`() async throws {
     try await Self.withServer { fixture in
       let server = fixture.server
       let place = try server.ownDirectory("apart")
@@ -192,7 +192,7 @@ import Testing
 
   // MARK: What is not certain is read
 
-  @Test(.timeLimit(.minutes(2))) func `without the log everything is read, and the copy says so`() async throws {
+  @Test(.timeLimit(.minutes(10))) func `without the log everything is read, and the copy says so`() async throws {
     try await Self.withServer(["wal_keep_size = 0"]) { fixture in
       let first = try await Self.copy(fixture)
       for _ in 1...4 { try await fixture.server.sql("SELECT pg_switch_wal()", "CHECKPOINT") }
@@ -206,7 +206,7 @@ import Testing
     }
   }
 
-  @Test(.timeLimit(.minutes(2))) func `a copy of another history is none to lean on`() async throws {
+  @Test(.timeLimit(.minutes(10))) func `a copy of another history is none to lean on`() async throws {
     try await Self.withServer { fixture in
       try await fixture.server.sql("CREATE TABLE t (n int)", "INSERT INTO t SELECT generate_series(1, 10000)")
       var first = try await Self.copy(fixture)
@@ -220,7 +220,7 @@ import Testing
     }
   }
 
-  @Test(.timeLimit(.minutes(2))) func `a change that no log names is found by looking`() async throws {
+  @Test(.timeLimit(.minutes(10))) func `a change that no log names is found by looking`() async throws {
     try await Self.withServer { fixture in
       try await fixture.server.sql(
         "CREATE TABLE t (n int)", "INSERT INTO t SELECT generate_series(1, 500000)", "CHECKPOINT")

@@ -74,7 +74,7 @@ import Testing
   }
 
   @Test(
-    .timeLimit(.minutes(2)),
+    .timeLimit(.minutes(10)),
     arguments: ["TRUNCATE records", "DROP TABLE records", "ALTER TABLE records ADD COLUMN more text DEFAULT 'later'"])
   func `what changes a table's files after the release does not spoil the point`(_ statement: String) async throws {
     try await contract.withStore { fixture in
@@ -99,7 +99,7 @@ import Testing
   }
 
   /// It waits for the hold's own lock, and comes before any that is asked for later.
-  @Test(.timeLimit(.minutes(2))) func `a TRUNCATE that waits for the release costs its table's digest, not the point`()
+  @Test(.timeLimit(.minutes(10))) func `a TRUNCATE that waits for the release costs its table's digest, not the point`()
     async throws
   {
     try await contract.withStore { fixture in
@@ -125,7 +125,7 @@ import Testing
   }
 
   /// A table that takes seconds to read must not make everybody who uses it wait behind an `ALTER TABLE`.
-  @Test(.timeLimit(.minutes(3))) func `who waits for a table is let through though it is being read`() async throws {
+  @Test(.timeLimit(.minutes(10))) func `who waits for a table is let through though it is being read`() async throws {
     try await contract.withStore { fixture in
       try await fixture.server.sql(
         "CREATE TABLE large AS SELECT n, repeat('x', 30000000) AS t FROM generate_series(1, 16) AS n")
@@ -155,7 +155,7 @@ import Testing
     }
   }
 
-  @Test(.timeLimit(.minutes(2))) func `a database made after the preparation is held, and digested`() async throws {
+  @Test(.timeLimit(.minutes(10))) func `a database made after the preparation is held, and digested`() async throws {
     try await contract.withStore { fixture in
       let captured = try await capture(
         fixture,
@@ -174,7 +174,7 @@ import Testing
     }
   }
 
-  @Test(.timeLimit(.minutes(2))) func `tables made while writers wait are no difference`() async throws {
+  @Test(.timeLimit(.minutes(10))) func `tables made while writers wait are no difference`() async throws {
     try await contract.withStore { fixture in
       let captured = try await capture(
         fixture, held: { try await fixture.server.sql("CREATE TABLE early AS SELECT 1 AS n") },
@@ -184,7 +184,7 @@ import Testing
     }
   }
 
-  @Test(.timeLimit(.minutes(2))) func `a database made while writers wait puts the store outside the cut`() async throws
+  @Test(.timeLimit(.minutes(10))) func `a database made while writers wait puts the store outside the cut`() async throws
   {
     try await contract.withStore { fixture in
       let scratch = try TemporaryDirectory("scratch")
@@ -206,7 +206,7 @@ import Testing
   }
 
   /// As when another store of the group could not be held, and a fuzzy point is taken instead.
-  @Test(.timeLimit(.minutes(2))) func `a mark that nobody held for has no digest`() async throws {
+  @Test(.timeLimit(.minutes(10))) func `a mark that nobody held for has no digest`() async throws {
     try await contract.withStore { fixture in
       let scratch = try TemporaryDirectory("scratch")
       let session = try await fixture.driver(.usual).capture(CaptureContext(sink: MemoryTree(), scratch: scratch.path))
@@ -227,7 +227,7 @@ import Testing
   // MARK: What else was promised
 
   /// As when Salvor is stopped, and not ended, while another database is still being locked.
-  @Test(.timeLimit(.minutes(2))) func `a hold that nobody goes on taking ends by itself`() async throws {
+  @Test(.timeLimit(.minutes(10))) func `a hold that nobody goes on taking ends by itself`() async throws {
     try await contract.withStore { fixture in
       let driver = try #require(try fixture.driver(.usual) as? PostgreSQLDriver)
       let control = try await driver.connect()
@@ -252,7 +252,7 @@ import Testing
   }
 
   /// A tablespace's location is often a mount point that an administrator made anew, and empty, after a loss.
-  @Test(.timeLimit(.minutes(2)), .enabled(if: PostgreSQLServer.owner != nil), arguments: [false, true])
+  @Test(.timeLimit(.minutes(10)), .enabled(if: PostgreSQLServer.owner != nil), arguments: [false, true])
   func `an empty location is given to the server, one that holds anything else is not`(_ holdsElse: Bool) async throws {
     try await contract.withStore { fixture in
       let place = try fixture.server.ownDirectory("fast disk")

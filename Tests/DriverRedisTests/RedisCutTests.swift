@@ -10,7 +10,7 @@ import Testing
 
 /// What a cut through a busy server holds.
 @Suite("Redis: the cut") struct RedisCutTests {
-  @Test("pipelines, transactions and scripts are in the cut whole or not at all", .timeLimit(.minutes(1)))
+  @Test("pipelines, transactions and scripts are in the cut whole or not at all", .timeLimit(.minutes(10)))
   func transactionsAreWhole() async throws {
     try await RedisFixture.with { fixture in
       try await fixture.commands([["MSET", "a", "500", "b", "500", "x", "0", "y", "0"]])
@@ -52,7 +52,7 @@ import Testing
     }
   }
 
-  @Test("expiries are absolute, and keys whose time ran out meanwhile still compare", .timeLimit(.minutes(1)))
+  @Test("expiries are absolute, and keys whose time ran out meanwhile still compare", .timeLimit(.minutes(10)))
   func expiringKeys() async throws {
     try await RedisFixture.with { fixture in
       let later = Int64(SystemTime().now().nanoseconds / 1_000_000) + 600_000
@@ -77,7 +77,7 @@ import Testing
     }
   }
 
-  @Test("every type, database and function, and a value of 48 MiB", .timeLimit(.minutes(1)))
+  @Test("every type, database and function, and a value of 48 MiB", .timeLimit(.minutes(10)))
   func everyKindOfContent() async throws {
     try await RedisFixture.with { fixture in
       var commands: [[String]] = [
@@ -114,7 +114,7 @@ import Testing
   }
 
   @Test(
-    "a snapshot through a file and one without, append-only or not", .timeLimit(.minutes(1)),
+    "a snapshot through a file and one without, append-only or not", .timeLimit(.minutes(10)),
     arguments: [
       (true, true), (true, false), (false, true), (false, false),
     ])
@@ -135,7 +135,7 @@ import Testing
     }
   }
 
-  @Test("the master's own pings move the offset and nothing else", .timeLimit(.minutes(1)))
+  @Test("the master's own pings move the offset and nothing else", .timeLimit(.minutes(10)))
   func pings() async throws {
     var settings = RedisServer.Settings()
     settings.more = ["repl-ping-replica-period 1"]
@@ -154,7 +154,7 @@ import Testing
     }
   }
 
-  @Test("someone else ends the pause: release() says so", .timeLimit(.minutes(1)))
+  @Test("someone else ends the pause: release() says so", .timeLimit(.minutes(10)))
   func unpausedByAnother() async throws {
     try await RedisFixture.with { fixture in
       let scratch = try TemporaryDirectory("scratch")
@@ -169,7 +169,7 @@ import Testing
     }
   }
 
-  @Test("the exit door: stock redis-server loads the captured files", .timeLimit(.minutes(1)))
+  @Test("the exit door: stock redis-server loads the captured files", .timeLimit(.minutes(10)))
   func exitDoor() async throws {
     try await RedisFixture.with { fixture in
       try await fixture.commands([["SET", "k", "in the snapshot"]])

@@ -11,7 +11,7 @@ import Testing
 /// What happens when something is in the way.
 @Suite("Redis: faults") struct RedisFaultTests {
   @Test(
-    "a user with the documented rights can capture; without one of them the error names it", .timeLimit(.minutes(1)))
+    "a user with the documented rights can capture; without one of them the error names it", .timeLimit(.minutes(10)))
   func leastRights() async throws {
     var settings = RedisServer.Settings()
     settings.password = "default-secret"
@@ -56,7 +56,7 @@ import Testing
     }
   }
 
-  @Test("nobody there, or somebody who says nothing", .timeLimit(.minutes(1)))
+  @Test("nobody there, or somebody who says nothing", .timeLimit(.minutes(10)))
   func unreachable() async throws {
     let port = try freePort()
     let driver = try RedisDriverFactory.make(
@@ -100,7 +100,7 @@ import Testing
     }
   }
 
-  @Test("the server crashes, or cuts the stream, before the mark has come through", .timeLimit(.minutes(1)))
+  @Test("the server crashes, or cuts the stream, before the mark has come through", .timeLimit(.minutes(10)))
   func cutStream() async throws {
     try await RedisFixture.with { fixture in
       try await expectFailure("a cut stream", { if case .logGap = $0 { true } else { false } }) {
@@ -129,7 +129,7 @@ import Testing
     }
   }
 
-  @Test("truncated, missing and forged files are found before anything is swapped", .timeLimit(.minutes(1)))
+  @Test("truncated, missing and forged files are found before anything is swapped", .timeLimit(.minutes(10)))
   func damagedFiles() async throws {
     try await RedisFixture.with { fixture in
       try await fixture.commands((0..<200).map { ["SET", "k\($0)", "some value"] })
@@ -168,7 +168,7 @@ import Testing
     }
   }
 
-  @Test("without redis-server on this machine a capture works, and says what was not compared", .timeLimit(.minutes(1)))
+  @Test("without redis-server on this machine a capture works, and says what was not compared", .timeLimit(.minutes(10)))
   func noBinary() async throws {
     try await RedisFixture.with { fixture in
       let driver = try fixture.driver(["binary": "no-such-redis-server"])
@@ -179,7 +179,7 @@ import Testing
     }
   }
 
-  @Test("a replica and its primary: the replica is outside the cut and says why", .timeLimit(.minutes(1)))
+  @Test("a replica and its primary: the replica is outside the cut and says why", .timeLimit(.minutes(10)))
   func replica() async throws {
     try await RedisFixture.with { primary in
       try await primary.commands([["SET", "k", "v"]])
@@ -198,7 +198,7 @@ import Testing
     }
   }
 
-  @Test("a query can choose its database and read fields of many hashes", .timeLimit(.minutes(1)))
+  @Test("a query can choose its database and read fields of many hashes", .timeLimit(.minutes(10)))
   func queries() async throws {
     try await RedisFixture.with { fixture in
       try await fixture.commands([

@@ -13,7 +13,7 @@ import Testing
   private func isCorrupt(_ error: DriverError) -> Bool { if case .corrupt = error { true } else { false } }
 
   @Test(
-    "a server that does not load what was restored is found out", .timeLimit(.minutes(1)), arguments: [false, true])
+    "a server that does not load what was restored is found out", .timeLimit(.minutes(10)), arguments: [false, true])
   func notLoaded(_ inStartCommand: Bool) async throws {
     let place = try TemporaryDirectory("included")
     let included = place.file("more.conf")
@@ -45,7 +45,7 @@ import Testing
     }
   }
 
-  @Test("keys whose time has passed are not missed, and later starts compare nothing", .timeLimit(.minutes(1)))
+  @Test("keys whose time has passed are not missed, and later starts compare nothing", .timeLimit(.minutes(10)))
   func expiredSince() async throws {
     try await RedisFixture.with { fixture in
       for number in Int64(1)...20 { try await fixture.write(number, payload: Payload.of(number)) }
@@ -63,7 +63,7 @@ import Testing
     }
   }
 
-  @Test("a server that became a replica after it was asked is not told to be held", .timeLimit(.minutes(1)))
+  @Test("a server that became a replica after it was asked is not told to be held", .timeLimit(.minutes(10)))
   func notHeld() async throws {
     try await RedisFixture.with { primary in
       try await RedisFixture.with { fixture in
@@ -94,7 +94,7 @@ import Testing
     }
   }
 
-  @Test("a mark without a hold is counted by nobody", .timeLimit(.minutes(1))) func unheldMark() async throws {
+  @Test("a mark without a hold is counted by nobody", .timeLimit(.minutes(10))) func unheldMark() async throws {
     try await RedisFixture.with { fixture in
       try await fixture.write(1, payload: Payload.of(1))
       let scratch = try TemporaryDirectory("scratch")

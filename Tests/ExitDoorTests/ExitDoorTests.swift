@@ -17,7 +17,7 @@ import Testing
   }
 
   /// Everything a point holds, brought back by the page's own words, with no program of Salvor's.
-  @Test(.timeLimit(.minutes(3)))
+  @Test(.timeLimit(.minutes(10)))
   func `the page brings every kind of store back`() async throws {
     let page = try Page()
     let system = try await AllStores.start()

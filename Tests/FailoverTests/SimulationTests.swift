@@ -6,7 +6,7 @@ import StateKit
 import Testing
 
 @Suite struct SimulationTests {
-  @Test(.timeLimit(.minutes(2)), arguments: 0..<4)
+  @Test(.timeLimit(.minutes(10)), arguments: 0..<4)
   func `no promise is broken, and every decision replays to the same answer`(_ part: Int) {
     var options = FailoverSimulation.Options()
     options.replays = true
@@ -22,7 +22,7 @@ import Testing
     #expect(failures > 400)
   }
 
-  @Test(.timeLimit(.minutes(2)))
+  @Test(.timeLimit(.minutes(10)))
   func `noise moves nothing`() {
     var options = FailoverSimulation.Options()
     options.onlyNoise = true
@@ -43,7 +43,7 @@ import Testing
 
   /// Each protection taken away breaks a promise that holds with it.
   @Test(
-    .timeLimit(.minutes(2)),
+    .timeLimit(.minutes(10)),
     arguments: [
       "fence-before-promote", "fence-quorum", "record-under-lease", "self-stop", "dwell", "peers", "most-complete",
     ])

@@ -223,7 +223,7 @@ private final class PairSite: @unchecked Sendable {
     }
   }
 
-  @Test(.timeLimit(.minutes(3)))
+  @Test(.timeLimit(.minutes(10)))
   func `a point whose log has not come is said to be out of reach`() async throws {
     try await PairSite.with { site in
       try await site.salvor("backup", "-q").succeeded()

@@ -204,7 +204,7 @@ private struct SharedFollower: LogFollower {
   }
 
   /// Both looked where the log ends before either had written.
-  @Test(.timeLimit(.minutes(2))) func `who waited for a log goes on where the other one ended`() async throws {
+  @Test(.timeLimit(.minutes(10))) func `who waited for a log goes on where the other one ended`() async throws {
     let store = MemoryObjectStore()
     _ = try await Repository.create(store: store, password: Self.password, settings: Self.settings())
     let owner = Shared<String?>(nil)

@@ -79,7 +79,7 @@ private let runs = ProcessInfo.processInfo.environment["SALVOR_LOG_RUNS"].flatMa
   }
 
   /// Commits that wait hold the lock that the server's own words about its log need.
-  @Test(.timeLimit(.minutes(3)))
+  @Test(.timeLimit(.minutes(10)))
   func `writers that wait go on when somebody follows again`() async throws {
     try await MariaDBFollowSite.with(
       settings: ["rpl-semi-sync-master-timeout=600000"], options: ", semiSync: true"
@@ -210,7 +210,7 @@ private let runs = ProcessInfo.processInfo.environment["SALVOR_LOG_RUNS"].flatMa
     }
   }
 
-  @Test(.timeLimit(.minutes(1)))
+  @Test(.timeLimit(.minutes(10)))
   func `a store that may not be followed is given up with a reason`() async throws {
     try await MariaDBFollowSite.with { site in
       try await site.server.sql("REVOKE REPLICATION SLAVE ON *.* FROM '\(MariaDBServer.user)'@'localhost'")

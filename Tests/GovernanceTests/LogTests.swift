@@ -78,7 +78,7 @@ final class WatchingSigner: NoteSigner {
   }
 
   /// Every call of appends across the edge of a file, each with the call done and not done, and with four disks after it.
-  @Test(.timeLimit(.minutes(3)), arguments: [0, 254])
+  @Test(.timeLimit(.minutes(10)), arguments: [0, 254])
   func `a crash at any call loses nothing that was signed, and signs nothing that could be lost`(_ start: Int) throws {
     let cheap = keys.signers[0]
     let log = { (files: CrashingFiles) in TransparencyLog(files, origin: Self.origin, keys: [cheap.key]) }
@@ -270,7 +270,7 @@ final class WatchingSigner: NoteSigner {
     #expect(throws: LogError.self) { _ = try log(files).checkpoint() }
   }
 
-  @Test(.timeLimit(.minutes(1))) func `in a real directory, by many at once, each entry is there once`() async throws {
+  @Test(.timeLimit(.minutes(10))) func `in a real directory, by many at once, each entry is there once`() async throws {
     let place = try TemporaryDirectory("log")
     let directory = LogDirectory(place.file("log"))
     let (cheap, keys) = (keys.signers[0], [keys.keys[0]])

@@ -63,7 +63,7 @@ struct CatalogCredentialTests {
       ])
   }
 
-  @Test(.timeLimit(.minutes(3))) func `each repository is reached by its own user`() async throws {
+  @Test(.timeLimit(.minutes(10))) func `each repository is reached by its own user`() async throws {
     let users = directory.file("users")
     for (number, user) in ["alice", "bob"].enumerated() {
       try await CommandRun(["htpasswd", number == 0 ? "-cbB" : "-bB", "-C", "5", users, user, "swordfish-\(user)"])

@@ -76,7 +76,7 @@ struct ConformTests {
     }
   }
 
-  @Test(.timeLimit(.minutes(3))) func `Ceph, with locks and without`() async throws {
+  @Test(.timeLimit(.minutes(10))) func `Ceph, with locks and without`() async throws {
     let server = try await CephServer.shared()
     let base = "http://127.0.0.1:\(server.port)"
     for bucket in ["conform-plain", "conform-locked"] {

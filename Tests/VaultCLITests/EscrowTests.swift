@@ -21,7 +21,7 @@ import Vault
 
   private static let noPassword = ["RESTIC_PASSWORD_FILE": ""]
 
-  @Test(.timeLimit(.minutes(4)))
+  @Test(.timeLimit(.minutes(10)))
   func `a recipient opens the repository, nobody else does, and restic sees nothing of it`() async throws {
     let fixture = try await VaultFixture.withRepository()
     try await fixture.salvor("backup", "source").succeeded()
@@ -76,7 +76,7 @@ import Vault
       "VAULT-217")
   }
 
-  @Test(.timeLimit(.minutes(4)))
+  @Test(.timeLimit(.minutes(10)))
   func `a private key that others may read, or that is damaged, is refused`() async throws {
     let fixture = try await VaultFixture.withRepository()
     let alice = try await keys(fixture, "alice")
@@ -101,7 +101,7 @@ import Vault
     expectFailure(try await fixture.salvor("escrow", "add", alice.private), 1, "VAULT-216")
   }
 
-  @Test(.timeLimit(.minutes(4)))
+  @Test(.timeLimit(.minutes(10)))
   func `whatever lies there is read with bounds, and one damaged file is in nobody's way`() async throws {
     let fixture = try await VaultFixture.withRepository()
     let alice = try await keys(fixture, "alice")
@@ -145,7 +145,7 @@ import Vault
     try await fixture.salvor("--escrow-key", alice.private, "snapshots", environment: Self.noPassword).succeeded()
   }
 
-  @Test(.timeLimit(.minutes(4)))
+  @Test(.timeLimit(.minutes(10)))
   func `a rotated password says what it changed, and a cold client with the old one is out`() async throws {
     let fixture = try await VaultFixture.withRepository()
     try await fixture.salvor("backup", "source").succeeded()
@@ -190,7 +190,7 @@ import Vault
     expectFailure(try await fixture.salvor(["-p", second, "snapshots"], environment: cold), 1, "VAULT-101")
   }
 
-  @Test(.timeLimit(.minutes(4)))
+  @Test(.timeLimit(.minutes(10)))
   func `re-encrypting gives a new master key, and goes on after an interruption`() async throws {
     let fixture = try await VaultFixture.withRepository()
     try await fixture.salvor("backup", "source", "--tag", "one").succeeded()

@@ -6,7 +6,7 @@ import Testing
 import Vault
 
 @Suite("salvor vault, when things go wrong") struct FailureTests {
-  @Test(.timeLimit(.minutes(2)))
+  @Test(.timeLimit(.minutes(10)))
   func `wrong password, no repository, nothing said`() async throws {
     var fixture = try await VaultFixture.withRepository()
     let before = try await fixture.repositoryPicture()
@@ -31,7 +31,7 @@ import Vault
     #expect(try await fixture.salvor("snapshots", "--password", "x").status == 2, "a password is no argument")
   }
 
-  @Test(.timeLimit(.minutes(2)))
+  @Test(.timeLimit(.minutes(10)))
   func `a locked repository is left alone`() async throws {
     let fixture = try await VaultFixture.withRepository()
     let repository = try await fixture.open()
@@ -60,7 +60,7 @@ import Vault
     #expect(try Files.names(in: fixture.repository + "/locks").isEmpty)
   }
 
-  @Test(.timeLimit(.minutes(2)))
+  @Test(.timeLimit(.minutes(10)))
   func `what can't be read is told, and the rest is stored`() async throws {
     let fixture = try await VaultFixture.withRepository()
     // Reading it fails, for root too.
@@ -76,7 +76,7 @@ import Vault
   }
 
   /// A deep tree of wide directories, with fewer descriptors than it has directories.
-  @Test(.timeLimit(.minutes(2))) func `few open files are enough for a deep tree`() async throws {
+  @Test(.timeLimit(.minutes(10))) func `few open files are enough for a deep tree`() async throws {
     let fixture = try await VaultFixture.withRepository()
     try await fixture.shell(
       "d=.; for i in $(seq 12); do mkdir -p $d/z{00..69} $d/a; touch $d/z{00..69}/f; d=$d/a; done")
@@ -87,7 +87,7 @@ import Vault
     #expect(run.status == 0, "\(run.errors.suffix(500))")
   }
 
-  @Test(.timeLimit(.minutes(2)))
+  @Test(.timeLimit(.minutes(10)))
   func `a damaged pack is found, and a restore says that it is not whole`() async throws {
     let fixture = try await VaultFixture.withRepository()
     try await fixture.salvor("backup", "source").succeeded()
@@ -115,7 +115,7 @@ import Vault
     #expect(try await fixture.repositoryPicture() == before)
   }
 
-  @Test(.timeLimit(.minutes(2)))
+  @Test(.timeLimit(.minutes(10)))
   func `a target that holds something, or can't be written to`() async throws {
     let fixture = try await VaultFixture.withRepository()
     try await fixture.salvor("backup", "source").succeeded()
@@ -144,7 +144,7 @@ import Vault
     }
   }
 
-  @Test(.timeLimit(.minutes(2)))
+  @Test(.timeLimit(.minutes(10)))
   func `a repository's disk that is full, or read-only`() async throws {
     var fixture = try await VaultFixture()
     let disk = try await SmallDisk(fixture.directory.file("disk"), megabytes: 2)

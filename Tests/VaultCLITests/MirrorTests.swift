@@ -11,7 +11,7 @@ import Testing
     ).succeeded().output
   }
 
-  @Test(.timeLimit(.minutes(2)))
+  @Test(.timeLimit(.minutes(10)))
   func `a mirror is the same, is restic's, is checked, and mends the repository`() async throws {
     let fixture = try await VaultFixture.withRepository()
     let second = fixture.directory.file("second")

@@ -26,7 +26,7 @@ import Testing
       ])
   }
 
-  @Test(.timeLimit(.minutes(4)))
+  @Test(.timeLimit(.minutes(10)))
   func `what is mounted is what a restore brings back, byte for byte`() async throws {
     let fixture = try await VaultFixture.withRepository()
     try await fixture.shell(
@@ -70,7 +70,7 @@ import Testing
     #expect(try await fixture.salvor("list", "locks").output.isEmpty)
   }
 
-  @Test(.timeLimit(.minutes(4)))
+  @Test(.timeLimit(.minutes(10)))
   func `readers at random places and side by side get the right bytes`() async throws {
     let fixture = try await VaultFixture.withRepository()
     try fixture.write("big", SeededRandomness(seed: 42).bytes(24 << 20))
@@ -104,7 +104,7 @@ import Testing
     #expect(run.output == "wrong 0 []\nsame\n", "\(run.output) \(run.errors)")
   }
 
-  @Test(.timeLimit(.minutes(4)))
+  @Test(.timeLimit(.minutes(10)))
   func `a damaged blob is an input/output error and said, everything else is read`() async throws {
     let fixture = try await VaultFixture.withRepository()
     try fixture.write("large", SeededRandomness(seed: 9).bytes(6 << 20))
@@ -126,7 +126,7 @@ import Testing
     #expect(said.count == 1 && said.allSatisfy { $0.contains(Files.last(of: pack)) }, "once: \(log)")
   }
 
-  @Test(.timeLimit(.minutes(4)))
+  @Test(.timeLimit(.minutes(10)))
   func `it ends with umount, with a signal, and while somebody is in there`() async throws {
     let fixture = try await VaultFixture.withRepository()
     try await fixture.salvor("backup", "source").succeeded()
@@ -147,7 +147,7 @@ import Testing
     #expect(run.output.contains("VAULT-201"), "\(run.output) \(run.errors)")
   }
 
-  @Test(.timeLimit(.minutes(4)))
+  @Test(.timeLimit(.minutes(10)))
   func `a repository on a server is let go of after a signal too, and keeps no escrow`() async throws {
     let fixture = try await VaultFixture.withRepository()
     try await fixture.salvor("backup", "source").succeeded()
@@ -177,7 +177,7 @@ import Testing
     #expect(run.output == "hello\n0\nhello\n0\nerror VAULT-219\n0 recipients\n", "\(run.output) \(run.errors)")
   }
 
-  @Test(.timeLimit(.minutes(4)))
+  @Test(.timeLimit(.minutes(10)))
   func `only what the filters let through, and as whose one wants`() async throws {
     let fixture = try await VaultFixture.withRepository()
     try await fixture.shell("chmod 755 ..")

@@ -11,7 +11,7 @@ import Testing
     return try await CommandRun(["bash", "-euc", script], in: fixture.repository).succeeded().output
   }
 
-  @Test(.timeLimit(.minutes(2)))
+  @Test(.timeLimit(.minutes(10)))
   func `without a second copy a damaged repository is whole again, and restic sees nothing of it`() async throws {
     let fixture = try await VaultFixture.withRepository()
     try await fixture.salvor("backup", "source").succeeded()

@@ -5,7 +5,7 @@ import TestSupport
 import Testing
 
 @Suite("salvor vault repair") struct RepairTests {
-  @Test(.timeLimit(.minutes(2)))
+  @Test(.timeLimit(.minutes(10)))
   func `packs come back from a copy, and what stays lost leaves the rest`() async throws {
     let fixture = try await VaultFixture.withRepository()
     try await fixture.salvor("backup", "source").succeeded()

@@ -12,7 +12,7 @@ import Vault
     return value.array?.compactMap { $0["id"]?.string } ?? []
   }
 
-  @Test(.timeLimit(.minutes(2)))
+  @Test(.timeLimit(.minutes(10)))
   func `a policy removes, a prune frees, and restic finds the rest whole`() async throws {
     let fixture = try await VaultFixture.withRepository()
     for seed in 1...4 as ClosedRange<UInt64> {
@@ -41,7 +41,7 @@ import Vault
     #expect(report["freedBytes"] == 0 && report["unused"]?["blobs"] == 0)
   }
 
-  @Test(.timeLimit(.minutes(2)))
+  @Test(.timeLimit(.minutes(10)))
   func `logs count in no policy and lose nothing out of their middle`() async throws {
     let fixture = try await VaultFixture.withRepository()
     for tags in [
@@ -61,7 +61,7 @@ import Vault
     #expect(try await ids(fixture) == [all[2], all[3], all[5]], "\(odd)")
   }
 
-  @Test(.timeLimit(.minutes(2)))
+  @Test(.timeLimit(.minutes(10)))
   func `recovery points stay whole`() async throws {
     let fixture = try await VaultFixture.withRepository()
     func take(_ tags: String, _ content: String) async throws {
@@ -87,7 +87,7 @@ import Vault
     #expect(try await ids(fixture).isEmpty)
   }
 
-  @Test(.timeLimit(.minutes(2)))
+  @Test(.timeLimit(.minutes(10)))
   func `tags change, and the first name is kept`() async throws {
     let fixture = try await VaultFixture.withRepository()
     try await fixture.salvor("backup", "source", "--tag", "a,b").succeeded()
@@ -105,7 +105,7 @@ import Vault
 }
 
 @Suite("salvor vault copy and repair") struct CopyTests {
-  @Test(.timeLimit(.minutes(2)))
+  @Test(.timeLimit(.minutes(10)))
   func `a copy is found whole by restic, and not made twice`() async throws {
     let fixture = try await VaultFixture.withRepository()
     try await fixture.salvor("backup", "source", "--tag", "a").succeeded()
@@ -127,7 +127,7 @@ import Vault
     #expect(itself.status == 2 && itself.errors.contains("USAGE-408"), "\(itself.errors)")
   }
 
-  @Test(.timeLimit(.minutes(2)))
+  @Test(.timeLimit(.minutes(10)))
   func `indexes come back from the packs`() async throws {
     let fixture = try await VaultFixture.withRepository()
     try await fixture.salvor("backup", "source").succeeded()
@@ -142,7 +142,7 @@ import Vault
 }
 
 @Suite("salvor vault diff, find and dump") struct LookTests {
-  @Test(.timeLimit(.minutes(2)))
+  @Test(.timeLimit(.minutes(10)))
   func `diff, find and dump agree with restic`() async throws {
     let fixture = try await VaultFixture.withRepository()
     try await fixture.salvor("backup", "source").succeeded()

@@ -14,7 +14,7 @@ import Vault
     try await fixture.restic("ls", snapshot).output.split(separator: "\n").filter { $0.hasPrefix("/") }
   }
 
-  @Test(.timeLimit(.minutes(4)))
+  @Test(.timeLimit(.minutes(10)))
   func `files are taken out of snapshots, and restic agrees`() async throws {
     let fixture = try await VaultFixture.withRepository()
     try await fixture.restic("backup", fixture.source, "--tag", "one")
@@ -62,7 +62,7 @@ import Vault
     #expect(try await fixture.salvor("rewrite", "latest").status == 2)
   }
 
-  @Test(.timeLimit(.minutes(4)))
+  @Test(.timeLimit(.minutes(10)))
   func `a recovery point's snapshots are not rewritten, nor a tree that would lose something`() async throws {
     let fixture = try await VaultFixture.withRepository()
     try await fixture.restic("backup", fixture.source, "--tag", "salvor,point:7,store:files")
@@ -84,7 +84,7 @@ import Vault
     #expect(try await fixture.salvor("list", "snapshots").output.split(separator: "\n").count == 2)
   }
 
-  @Test(.timeLimit(.minutes(4)))
+  @Test(.timeLimit(.minutes(10)))
   func `version 1 becomes version 2, also after an interruption`() async throws {
     let fixture = try await VaultFixture()
     try await fixture.restic("init", "--repository-version", "1")
@@ -134,7 +134,7 @@ import Vault
     expectFailure(try await fixture.salvor("migrate", "upgrade_repo_v2"), 1, "VAULT-127")
   }
 
-  @Test(.timeLimit(.minutes(4)))
+  @Test(.timeLimit(.minutes(10)))
   func `a directory is dumped as an archive that tar unpacks to the same`() async throws {
     let fixture = try await VaultFixture.withRepository()
     try await fixture.shell(
@@ -177,7 +177,7 @@ import Vault
     expectFailure(try await fixture.salvor("dump", "latest", fixture.source + "/link"), 1, "TREE-202")
   }
 
-  @Test(.timeLimit(.minutes(4)))
+  @Test(.timeLimit(.minutes(10)))
   func `every kind of object is shown as restic shows it`() async throws {
     let fixture = try await VaultFixture.withRepository()
     try await fixture.salvor("backup", "source").succeeded()
@@ -203,7 +203,7 @@ import Vault
     #expect(try await fixture.salvor("cat", "pack").status == 2)
   }
 
-  @Test(.timeLimit(.minutes(4)))
+  @Test(.timeLimit(.minutes(10)))
   func `a password is read alike from every place`() async throws {
     let fixture = try await VaultFixture.withRepository()
     let none = ["RESTIC_PASSWORD_FILE": ""]

@@ -5,7 +5,7 @@ import TestSupport
 import Testing
 
 @Suite("salvor vault, judged by restic") struct RoundTripTests {
-  @Test(.timeLimit(.minutes(2)), arguments: ["1", "2"])
+  @Test(.timeLimit(.minutes(10)), arguments: ["1", "2"])
   func `restic reads and restores what was backed up`(_ version: String) async throws {
     let fixture = try await VaultFixture()
     let made = try await fixture.salvor("init", "--repository-version", version).succeeded()
@@ -33,7 +33,7 @@ import Testing
     #expect(try await VaultFixture.picture(restored) == VaultFixture.picture(fixture.source))
   }
 
-  @Test(.timeLimit(.minutes(2)))
+  @Test(.timeLimit(.minutes(10)))
   func `what restic backed up is listed and restored`() async throws {
     let fixture = try await VaultFixture()
     try await fixture.restic("init")
@@ -60,7 +60,7 @@ import Testing
     #expect(found == "sub/deep/large")
   }
 
-  @Test(.timeLimit(.minutes(2)))
+  @Test(.timeLimit(.minutes(10)))
   func `passwords are added, used by restic, changed and removed`() async throws {
     let fixture = try await VaultFixture.withRepository()
     let second = fixture.directory.file("second")
@@ -81,7 +81,7 @@ import Testing
     try await fixture.restic("-p", third, "check")
   }
 
-  @Test(.timeLimit(.minutes(2)))
+  @Test(.timeLimit(.minutes(10)))
   func `objects are listed and shown as restic does`() async throws {
     let fixture = try await VaultFixture.withRepository()
     let dry = try await fixture.salvor("backup", "source", "--dry-run").succeeded()

@@ -20,7 +20,7 @@ import Vault
     try CanonicalJSON.decode(JSONValue.self, from: Array(run.output.utf8))
   }
 
-  @Test(.timeLimit(.minutes(4)))
+  @Test(.timeLimit(.minutes(10)))
   func `parts read every pack once, and when is kept`() async throws {
     let fixture = try await manyPacks()
     let packs = Int64(try await fixture.salvor("list", "packs").succeeded().output.split(separator: "\n").count)
@@ -59,7 +59,7 @@ import Vault
     #expect(text.contains("100 % was ever read whole by this machine; the oldest reading is of 20"), "\(text)")
   }
 
-  @Test(.timeLimit(.minutes(4)))
+  @Test(.timeLimit(.minutes(10)))
   func `damage is in one part only, and a pack found damaged is not verified`() async throws {
     let fixture = try await manyPacks()
     try await fixture.salvor("check", "--read-data").succeeded()
@@ -82,7 +82,7 @@ import Vault
     #expect(try report(run)["readPacks"] == 0 || (try report(run)["readPacks"]) == 1)
   }
 
-  @Test(.timeLimit(.minutes(4)))
+  @Test(.timeLimit(.minutes(10)))
   func `a record that is damaged, or another repository's, counts as nothing`() async throws {
     let fixture = try await manyPacks()
     try await fixture.salvor("check", "--read-data").succeeded()
@@ -109,7 +109,7 @@ import Vault
     #expect(run.errors.contains("VAULT-21"), "\(run.errors)")
   }
 
-  @Test(.timeLimit(.minutes(4)))
+  @Test(.timeLimit(.minutes(10)))
   func `a part that makes no sense is a mistake`() async throws {
     let fixture = try await VaultFixture()
     for part in ["0/3", "4/3", "1/257", "1/0", "0%", "101%", "-1", "x", "1/2/3", "", "9999999999999999999G"] {

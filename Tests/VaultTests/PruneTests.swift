@@ -134,7 +134,7 @@ struct PruneTests {
     #expect(crashes > 15, "a prune has more operations than that")
   }
 
-  @Test(.timeLimit(.minutes(3)))
+  @Test(.timeLimit(.minutes(10)))
   func `many writers at once lose nothing to prunes between them`() async throws {
     let store = MemoryObjectStore()
     _ = try await prepare(store)

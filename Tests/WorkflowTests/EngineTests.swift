@@ -37,7 +37,7 @@ final class Lines: Sendable {
   func add(_ line: String) { lines.withLock { $0.append(line) } }
 }
 
-@Suite("Engine", .timeLimit(.minutes(1)))
+@Suite("Engine", .timeLimit(.minutes(10)))
 struct EngineTests {
   private let time = SystemTime()
 

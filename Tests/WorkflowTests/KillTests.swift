@@ -9,7 +9,7 @@ import Testing
   import Glibc
 #endif
 
-@Suite("Killed for real", .timeLimit(.minutes(2)))
+@Suite("Killed for real", .timeLimit(.minutes(10)))
 struct KillTests {
   private struct Leftovers: Equatable {
     var lines: [String]

@@ -9,7 +9,7 @@ import Testing
   import Glibc
 #endif
 
-@Suite("Services as processes", .timeLimit(.minutes(1)))
+@Suite("Services as processes", .timeLimit(.minutes(10)))
 struct ServiceTests {
   private let directory: TemporaryDirectory
   private let runner: ExecServiceRunner
