@@ -138,7 +138,7 @@ let adapters: [Target] = [
 
 let acts: [Target] = [
   module("Planning", at: "Sources/Planning", ["Core", "Catalog", "StateKit"]),
-  module("Workflow", at: "Sources/Workflow", ["Core", "StateKit", "Telemetry"]),
+  module("Workflow", at: "Sources/Workflow", ["Core", "IO", "StateKit", "Telemetry"]),
   module("Validation", at: "Sources/Validation", ["Core", "Catalog", "DriverKit"]),
   module("Recovery", at: "Sources/Recovery", ["Core", "IO", "Telemetry", "Catalog", "Vault", "DriverKit", "StateKit"]),
   module("DriverContract", at: "Sources/DriverContract", ["Core", "IO", "CShim", "DriverKit"]),
@@ -201,7 +201,7 @@ let doors: [Target] = [
     at: "Benchmarks/Suite",
     [
       "Core", "IO", "CShim", "Console", "Catalog", "Vault", "DriverKit", "StateKit", "Planning", "Recovery",
-      "DriverSQLite", "ObjectStoreLocal", .sqlite, .subprocess,
+      "Workflow", "Drills", "Runtime", "Demo", "DriverSQLite", "ObjectStoreLocal", .sqlite, .subprocess,
     ]),
   .executableTarget(
     name: "salvor-bench", dependencies: ["Core", "Console", "Benchmarks"], path: "Benchmarks/salvor-bench",
@@ -279,7 +279,7 @@ let testTargets: [Target] = [
     ]),
   tests("GovernanceTests", ["Core", "IO", "Governance", "TestSupport"]),
   // Measures the built program, as a shell would start it.
-  tests("BenchmarkTests", ["Core", "IO", "Benchmarks", "TestSupport", "salvor"]),
+  tests("BenchmarkTests", ["Core", "IO", "Benchmarks", "TestSupport", "salvor", "salvor-bank"]),
   tests(
     "SystemTests",
     ["Core", "IO", "Console", "Recovery", "Runtime", "Demo", "TestSupport", "salvor-bank", "salvor-torture"]),

@@ -5,7 +5,8 @@ import Synchronization
 /// Threads for calls that block: system calls, fsync, scrypt, SQL, client libraries in C.
 ///
 /// Swift's cooperative pool has one thread per core and must never wait; whatever can wait goes through
-/// ``run(_:)``. Jobs start in order of arrival. A simulation uses ``inline`` and stays deterministic.
+/// ``run(_:)``. Jobs start in order of arrival, those of each level of ``WorkShare`` on threads of their own. A simulation
+/// uses ``inline`` and stays deterministic.
 package final class BlockingPool: Sendable {
   private struct State {
     var jobs: [@Sendable () -> Void] = []
@@ -18,12 +19,16 @@ package final class BlockingPool: Sendable {
     // Guarded by `condition`.
     var state = State()
     let condition = NSCondition()
+    let level: Int
+
+    init(level: Int) { self.level = level }
   }
 
-  private let queue: Queue?
+  /// By level; empty if every job runs on its caller's thread.
+  private let queues: [Queue]
   private let limit: Int
 
-  /// One for the process; 16 threads are enough to keep two cores and a disk busy.
+  /// One for the process; 16 threads of a level are enough to keep two cores and a disk busy.
   package static let shared = BlockingPool(threads: 16)
 
   /// Runs every job on the caller's thread.
@@ -31,18 +36,19 @@ package final class BlockingPool: Sendable {
 
   package init(threads: Int) {
     precondition(threads > 0, "a pool needs a thread")
-    queue = Queue()
+    queues = (0..<WorkShare.levels).map { Queue(level: $0) }
     limit = threads
   }
 
   private init() {
-    queue = nil
+    queues = []
     limit = 0
   }
 
   /// Runs `body` where it may block, and suspends the caller until it is done. Not interrupted by cancellation.
   package func run<T: Sendable, E: Error>(_ body: @escaping @Sendable () throws(E) -> T) async throws(E) -> T {
-    guard let queue else { return try body() }
+    guard !queues.isEmpty else { return try body() }
+    let queue = queues[WorkShare.current?.level ?? 0]
     let result = await withCheckedContinuation { (continuation: CheckedContinuation<Result<T, E>, Never>) in
       enqueue(on: queue) {
         do throws(E) {
@@ -77,6 +83,7 @@ package final class BlockingPool: Sendable {
   }
 
   private static func work(_ queue: Queue) {
+    WorkShare.takeOn(queue.level)
     while true {
       queue.condition.lock()
       while queue.state.head == queue.state.jobs.count {

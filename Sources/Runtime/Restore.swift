@@ -22,6 +22,8 @@ package struct Restore: Sendable {
     package var failedAt: Timestamp?
     /// Goes on from the point along the log; for services with one store between them.
     package var forward: ForwardTarget?
+    /// How many stores may be copied at the same time; `nil` for what is usual.
+    package var copies: Int?
 
     package init() {}
   }
@@ -54,6 +56,7 @@ package struct Restore: Sendable {
       let plan = RestorePlan.make(
         PlanInput(
           catalog: catalog, services: request.services, point: chosen.facts, history: try await history(),
+          limits: PlanLimits(parallelCopies: request.copies ?? PlanLimits().parallelCopies),
           allowsBrokenLinks: request.allowsBrokenLinks))
       var files: [String: String] = [:]
       for (path, bytes) in system.loaded.travelling { files[path.description] = String(decoding: bytes, as: UTF8.self) }
@@ -63,6 +66,7 @@ package struct Restore: Sendable {
       var input = RestoreInput(
         plan: plan, point: chosen.point, repository: repository, catalogFiles: files, rejected: chosen.rejected,
         failedAt: request.failedAt, requestedAt: now)
+      input.copies = request.copies
       input.forward = forward
       input.along = chosen.forwards.isEmpty ? nil : chosen.forwards
       return Prepared(plan: plan, point: chosen.point, rejected: chosen.rejected, input: input)
@@ -204,8 +208,9 @@ package struct Restore: Sendable {
       system: system, point: input.point, forwards: input.forwards, invariantNames: Set(input.plan.invariants))
     let host = system.host
     var options = RunEngine.Options(holder: Holder.thisProcess)
-    options.limits = ["copy": 4]
-    options.parallelism = 8
+    options.limits = ["copy": input.copies ?? PlanLimits().parallelCopies]
+    // Whatever is no copy mostly waits: for a server to answer, for a service to be ready.
+    options.parallelism = 32
     let precheck = input.plan.steps.first { $0.action == .precheck }.flatMap { StepID($0.id) } ?? "precheck"
     return RunEngine(
       journal: journal, handlers: restoreSteps(environment, precheck: precheck), time: host.time,

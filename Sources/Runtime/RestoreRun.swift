@@ -18,6 +18,8 @@ package struct RestoreInput: Sendable, Codable {
   package var forward: LogForward?
   /// How stores come to the point that it only marks; `nil` as empty.
   package var along: [LogForward]?
+  /// How many stores may be copied at the same time, if the caller has a say in it.
+  package var copies: Int?
 
   package var forwards: [LogForward] { (along ?? []) + (forward.map { [$0] } ?? []) }
 
@@ -85,7 +87,7 @@ extension RestoreAction {
   }
 
   /// The limit an action counts against.
-  var resource: String? {
+  package var resource: String? {
     switch self {
     case .restoreBeside, .validateBeside: "copy"
     default: nil

@@ -1,4 +1,5 @@
 import Core
+import IO
 import StateKit
 
 /// One engine's work on one run under one claim: the schedule's actions turned into tasks, and back into events.
@@ -36,6 +37,7 @@ struct RunExecution: Sendable {
     var schedule = RunSchedule(
       spec, records: steps, limits: engine.options.limits, parallelism: engine.options.parallelism)
     var tries: [StepID: Int] = [:]
+    var shares: [StepID: WorkShare] = [:]
 
     try await withThrowingTaskGroup(of: Event.self) { group in
       // On the way out by an error too: no step outlives the claim.
@@ -48,8 +50,12 @@ struct RunExecution: Sendable {
           case .start(let id):
             guard let step = spec.step(id), let known = steps[id] else { continue }
             tries[id, default: 0] += 1
-            let execution = execution(of: step, known, outputs: steps.compactMapValues(\.output))
-            group.addTask { .ended(id, await execution.attempt()) }
+            var execution = execution(of: step, known, outputs: steps.compactMapValues(\.output))
+            if step.resource != nil {
+              let share = WorkShare(level: 0)
+              (shares[id], execution.share) = (share, share)
+            }
+            group.addTask { [execution] in .ended(id, await execution.attempt()) }
             open += 1
           case .wait(let id, let pause):
             let time = engine.time
@@ -64,6 +70,8 @@ struct RunExecution: Sendable {
             engine.observer(.stepFinished(run, id, outcome))
           }
         }
+        // Of those that share what there is, the one that most waits for goes first.
+        for (step, rank) in schedule.ranks { shares[step]?.level = rank }
         guard open > 0, let event = try await group.next() else { break }
         open -= 1
         actions = try await handle(event, in: &schedule, &steps, tries)

@@ -6,9 +6,9 @@ import StateKit
 /// A step is ready when all it depends on has succeeded. Of the ready ones the highest priority starts first, then the
 /// one that stands first in the plan, while parallelism and its resource's limit leave room; a step without room lets
 /// a lower one on another resource pass.
-struct RunSchedule {
+package struct RunSchedule {
   /// What the executor has to do.
-  enum Action: Equatable {
+  package enum Action: Equatable {
     case start(StepID)
     /// Come back with ``woke(_:)`` after the pause.
     case wait(StepID, Duration)
@@ -16,7 +16,7 @@ struct RunSchedule {
     case skip(StepID, because: StepID)
   }
 
-  enum Outcome: Equatable {
+  package enum Outcome: Equatable {
     case succeeded
     /// The first step that failed for good.
     case failed(StepID, Report)
@@ -47,7 +47,7 @@ struct RunSchedule {
   ///   - records: What the journal knows; an intent without an outcome is to be started again.
   ///   - limits: How many steps of a resource may run at once; a resource that isn't listed has no limit of its own.
   ///   - parallelism: How many steps may run at once in all; at least 1.
-  init(_ spec: RunSpec, records: [StepID: StepRecord], limits: [String: Int], parallelism: Int) {
+  package init(_ spec: RunSpec, records: [StepID: StepRecord], limits: [String: Int], parallelism: Int) {
     order = spec.steps.enumerated().sorted { ($1.element.priority, $0.offset) < ($0.element.priority, $1.offset) }
       .map(\.element)
     var dependents: [StepID: [StepID]] = [:]
@@ -73,13 +73,13 @@ struct RunSchedule {
   // MARK: Events
 
   /// The run begins, or is taken up again. Skips whose records a crash lost are given again.
-  mutating func began() -> [Action] {
+  package mutating func began() -> [Action] {
     var actions: [Action] = []
     for step in order where phases[step.id] == .failed { actions += skipDependents(of: step.id) }
     return actions + startReady()
   }
 
-  mutating func succeeded(_ step: StepID) -> [Action] {
+  package mutating func succeeded(_ step: StepID) -> [Action] {
     leave(step, to: .succeeded)
     for dependent in dependents[step] ?? [] {
       if case .waiting(let left) = phases[dependent] {
@@ -90,7 +90,7 @@ struct RunSchedule {
   }
 
   /// - Parameter pause: After which the step is tried again; `nil` if it failed for good.
-  mutating func failed(_ step: StepID, _ report: Report, retryAfter pause: Duration?) -> [Action] {
+  package mutating func failed(_ step: StepID, _ report: Report, retryAfter pause: Duration?) -> [Action] {
     if let pause, firstFailure == nil || !stopsAtFailure {
       leave(step, to: .backingOff)
       return [.wait(step, pause)] + startReady()
@@ -101,7 +101,7 @@ struct RunSchedule {
   }
 
   /// The pause of a step is over.
-  mutating func woke(_ step: StepID) -> [Action] {
+  package mutating func woke(_ step: StepID) -> [Action] {
     guard phases[step] == .backingOff else { return [] }
     phases[step] = .ready
     return startReady()
@@ -110,7 +110,7 @@ struct RunSchedule {
   // MARK: State
 
   /// How it ended; `nil` while steps run or may still start.
-  var outcome: Outcome? {
+  package var outcome: Outcome? {
     if runningCount > 0 || phases.values.contains(.backingOff) { return nil }
     if let firstFailure {
       guard stopsAtFailure || !phases.values.contains(.ready) else { return nil }
@@ -120,6 +120,18 @@ struct RunSchedule {
   }
 
   func isRunning(_ step: StepID) -> Bool { phases[step] == .running }
+
+  /// The running steps that share a resource, by how much waits for them: 0 for the one that most hangs on.
+  package var ranks: [StepID: Int] {
+    var next: [String: Int] = [:]
+    var result: [StepID: Int] = [:]
+    for step in order where phases[step.id] == .running {
+      guard let resource = step.resource else { continue }
+      result[step.id] = next[resource, default: 0]
+      next[resource, default: 0] += 1
+    }
+    return result
+  }
 
   // MARK: Rules
 

@@ -1,4 +1,5 @@
 import Core
+import IO
 import StateKit
 import Synchronization
 import Telemetry
@@ -28,6 +29,8 @@ struct StepExecution: Sendable {
   let observer: RunObserver
   /// Test hook of the suite that must find what goes wrong without it.
   var probes = true
+  /// What its act gets of the processors; the journal's writes are no part of it.
+  var share: WorkShare?
 
   func attempt() async -> Result {
     guard let handler else { return .failed(StepError.unknownKind(spec.kind, spec.id).report) }
@@ -67,8 +70,11 @@ struct StepExecution: Sendable {
       return try await succeed(output, measurement(wasFoundDone: true))
     }
     try await journal.recordIntent(spec.id, attempt: number, under: lease)
-    let output = try await handler.run(spec.input, in: context)
-    try await handler.verify(output, of: spec.input, in: context)
+    let output = try await WorkShare.$current.withValue(share) {
+      let output = try await handler.run(spec.input, in: context)
+      try await handler.verify(output, of: spec.input, in: context)
+      return output
+    }
     return try await succeed(output, measurement(wasFoundDone: false))
   }
 

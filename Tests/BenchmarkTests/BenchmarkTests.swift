@@ -6,7 +6,7 @@ import Testing
 
 @Suite("Benchmarks, tiny, so that they never rot")
 struct BenchmarkTests {
-  @Test(arguments: ["catalog", "vault", "index", "points", "postgres"])
+  @Test(arguments: ["catalog", "vault", "index", "points", "postgres", "drills", "makespan"])
   func `it runs and has figures`(_ name: String) async throws {
     let directory = try TemporaryDirectory("bench")
     let benchmark = try #require(BenchmarkRegistry.all.first { $0.name == name })
@@ -17,7 +17,19 @@ struct BenchmarkTests {
   }
 
   @Test func `names are unique, and all are tried above`() {
-    #expect(BenchmarkRegistry.all.map { $0.name } == ["catalog", "vault", "index", "points", "postgres"])
+    #expect(BenchmarkRegistry.all.map { $0.name } 
+        == ["catalog", "vault", "index", "points", "postgres", "drills", "makespan"])
+  }
+
+  /// The first of those of the bench, which are the same every time.
+  @Test func `simulated restores are near the quickest there can be, and not without ranks`() async throws {
+    let rows = try await BenchmarkRunner.run(
+      try #require(BenchmarkRegistry.all.first { $0.name == "makespan" }), scale: .full,
+      options: ["graphs": "60", "real": "0"])
+    let worst = try #require(rows.first { $0.bar != nil })
+    #expect(worst.value >= 1 && worst.holds == true, "\(worst)")
+    let alike = try #require(rows.first { $0.name.contains("all copies get the same") })
+    #expect(alike.value > 1.1, "\(alike)")
   }
 
   @Test func `a bar holds on its own side only`() throws {

@@ -30,8 +30,10 @@ struct RestoreTarget: ParsableArguments {
   @Flag(help: "Go on though an invariant joins a restored store to one that stays as it is.") var allowBrokenLinks =
     false
   @Flag(help: "Trust the point's copies without reading them first.") var noVerify = false
+  @Option(help: "How many stores may be copied at the same time (default: 4).") var copies: Int?
 
   func request() throws -> Restore.Request {
+    if let copies, copies < 1 { throw ValidationError("--copies is at least 1") }
     guard point == nil || at == nil else { throw ValidationError("--point and --at exclude each other") }
     let forwards: [ForwardTarget] =
       [
@@ -49,6 +51,7 @@ struct RestoreTarget: ParsableArguments {
     request.failedAt = try failedAt.map(parseTime)
     request.allowsBrokenLinks = allowBrokenLinks
     request.verifies = !noVerify
+    request.copies = copies
     return request
   }
 }
