@@ -47,7 +47,9 @@ enum DrillsBench: Benchmark {
     for record in records.dropFirst(min(known, records.count / 2)) {
       var last: (predicted: Double, measured: Double) = (0, 0)
       for service in record.results {
-        guard let predicted = service.predictedSeconds, let measured = service.rtoSeconds, measured > 0 else { continue }
+        guard let predicted = service.predictedSeconds, let measured = service.rtoSeconds, measured > 0 else {
+          continue
+        }
         services.append(abs(predicted - measured) / measured)
         last = (max(last.predicted, predicted), max(last.measured, measured))
       }

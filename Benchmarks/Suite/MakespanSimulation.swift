@@ -120,7 +120,9 @@ struct MakespanSimulation {
 
   /// How the bandwidth is shared: in proportion to weights, and what one can't use goes to the others.
   private func rates(_ steps: [StepID], _ ranks: [StepID: Int]) -> [StepID: Double] {
-    func weight(_ step: StepID) -> Double { WorkShareWeights.all[min(ranks[step] ?? 0, WorkShareWeights.all.count - 1)] }
+    func weight(_ step: StepID) -> Double {
+      WorkShareWeights.all[min(ranks[step] ?? 0, WorkShareWeights.all.count - 1)]
+    }
     var result: [StepID: Double] = [:]
     var open = steps
     var left = 1.0

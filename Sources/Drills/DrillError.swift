@@ -8,7 +8,7 @@ package enum DrillError: Failure {
   case notIsolated(String)
   case cannotCover(String, why: String)
   case reached([String])
-  case remoteRepository(String)
+  case noMirror(RepositoryName)
   case interrupted(String)
   case incident(String)
   case clock(String)
@@ -33,9 +33,9 @@ package enum DrillError: Failure {
     case .reached(let doors):
       Report("DRILL-103", "the drill reaches production: \(doors.joined(separator: ", "))", retry: .never)
         .state("nothing was restored").remedy("this is a defect of Salvor's: report it, with `salvor drill show`")
-    case .remoteRepository(let location):
-      Report("DRILL-104", "a drill has no network, and \(location) is only reached over one")
-        .state("nothing was restored").remedy("practise with a mirror on this machine")
+    case .noMirror(let repository):
+      Report("DRILL-104", "a lost region is practised with a mirror, and repository \(repository) has none")
+        .state("nothing was restored").remedy("give it `mirrors`, or practise at another level")
     case .interrupted(let why):
       Report("DRILL-105", "the drill ended before it had a result: \(why)", retry: .afterBackoff)
         .state("all it had made is gone").remedy("run it again")

@@ -21,6 +21,8 @@ package struct DrillRecord: Sendable, Equatable, Codable {
     package var detect: Double?
     /// Until there is a plan.
     package var decide: Double?
+    /// Until copies that are only reached over a network lay here; part of `restore`.
+    package var fetch: Double?
     /// Until every store serves again.
     package var restore: Double?
     /// What checks took.
@@ -38,7 +40,10 @@ package struct DrillRecord: Sendable, Equatable, Codable {
 
     /// As people say it, in order.
     package var named: [(name: String, seconds: Double?)] {
-      [("detect", detect), ("decide", decide), ("restore", restore), ("validate", validate), ("serve", serve)]
+      [
+        ("detect", detect), ("decide", decide), ("fetch", fetch), ("restore", restore), ("validate", validate),
+        ("serve", serve),
+      ]
     }
   }
 

@@ -51,7 +51,6 @@ package actor Vaults {
     if let view {
       // One copy, as it is: what another would have mended is what a drill is to find.
       let location = view.locations[repository.name] ?? repository.location
-      guard case .local = location else { throw DrillError.remoteRepository(location.description) }
       let base = try Registry.store(at: location.description, host: host)
       return (OverlayObjectStore(base, damage: view.damage, reading: view.reading), host.vaultSettings)
     }

@@ -17,7 +17,8 @@ struct BenchmarkTests {
   }
 
   @Test func `names are unique, and all are tried above`() {
-    #expect(BenchmarkRegistry.all.map { $0.name } 
+    #expect(
+      BenchmarkRegistry.all.map { $0.name }
         == ["catalog", "vault", "index", "points", "postgres", "drills", "makespan"])
   }
 

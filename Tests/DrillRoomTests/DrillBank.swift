@@ -30,10 +30,13 @@ final class DrillBank: Sendable {
   let journal: any RunJournal
   let runner: DrillRunner
   let time = CompressedTime()
+  /// Of a repository that is reached over a network.
+  private let server: ServerProcess?
 
   var root: String { directory.path }
 
-  init(engines: Bool, basePort: Int, drills: String) async throws {
+  /// - Parameter remote: The repository is reached over a network, through a server.
+  init(engines: Bool, basePort: Int, drills: String, remote: Bool = false) async throws {
     directory = try TemporaryDirectory("drill")
     let root = directory.path
     state = "/var/tmp/salvor-drills-\(ProcessID.current)-\(basePort)"
@@ -44,8 +47,25 @@ final class DrillBank: Sendable {
     try Files.createDirectory(bank.directory)
     try await bank.create()
     try Files.createDirectory(root + "/catalog")
-    let catalog = try await bank.catalog().replacing(
+    var catalog = try await bank.catalog().replacing(
       "\n  password: \"file:", with: "\n  mirrors: [\"local:\(root)/mirror\"]\n  password: \"file:")
+    var served: ServerProcess?
+    if remote {
+      let port = try freePort()
+      served = try await BlockingPool.shared.run {
+        try ServerProcess(
+          port: port,
+          [
+            try CommandRun.product("salvor"), "vault", "serve", "--path", root + "/served", "--listen",
+            "127.0.0.1:\(port)", "--no-auth",
+          ])
+      }
+      let place = "rest:http://127.0.0.1:\(port)/bank/"
+      catalog = catalog.replacing("location: \"local:\(root)/bank-vault\"", with: "location: \"\(place)\"")
+        .replacing("local:\(root)/mirror", with: "rest:http://127.0.0.1:\(port)/mirror/")
+      guard catalog.contains(place) else { throw SystemFailure("find", path: "location", number: 2) }
+    }
+    server = served
     try Files.replace(root + "/catalog/bank.yaml", with: Array(catalog.utf8), mode: 0o600)
     try Files.replace(
       root + "/catalog/drills.yaml", with: Array(drills.replacing("ROOT", with: root).utf8), mode: 0o600)
@@ -136,9 +156,9 @@ final class DrillBank: Sendable {
 
   /// Runs `body` with a bank, and leaves nothing behind.
   static func with<T>(
-    engines: Bool, basePort: Int, drills: String, _ body: (DrillBank) async throws -> T
+    engines: Bool, basePort: Int, drills: String, remote: Bool = false, _ body: (DrillBank) async throws -> T
   ) async throws -> T {
-    let bank = try await DrillBank(engines: engines, basePort: basePort, drills: drills)
+    let bank = try await DrillBank(engines: engines, basePort: basePort, drills: drills, remote: remote)
     let result: Result<T, any Error>
     do { result = .success(try await body(bank)) } catch { result = .failure(error) }
     try await bank.end()

@@ -102,6 +102,29 @@ import Testing
     }
   }
 
+  /// There is no network inside: what is needed lies there before.
+  @Test(.timeLimit(.minutes(10))) func `what lies across a network is fetched first, and that takes its time`()
+    async throws
+  {
+    let drills =
+      DrillBank.document("whole", "  level: system") + DrillBank.document("gone", "  level: region")
+    try await DrillBank.with(engines: false, basePort: 18_800, drills: drills, remote: true) { bank in
+      try await bank.point()
+      for name: DrillName in ["whole", "gone"] {
+        let record = try await bank.runner.run(DrillRunner.Request(bank.drill(name)))
+        #expect(record.verdict == .passed, "\(name): \(record.findings)")
+        let fetched = try #require(record.times.fetch)
+        #expect(fetched > 0 && record.times.restore ?? 0 > fetched)
+        #expect(record.results.count == 5 && record.results.allSatisfy { $0.rtoSeconds ?? 0 > fetched })
+      }
+      // Damage is found in what was fetched, too.
+      let fault = Drill.Fault(kind: .flippedByte)
+      let record = try await bank.runner.run(DrillRunner.Request(bank.drill("whole"), fault: fault))
+      #expect(record.control?.outcome == .caught, "\(record)")
+      #expect(try Files.names(in: bank.state + "/drills").isEmpty)
+    }
+  }
+
   @Test(.timeLimit(.minutes(10))) func `a drill that is killed leaves nothing`() async throws {
     let drills = DrillBank.document("whole", "  level: system")
     try await DrillBank.with(engines: false, basePort: 18_500, drills: drills) { bank in

@@ -261,3 +261,37 @@ struct DrillDocumentTests {
     #expect(try CanonicalJSON.decode(Catalog.self, from: with.canonicalBytes) == with)
   }
 }
+
+@Suite("A programme of drills")
+struct ProgrammeTests {
+  private func controlled(_ drill: Drill, _ fault: Drill.Fault, at seconds: Int64, _ verdict: DrillRecord.Verdict)
+    -> DrillRecord
+  {
+    var one = record(drill, at: seconds, verdict)
+    one.control = DrillRecord.Control(
+      fault: fault.kind, store: fault.store, service: nil, planted: "something", outcome: .caught)
+    return one
+  }
+
+  @Test func `that was interrupted goes on where it was`() throws {
+    let drill = try drill(
+      "  level: system\n  faults: [flipped-byte, lost-object, {kind: missing-log, store: ledger-data}]")
+    let all: [Drill.Fault?] = [nil] + drill.faults.map { .some($0) }
+    func left(_ records: [DrillRecord]) -> [Drill.Fault?] { DrillProgramme.remaining(drill, records) }
+    #expect(left([]) == all, "never begun")
+    let honest = record(drill, at: 1000)
+    #expect(left([honest]) == drill.faults.map { .some($0) })
+    let first = controlled(drill, drill.faults[0], at: 1100, .passed)
+    #expect(left([first, honest]) == drill.faults[1...].map { .some($0) })
+    // One that was stopped, or that nobody could carry out, is still to do; one that failed was carried out.
+    let stopped = controlled(drill, drill.faults[1], at: 1200, .aborted)
+    #expect(left([honest, first, stopped]) == drill.faults[1...].map { .some($0) })
+    let failed = controlled(drill, drill.faults[1], at: 1300, .failed)
+    #expect(left([honest, first, stopped, failed]) == [drill.faults[2]])
+    let last = controlled(drill, drill.faults[2], at: 1400, .passed)
+    #expect(left([honest, first, failed, last]).isEmpty, "nothing is left of it")
+    // The next one begins anew.
+    #expect(left([honest, first, failed, last, record(drill, at: 2000)]) == drill.faults.map { .some($0) })
+    #expect(left([record(drill, at: 1000, .aborted)]) == all)
+  }
+}

@@ -1,4 +1,5 @@
 import Core
+import IO
 import JournalMemory
 import JournalSQLite
 import StateKit
@@ -8,6 +9,10 @@ import TestSupport
 import Testing
 
 @testable import Workflow
+
+#if canImport(Glibc)
+  import Glibc
+#endif
 
 /// A step whose parts a test writes down.
 struct Scripted: StepHandler {
@@ -84,6 +89,35 @@ struct EngineTests {
     try AuditChain.verify(try await journal.auditTrail(after: 0, run: nil, limit: 100))
     // Once more: nothing happens.
     #expect(try await engine(handler, journal).start(spec([("a", []), ("b", ["a"])])) == record)
+  }
+
+  /// What blocks runs on threads that the kernel gives less the less hangs on it.
+  @Test func `who shares a resource gets of the processors what hangs on it`() async throws {
+    let journal = MemoryJournal(time: time)
+    let gate = Lines()
+    var handler = Scripted()
+    handler.act = { [time] context in
+      gate.add(context.step.text)
+      // Until all run, each has another level than it will have.
+      while gate.all.count < 4 { try await time.sleep(for: .milliseconds(5)) }
+      try await time.sleep(for: .milliseconds(50))
+      let nice = await BlockingPool.shared.run { getpriority(__priority_which_t(PRIO_PROCESS.rawValue), 0) }
+      return ["nice": .integer(Int64(nice)), "level": .integer(Int64(WorkShare.current?.level ?? -1))]
+    }
+    func step(_ id: StepID, _ priority: Int, _ resource: String?) -> StepSpec {
+      StepSpec(id: id, kind: "test.v1", title: "", priority: priority, resource: resource)
+    }
+    let spec = RunSpec(
+      id: "r", kind: "test", title: "test", catalogDigest: Digest.of(""),
+      steps: [step("low", 1, "copy"), step("high", 9, "copy"), step("middle", 5, "copy"), step("none", 0, nil)],
+      createdAt: Timestamp(seconds: 0))
+    let record = try await engine(handler, journal).start(spec)
+    let own = Int64(getpriority(__priority_which_t(PRIO_PROCESS.rawValue), 0))
+    for (id, level) in [("high", 0), ("middle", 1), ("low", 2), ("none", -1)] as [(StepID, Int64)] {
+      let output = record.output(of: id)
+      #expect(output?["level"] == .integer(level), "\(id)")
+      #expect(output?["nice"] == .integer(min(19, own + 6 * max(0, level))), "\(id)")
+    }
   }
 
   @Test func `what can pass is tried again, what cannot is not`() async throws {

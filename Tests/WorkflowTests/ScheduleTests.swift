@@ -45,6 +45,18 @@ struct ScheduleTests {
     #expect(schedule.succeeded("a") == [.start("b")])
   }
 
+  @Test func `of those that share a resource the one most waits for comes first`() {
+    let plan = spec([
+      step("a", priority: 1, resource: "copy"), step("b", priority: 9), step("c", priority: 5, resource: "copy"),
+      step("d", priority: 3, resource: "copy"), step("e", priority: 4, resource: "other"),
+    ])
+    var schedule = schedule(plan)
+    _ = schedule.began()
+    #expect(schedule.ranks == ["c": 0, "d": 1, "a": 2, "e": 0])
+    _ = schedule.succeeded("c")
+    #expect(schedule.ranks == ["d": 0, "a": 1, "e": 0])
+  }
+
   @Test func `a step waits for success of all it depends on`() {
     var schedule = schedule(spec([step("a"), step("b"), step("c", after: ["a", "b"])]))
     #expect(schedule.began() == [.start("a"), .start("b")])

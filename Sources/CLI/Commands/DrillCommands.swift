@@ -49,6 +49,7 @@ struct DrillRunCommand: AsyncParsableCommand {
       EXAMPLES
         salvor drill run weekly
         salvor drill run weekly --faults
+        salvor drill run weekly --faults --resume
         salvor drill run weekly --fault flipped-byte --seed 7
         salvor drill run --due
       """)
@@ -56,6 +57,7 @@ struct DrillRunCommand: AsyncParsableCommand {
   @Argument(help: "Drills, as named in the catalog.") var names: [String] = []
   @Flag(help: "Those that are due.") var due = false
   @Flag(help: "Plant every fault the document names, one after the other, after the honest drill.") var faults = false
+  @Flag(help: "With --faults: only what the newest programme, interrupted, has left out.") var resume = false
   @Option(help: "Plant this fault only; one the document need not name.") var fault: String?
   @Option(help: "Whose copy the fault is in (default: by the seed).") var store: String?
   @Option(help: "tabletop, store, service, system or region, in place of the document's.") var level: String?
@@ -66,9 +68,11 @@ struct DrillRunCommand: AsyncParsableCommand {
   func run() async throws {
     let access = try await DrillAccess(system)
     guard due != !names.isEmpty else { throw ValidationError("name drills, or say --due") }
+    guard !resume || faults else { throw ValidationError("--resume goes with --faults") }
     var drills = try names.map { try access.drill($0) }
+    let earlier = try await access.history.list()
     if due {
-      let records = try await access.history.list()
+      let records = earlier
       drills = DrillTexts.due(access.managed.catalog, records, now: access.managed.host.time.now()).filter(\.isDue)
         .compactMap { access.managed.catalog.drill($0.drill) }
     }
@@ -80,7 +84,7 @@ struct DrillRunCommand: AsyncParsableCommand {
     let display = ProgressDisplay(output, access.managed.host)
     var records: [DrillRecord] = []
     for drill in drills {
-      for planted in try plans(drill) {
+      for planted in try plans(drill, earlier) {
         let what = "\(drill.name)\(planted.map { " with \($0.kind.rawValue)" } ?? "")"
         let record = try await runner.run(DrillRunner.Request(drill, seed: seed, fault: planted)) {
           display.line.show(what, $0)
@@ -98,7 +102,7 @@ struct DrillRunCommand: AsyncParsableCommand {
   }
 
   /// The honest drill, and those with something broken.
-  private func plans(_ drill: Drill) throws -> [Drill.Fault?] {
+  private func plans(_ drill: Drill, _ earlier: [DrillRecord]) throws -> [Drill.Fault?] {
     if let fault {
       guard let kind = Drill.FaultKind(rawValue: fault) else { throw ValidationError("there is no fault '\(fault)'") }
       var planted = drill.faults.first { $0.kind == kind } ?? Drill.Fault(kind: kind)
@@ -110,6 +114,7 @@ struct DrillRunCommand: AsyncParsableCommand {
       }
       return [planted]
     }
+    if resume { return DrillProgramme.remaining(drill, earlier) }
     return faults ? [nil] + drill.faults.map { .some($0) } : [nil]
   }
 }

@@ -266,12 +266,15 @@ package struct DrillInside: Sendable {
     result.checks = outcome.checks.count
     result.compared = outcome.comparisons.count { $0.isCompared }
     result.notCompared = outcome.comparisons.filter { !$0.isCompared }.map(\.store)
-    result.times.take(run, waited: waited)
+    result.times.take(run, waited: waited + job.fetchedSeconds)
+    result.times.fetch = job.fetchedSeconds > 0 ? job.fetchedSeconds : nil
     for service in outcome.services {
       var one = DrillRecord.ServiceResult(
         service: service.service, isBack: outcome.state == .succeeded && service.rtoSeconds != nil)
       (one.rpoSeconds, one.rpoObjectiveSeconds) = (service.rpoSeconds, service.rpoObjectiveSeconds)
-      (one.rtoSeconds, one.rtoObjectiveSeconds) = (service.rtoSeconds.map { $0 + waited }, service.rtoObjectiveSeconds)
+      (one.rtoSeconds, one.rtoObjectiveSeconds) = (
+        service.rtoSeconds.map { $0 + waited + job.fetchedSeconds }, service.rtoObjectiveSeconds
+      )
       result.results.append(one)
     }
     guard outcome.state == .succeeded else {

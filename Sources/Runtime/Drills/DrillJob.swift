@@ -17,6 +17,8 @@ struct DrillJob: Sendable, Codable {
   var passwords: [RepositoryName: String]
   /// Mirrors that take the place of what they mirror.
   var locations: [RepositoryName: DeclaredRepository.Location]
+  /// What it took to bring copies here that are only reached over a network; part of every time to be back.
+  var fetchedSeconds: Double = 0
   var fault: Drill.Fault?
   var target: StoreName?
   var seed: UInt64

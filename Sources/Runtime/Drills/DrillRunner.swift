@@ -134,10 +134,9 @@ package struct DrillRunner: Sendable {
     var result: [RepositoryName: DeclaredRepository.Location] = [:]
     for repository in system.catalog.repositories {
       let local = (repository.mirrors ?? []).first { if case .local = $0 { true } else { false } }
-      guard let local else {
-        throw DrillError.remoteRepository((repository.mirrors ?? []).first?.description ?? "its mirror")
-      }
-      result[repository.name] = local
+      // One on this machine is read where it lies; any other is fetched first.
+      guard let mirror = local ?? repository.mirrors?.first else { throw DrillError.noMirror(repository.name) }
+      result[repository.name] = mirror
     }
     return result
   }
@@ -188,14 +187,19 @@ package struct DrillRunner: Sendable {
     let result: Result<DrillResult, any Error>
     do {
       let job = try await job(request, seed, id, point, plan, in: place.directory)
+      let fetch = DrillFetch(system: system, drill: job.drill, locations: job.locations)
       let file = "\(place.directory)/job.json"
-      let bytes = try CanonicalJSON.encode(job)
-      try await host.pool.run { () throws(SystemFailure) in try Files.replace(file, with: bytes) }
-      progress("restore")
       let end = ReadingEnd()
       result = .success(
-        try await system.holdingRepositories(of: request.drill.stores, until: end) {
-          try await watched(request.drill, file: file, directory: place.directory)
+        try await system.holdingRepositories(of: request.drill.stores, until: end) { [job] in
+          var job = job
+          let fetched = try await fetch.run(
+            point: job.point, forwards: plan.input.forwards, into: place.directory, progress: progress)
+          (job.locations, job.fetchedSeconds) = (fetched.locations, fetched.seconds)
+          let bytes = try CanonicalJSON.encode(job)
+          try await host.pool.run { () throws(SystemFailure) in try Files.replace(file, with: bytes) }
+          progress("restore")
+          return try await watched(request.drill, file: file, directory: place.directory)
         })
     } catch { result = .failure(error) }
     // Whatever came of it, nothing of the drill's is left.
