@@ -25,6 +25,7 @@ package struct DrillInside: Sendable {
     var host = Machine(
       time: ShiftedTime(nanoseconds: job.clockNanoseconds), pool: pool, environment: job.variables, name: job.host,
       stateDirectory: "\(job.room.directory)/state")
+    host.isDrill = true
     if job.fault?.kind == .wrongClock {
       // A battery that ran out: the machine wakes up years ago.
       host.time = ShiftedTime(nanoseconds: job.clockNanoseconds - Duration.seconds(5 * 366 * 86_400).wholeNanoseconds)
