@@ -278,6 +278,12 @@ let testTargets: [Target] = [
       "TestSupport",
       "salvor", "salvor-bank",
     ]),
+  // A server that does what the test says, measured.
+  tests(
+    "LoadTests",
+    ["Core", "IO", "Catalog", "Load", "Runtime", "TestSupport", .nioCore, .nioHTTP1, .nioPosix]),
+  // Releases tried on copies of live servers' backups, and copies compared.
+  tests("CompatTests", ["Core", "IO", "Catalog", "DriverKit", "Validation", "Runtime", "TestSupport", "salvor"]),
   tests("GovernanceTests", ["Core", "IO", "Governance", "TestSupport"]),
   // Measures the built program, as a shell would start it.
   tests("BenchmarkTests", ["Core", "IO", "Benchmarks", "TestSupport", "salvor"]),

@@ -3,6 +3,7 @@ import Core
 import Planning
 import Recovery
 import StateKit
+import Validation
 
 /// What a restore's run was asked for, kept in the journal with everything a resume needs.
 package struct RestoreInput: Sendable, Codable {
@@ -18,6 +19,8 @@ package struct RestoreInput: Sendable, Codable {
   package var forward: LogForward?
   /// How stores come to the point that it only marks; `nil` as empty.
   package var along: [LogForward]?
+  /// What metrics were; `nil` where there are none.
+  package var metrics: MetricContext?
 
   package var forwards: [LogForward] { (along ?? []) + (forward.map { [$0] } ?? []) }
 

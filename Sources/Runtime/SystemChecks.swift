@@ -43,6 +43,32 @@ package struct SystemChecks: Sendable {
     return await runner.validate(service).map { Recovery.CheckOutcome($0) }
   }
 
+  /// Whether services work with the schemas that are there.
+  func gates(of services: [ServiceName]) async -> [Recovery.CheckOutcome] {
+    var outcomes: [Recovery.CheckOutcome] = []
+    for service in services.compactMap({ system.catalog.service($0) }) {
+      for gate in service.schema ?? [] {
+        outcomes.append(Recovery.CheckOutcome(await runner.check(gate, of: service.name)))
+      }
+    }
+    return outcomes
+  }
+
+  /// Metrics of these stores, beside what they were.
+  func metrics(of stores: Set<StoreName>, _ context: MetricContext?) async -> [Recovery.CheckOutcome] {
+    guard let context else { return [] }
+    var outcomes: [Recovery.CheckOutcome] = []
+    for metric in system.catalog.metrics where stores.contains(metric.source.store) {
+      outcomes.append(Recovery.CheckOutcome(await runner.check(metric, context)))
+    }
+    return outcomes
+  }
+
+  /// What a query says now; `nil` if nobody answers.
+  func reading(_ query: StoreQuery, within limit: Duration) async -> String? {
+    try? await runner.value(query, timeout: limit)
+  }
+
   package func invariants(_ names: Set<CheckName>) async -> [Recovery.CheckOutcome] {
     await runner.check(system.catalog.invariants.filter { names.contains($0.name) }).map { Recovery.CheckOutcome($0) }
   }

@@ -212,7 +212,7 @@ struct RequestManifest: Sendable {
       Field(
         "method", \.method, Codec<LoadWorkflow.Request.Method>.word.optional, default: "`GET`, or `POST` with a body",
         "How it asks."),
-      Field("url", \.url, Codec<String>.httpURL.optional, required: true, "The address; what is filled in is escaped."),
+      Field("url", \.url, Codec<String>.filledURL.optional, required: true, "The address; what is filled in is escaped."),
       Field("headers", \.headers, Codec<String>.scalar.dictionary, "Headers to send."),
       Field("body", \.body, Codec<String>.text.optional, "What to send, as it is."),
       Field(
@@ -221,9 +221,24 @@ struct RequestManifest: Sendable {
     ])
 
   /// The address alone, or all of it.
-  static let codec = Codec<RequestManifest>(.either([Codec<String>.httpURL.shape, .record(table.shape)])) {
+  static let codec = Codec<RequestManifest>(.either([Codec<String>.filledURL.shape, .record(table.shape)])) {
     node, decoding in
     if case .mapping = node.content { return table.read(node, &decoding) }
-    return Codec<String>.httpURL.read(node, &decoding).map { RequestManifest(url: $0) }
+    return Codec<String>.filledURL.read(node, &decoding).map { RequestManifest(url: $0) }
+  }
+}
+
+extension Codec where Value == String {
+  /// An address with places to fill in, which may hold blanks; none of them before the path.
+  fileprivate static let filledURL = Codec(httpURL.shape) { node, decoding in
+    guard let text = phrase.read(node, &decoding) else { return nil }
+    let plain = text.replacing(/\{\{[^}]*\}\}/, with: "x")
+    let fixed = text.firstRange(of: "{{").map { text[..<$0.lowerBound].count { $0 == "/" } >= 3 } ?? true
+    guard fixed else {
+      decoding.report(
+        .badValue, at: node.mark, "whom it asks can't be filled in", "write scheme, host and port as they are")
+      return nil
+    }
+    return httpURL.read(YAMLNode(content: .scalar(plain, isPlain: false), mark: node.mark), &decoding).map { _ in text }
   }
 }

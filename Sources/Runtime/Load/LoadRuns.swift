@@ -24,16 +24,18 @@ package struct LoadRuns: Sendable {
     package init(_ workflow: WorkflowName) { self.workflow = workflow }
   }
 
-  private let catalog: Catalog
+  private let workflows: [LoadWorkflow]
   private let host: Machine
 
-  package init(_ catalog: Catalog, host: Machine) { (self.catalog, self.host) = (catalog, host) }
+  package init(_ catalog: Catalog, host: Machine) { self.init(workflows: catalog.workflows, host: host) }
+
+  package init(workflows: [LoadWorkflow], host: Machine) { (self.workflows, self.host) = (workflows, host) }
 
   /// - Throws: ``LoadError/consent(_:)`` for one that writes, unless somebody agreed.
   package func run(
     _ request: Request, progress: @escaping @Sendable (_ counted: Int64, _ failed: Int64) -> Void = { _, _ in }
   ) async throws -> LoadReport {
-    guard var workflow = catalog.workflow(request.workflow) else {
+    guard var workflow = workflows.first(where: { $0.name == request.workflow }) else {
       throw LoadError.noSuchWorkflow(request.workflow.text)
     }
     guard workflow.effects == .reads || request.hasConsent else { throw LoadError.consent(workflow.name) }
