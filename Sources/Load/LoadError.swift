@@ -10,7 +10,6 @@ package enum LoadError: Failure {
   case badData(String, line: Int, why: String)
   /// It leaves something behind, and nobody agreed to that.
   case consent(WorkflowName)
-  case nothingMeasured(WorkflowName)
 
   package var report: Report {
     switch self {
@@ -29,9 +28,6 @@ package enum LoadError: Failure {
       Report("LOAD-201", "workflow '\(name)' writes, and this is the live system", retry: .afterChange)
         .state("nothing was sent")
         .remedy("let a drill go through it, or add --consent if what it leaves behind is welcome")
-    case .nothingMeasured(let name):
-      Report("LOAD-202", "of workflow '\(name)' nothing was measured", retry: .afterChange)
-        .remedy("let it go on for longer than its warm-up")
     }
   }
 }

@@ -267,6 +267,14 @@ package struct DrillInside: Sendable {
     result.checks = outcome.checks.count
     result.compared = outcome.comparisons.count { $0.isCompared }
     result.notCompared = outcome.comparisons.filter { !$0.isCompared }.map(\.store)
+    let gone = restore.system.catalog.services.flatMap { service in
+      service.validators.compactMap { validator -> String? in
+        guard case .workflow(let name) = validator.question else { return nil }
+        let check = outcome.checks.first { $0.name == validator.name.text && $0.detail["subject"]?.string == service.name.text }
+        return check.map { "\(service.name)/\(name): \($0.summary)" }
+      }
+    }
+    result.workflows = gone.isEmpty ? nil : gone
     result.times.take(run, waited: waited)
     for service in outcome.services {
       var one = DrillRecord.ServiceResult(

@@ -322,6 +322,7 @@ package struct DrillRunner: Sendable {
     record.attempts = result.attempts
     record.times = result.times
     (record.checks, record.compared, record.notCompared) = (result.checks, result.compared, result.notCompared)
+    record.workflows = result.workflows
     let predicted = Dictionary(
       record.results.map { ($0.service, $0.predictedSeconds) }, uniquingKeysWith: { first, _ in first })
     record.results = result.results.map { one in
