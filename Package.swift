@@ -159,7 +159,8 @@ let doors: [Target] = [
     [
       "Core", "CShim", "IO", "Telemetry", "Catalog", "Vault", "DriverKit", "StateKit", "Planning", "Workflow",
       "Validation",
-      "Recovery", "Governance", "Drills", "DriverContract", "Failover", "Load", "Web", .asyncHTTPClient, .crypto, .hummingbird,
+      "Recovery", "Governance", "Drills", "DriverContract", "Failover", "Load", "Web", .asyncHTTPClient, .crypto,
+      .hummingbird,
       .hummingbirdCore, .logging, .nioCore, .subprocess,
     ] + adapterNames),
   module(
@@ -274,9 +275,8 @@ let testTargets: [Target] = [
   tests(
     "DrillRoomTests",
     [
-      "Core", "IO", "Catalog", "Console", "Drills", "Planning", "Recovery", "StateKit", "Runtime", "Demo",
-      "TestSupport",
-      "salvor", "salvor-bank",
+      "Core", "IO", "Catalog", "Console", "Drills", "DriverKit", "Load", "Planning", "Recovery", "StateKit", "Runtime",
+      "Demo", "TestSupport", "salvor", "salvor-bank",
     ]),
   // A server that does what the test says, measured.
   tests(

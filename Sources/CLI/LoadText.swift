@@ -38,7 +38,8 @@ enum LoadTexts {
       .init("p95", .right), .init("p99", .right), .init("max", .right),
     ])
     func add(_ name: String, _ passed: Int64, _ failed: Int64, _ latency: LoadReport.Latency?) {
-      let figures = latency.map { [$0.p50, $0.p90, $0.p95, $0.p99, $0.max].map { LoadReport.brief($0) } }
+      let figures =
+        latency.map { [$0.p50, $0.p90, $0.p95, $0.p99, $0.max].map { LoadReport.brief($0) } }
         ?? Array(repeating: "", count: 5)
       table.add([name, "\(passed)", "\(failed)"] + figures)
     }
@@ -48,7 +49,9 @@ enum LoadTexts {
     for failure in report.failures.prefix(10) {
       lines.append("  \(failure.count) × \(failure.step): \(failure.why.harmless)")
     }
-    for violation in report.violations { lines.append("  " + style.paint("not as expected", .bad) + " \(violation.harmless)") }
+    for violation in report.violations {
+      lines.append("  " + style.paint("not as expected", .bad) + " \(violation.harmless)")
+    }
     if report.isStoppedEarly { lines.append("  stopped early: more than half failed") }
     if report.late > 0 {
       lines.append("  \(report.late) began late: all \(report.users.of("user")) were busy; the wait is in the figures")

@@ -63,7 +63,9 @@ struct StepRunner {
     case .http(let request):
       address = try template(request.url)
       var headers: [(String, TemplateText)] = []
-      for (name, value) in request.headers.sorted(by: { $0.key < $1.key }) { headers.append((name, try template(value))) }
+      for (name, value) in request.headers.sorted(by: { $0.key < $1.key }) {
+        headers.append((name, try template(value)))
+      }
       self.headers = headers
       body = if let text = request.body { try template(text) } else { nil }
       words = []
@@ -192,7 +194,9 @@ struct StepRunner {
       return found == text ? nil : "\(what) is \(excerpt(found)) instead of \(excerpt(text))"
     case .matches(let expression, let pattern):
       // Matching can't be interrupted: more text than this is refused rather than waited for.
-      guard found.utf8.count <= 1 << 20 else { return "\(what) has more than 1 MiB, too much to look for /\(pattern)/ in" }
+      guard found.utf8.count <= 1 << 20 else {
+        return "\(what) has more than 1 MiB, too much to look for /\(pattern)/ in"
+      }
       return found.contains(expression) ? nil : "\(what) has no /\(pattern)/"
     }
   }

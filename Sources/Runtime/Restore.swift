@@ -179,7 +179,8 @@ package struct Restore: Sendable {
       guard prepared.plan.isRunnable else { throw PlanError.refused(prepared.plan.refusals) }
       var prepared = prepared
       if prepared.input.metrics != nil {
-        prepared.input.metrics?.before = await PointFactsAsked(system, stores: prepared.plan.stores).ask()?.metrics ?? [:]
+        prepared.input.metrics?.before =
+          await PointFactsAsked(system, stores: prepared.plan.stores).ask()?.metrics ?? [:]
       }
       let spec = try prepared.plan.run(prepared.input, at: prepared.input.requestedAt)
       let end = ReadingEnd()

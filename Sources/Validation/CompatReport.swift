@@ -55,7 +55,9 @@ package struct CompatReport: Sendable, Equatable, Codable {
   }
 
   package var cases: [Case] { stores.flatMap(\.cases) + invariants }
-  package var isCompatible: Bool { !cases.contains { $0.outcome == .failed } && cases.contains { $0.outcome == .passed } }
+  package var isCompatible: Bool {
+    !cases.contains { $0.outcome == .failed } && cases.contains { $0.outcome == .passed }
+  }
 
   /// For pipelines, as JUnit's readers agree on it; whatever a server said can't end an element.
   ///
@@ -71,7 +73,8 @@ package struct CompatReport: Sendable, Equatable, Codable {
       ] + cases.flatMap { line($0, of: name) } + ["  </testsuite>"]
     }
     func line(_ one: Case, of suite: String) -> [String] {
-      var head = "    <testcase classname=\"\(Self.escaped("\(suite).\(one.kind)"))\" name=\"\(Self.escaped(one.name))\""
+      var head =
+        "    <testcase classname=\"\(Self.escaped("\(suite).\(one.kind)"))\" name=\"\(Self.escaped(one.name))\""
       head += " time=\"\(Self.seconds(one.nanoseconds))\""
       if let file = one.file { head += " file=\"\(Self.escaped(file))\"" }
       if let line = one.line { head += " line=\"\(line)\"" }

@@ -68,12 +68,18 @@ final class CompatSite: Sendable {
     let result: Result<Void, any Error>
     do { result = .success(try await body(site)) } catch { result = .failure(error) }
     // Nothing is left of what was brought back to be looked at.
-    let left = try Files.names(in: Files.parent(of: site.server.data)).map(\.lossyText).filter { $0.hasPrefix(".salvor") }
+    let left = try Files.names(in: Files.parent(of: site.server.data)).map(\.lossyText).filter {
+      $0.hasPrefix(".salvor")
+    }
     let besideFile = try Files.names(in: site.home.file("live")).map(\.lossyText).filter { $0.hasPrefix(".salvor") }
     await site.server.shutDown()
     try result.get()
     #expect(left.isEmpty && besideFile.isEmpty, "\(left) \(besideFile)")
   }
+
+  func catalog() throws -> String { String(decoding: try Files.read(home.file("salvor.yaml")), as: UTF8.self) }
+
+  func write(_ catalog: String) throws { try Files.replace(home.file("salvor.yaml"), with: Array(catalog.utf8)) }
 
   @discardableResult
   func sqlite(_ sql: String) async throws -> String {

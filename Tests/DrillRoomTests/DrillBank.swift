@@ -33,7 +33,8 @@ final class DrillBank: Sendable {
 
   var root: String { directory.path }
 
-  init(engines: Bool, basePort: Int, drills: String) async throws {
+  /// - Parameter check: A validator of the gateway's, as lines of YAML.
+  init(engines: Bool, basePort: Int, drills: String, check: String? = nil) async throws {
     directory = try TemporaryDirectory("drill")
     let root = directory.path
     state = "/var/tmp/salvor-drills-\(ProcessID.current)-\(basePort)"
@@ -44,8 +45,13 @@ final class DrillBank: Sendable {
     try Files.createDirectory(bank.directory)
     try await bank.create()
     try Files.createDirectory(root + "/catalog")
-    let catalog = try await bank.catalog().replacing(
+    var catalog = try await bank.catalog().replacing(
       "\n  password: \"file:", with: "\n  mirrors: [\"local:\(root)/mirror\"]\n  password: \"file:")
+    if let check, let gateway = catalog.firstRange(of: "name: gateway\n"),
+      let place = catalog[gateway.upperBound...].firstRange(of: "  validators:\n")
+    {
+      catalog.insert(contentsOf: check, at: place.upperBound)
+    }
     try Files.replace(root + "/catalog/bank.yaml", with: Array(catalog.utf8), mode: 0o600)
     try Files.replace(
       root + "/catalog/drills.yaml", with: Array(drills.replacing("ROOT", with: root).utf8), mode: 0o600)
@@ -136,9 +142,9 @@ final class DrillBank: Sendable {
 
   /// Runs `body` with a bank, and leaves nothing behind.
   static func with<T>(
-    engines: Bool, basePort: Int, drills: String, _ body: (DrillBank) async throws -> T
+    engines: Bool, basePort: Int, drills: String, check: String? = nil, _ body: (DrillBank) async throws -> T
   ) async throws -> T {
-    let bank = try await DrillBank(engines: engines, basePort: basePort, drills: drills)
+    let bank = try await DrillBank(engines: engines, basePort: basePort, drills: drills, check: check)
     let result: Result<T, any Error>
     do { result = .success(try await body(bank)) } catch { result = .failure(error) }
     try await bank.end()

@@ -6,7 +6,8 @@ import Validation
 
 struct CompareCommand: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
-    commandName: "compare", abstract: "Compare what a point brings back with its mark, with what is live, or with another.",
+    commandName: "compare",
+    abstract: "Compare what a point brings back with its mark, with what is live, or with another.",
     discussion: """
       The point's copies are brought back beside, read whole, and thrown away. With --live, every table is the same, \
       changed since, gone or new, and whatever is laid out otherwise is named. A live system that goes on is seen at one \
@@ -62,7 +63,9 @@ struct CompareCommand: AsyncParsableCommand {
       lines.append("  \(store.store) \(paint(store.verdict, style))")
       lines.append("    what came back beside its mark: \(store.mark.summary.harmless)")
       if let problem = store.problem { lines.append("    \(problem.summary.harmless)") }
-      if !store.tables.isEmpty { lines.append("    \(store.count(.same)) of \(store.tables.count.of("table")) the same") }
+      if !store.tables.isEmpty {
+        lines.append("    \(store.count(.same)) of \(store.tables.count.of("table")) the same")
+      }
       for table in store.tables where table.state != .same {
         lines.append("    \(table.name.harmless): \(words(table))")
       }

@@ -60,7 +60,9 @@ struct CompatCommand: AsyncParsableCommand {
       lines += store.cases.map { self.line($0, style) }
     }
     if !report.invariants.isEmpty { lines += ["  invariants"] + report.invariants.map { line($0, style) } }
-    return lines + ["  \(Duration.nanoseconds(report.nanoseconds).brief); the copies are gone, the system was not touched"]
+    return lines + [
+      "  \(Duration.nanoseconds(report.nanoseconds).brief); the copies are gone, the system was not touched"
+    ]
   }
 
   private func line(_ one: CompatReport.Case, _ style: Style) -> String {

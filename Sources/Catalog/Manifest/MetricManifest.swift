@@ -11,11 +11,13 @@ struct MetricManifest: Sendable {
   var trend: TrendManifest?
 
   static let table = Table(
-    "Metric", "A number that says whether business is as it should be: asked when a point is taken, and after a restore.",
+    "Metric",
+    "A number that says whether business is as it should be: asked when a point is taken, and after a restore.",
     initial: { MetricManifest() },
     finish: { record, node, decoding in
       if let least = record.least, let most = record.most, least.value > most.value {
-        decoding.report(.badValue, at: node.mark, "no number is at least \(least.text) and at most \(most.text)", "swap them")
+        decoding.report(
+          .badValue, at: node.mark, "no number is at least \(least.text) and at most \(most.text)", "swap them")
       }
     },
     fields: [
@@ -68,7 +70,8 @@ struct SchemaGateManifest: Sendable {
       Field(
         "store", \.store, Codec<StoreName>.name.located.optional, default: "the only one the service has",
         "The store it is about."),
-      Field("query", \.query, Codec<String>.phrase.optional, required: true, "Gives one row with one value: the version."),
+      Field(
+        "query", \.query, Codec<String>.phrase.optional, required: true, "Gives one row with one value: the version."),
       Field("accepts", \.accepts, Codec<String>.scalar.list, required: true, "The versions that are right."),
     ])
 

@@ -36,7 +36,8 @@ struct ReleasePartManifest: Sendable {
           "write it relative to the release's directory, without '..'")
       }
       if part.migrations == nil, part.applied != nil || part.record != nil || part.down != nil {
-        decoding.report(.missing, at: node.mark, "'applied', 'record' and 'down' are about migrations", "add 'migrations'")
+        decoding.report(
+          .missing, at: node.mark, "'applied', 'record' and 'down' are about migrations", "add 'migrations'")
       }
       if part.version == nil, !part.accepts.isEmpty || part.leadsTo != nil {
         decoding.report(.missing, at: node.mark, "nothing says how the version is asked", "add 'version': a query")

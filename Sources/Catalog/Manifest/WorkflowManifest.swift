@@ -47,7 +47,8 @@ struct WorkflowManifest: Sendable {
         "rate", \.rate, LoadWorkflow.Rate.codec.optional, default: "as fast as users are done",
         "How many begin, such as `20/s` or `90/m`, however long those before them take."),
       Field(
-        "users", \.users, .integer(1...10_000), default: "`1`, or `64` with a rate", "How many there are at one moment at most."),
+        "users", \.users, .integer(1...10_000), default: "`1`, or `64` with a rate",
+        "How many there are at one moment at most."),
       Field("for", \.duration, Codec<Duration>.positiveDuration.optional, "How long it goes on after the warm-up."),
       Field(
         "iterations", \.iterations, Codec<Int>.integer(1...100_000_000).optional,
@@ -61,7 +62,8 @@ struct WorkflowManifest: Sendable {
     initial: { LoadWorkflow.Bounds(latencies: [:], failedPerMillion: 0) },
     fields: LoadWorkflow.Bounds.Percentile.allCases.map { percentile in
       Field(
-        percentile.rawValue, \LoadWorkflow.Bounds.latencies[limit: percentile], Codec<Duration>.positiveDuration.optional,
+        percentile.rawValue, \LoadWorkflow.Bounds.latencies[limit: percentile],
+        Codec<Duration>.positiveDuration.optional,
         percentile == .max ? "The slowest." : "Of all, this share is at least as fast.")
     } + [
       Field("errors", \.failedPerMillion, .share, default: "`0%`", "The share of failures that is accepted.")
@@ -142,7 +144,8 @@ struct WorkflowStepManifest: Sendable {
     }
     for pointer in Array(captures.values) + values.keys where !pointer.isEmpty && !pointer.hasPrefix("/") {
       decoding.report(
-        .badValue, at: mark, "'\(excerpt(pointer))' is not a JSON pointer", "write it as /account/balance; \"\" is everything")
+        .badValue, at: mark, "'\(excerpt(pointer))' is not a JSON pointer",
+        "write it as /account/balance; \"\" is everything")
     }
     for name in captures.keys.sorted() where !TemplateText.isName(name) {
       decoding.report(
@@ -167,8 +170,12 @@ struct WorkflowStepManifest: Sendable {
     guard let name else { return nil }
     var expectations: [LoadWorkflow.Expectation] = []
     if let status { expectations.append(.status(status)) }
-    for (name, match) in headers.sorted(by: { $0.key < $1.key }) { expectations.append(.header(name.lowercased(), match)) }
-    for (pointer, match) in values.sorted(by: { $0.key < $1.key }) { expectations.append(.value(pointer: pointer, match)) }
+    for (name, match) in headers.sorted(by: { $0.key < $1.key }) {
+      expectations.append(.header(name.lowercased(), match))
+    }
+    for (pointer, match) in values.sorted(by: { $0.key < $1.key }) {
+      expectations.append(.value(pointer: pointer, match))
+    }
     if let equals { expectations.append(.text(.equals(equals))) }
     if let matches { expectations.append(.text(.matches(matches))) }
     return LoadWorkflow.Step(
@@ -212,7 +219,8 @@ struct RequestManifest: Sendable {
       Field(
         "method", \.method, Codec<LoadWorkflow.Request.Method>.word.optional, default: "`GET`, or `POST` with a body",
         "How it asks."),
-      Field("url", \.url, Codec<String>.filledURL.optional, required: true, "The address; what is filled in is escaped."),
+      Field(
+        "url", \.url, Codec<String>.filledURL.optional, required: true, "The address; what is filled in is escaped."),
       Field("headers", \.headers, Codec<String>.scalar.dictionary, "Headers to send."),
       Field("body", \.body, Codec<String>.text.optional, "What to send, as it is."),
       Field(

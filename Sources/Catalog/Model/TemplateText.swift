@@ -44,7 +44,8 @@ package struct TemplateText: Sendable, Hashable {
     case ("number", 0): return .number
     case ("uuid", 0): return .uuid
     case ("int", 2):
-      guard let low = Int(words[1]), let high = Int(words[2]), low <= high, high.subtractingReportingOverflow(low).1 == false,
+      guard let low = Int(words[1]), let high = Int(words[2]), low <= high,
+        high.subtractingReportingOverflow(low).1 == false,
         high - low < Int.max
       else { throw Problem(text: "'int' takes two whole numbers, the smaller first") }
       return .integer(low...high)

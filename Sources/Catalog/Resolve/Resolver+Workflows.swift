@@ -35,7 +35,8 @@ extension Resolver {
       do throws(TemplateText.Problem) { template = try TemplateText(source) } catch {
         report(
           .badValue, declared.file, mark, "in step '\(step.name)': \(error.text)",
-          "write {{name}}, {{data.member}}, {{secret.name}}, {{number}}, {{uuid}}, {{int 1 100}}, {{hex 8}} or {{pick a b}}")
+          "write {{name}}, {{data.member}}, {{secret.name}}, {{number}}, {{uuid}}, {{int 1 100}}, {{hex 8}} or {{pick a b}}"
+        )
         continue
       }
       for piece in template.pieces {
@@ -80,7 +81,8 @@ extension LoadWorkflow.Step {
   package var templates: [String] {
     var result: [String]
     switch action {
-    case .http(let request): result = [request.url] + request.headers.values.sorted() + (request.body.map { [$0] } ?? [])
+    case .http(let request):
+      result = [request.url] + request.headers.values.sorted() + (request.body.map { [$0] } ?? [])
     case .exec(let command): result = Array(command.words.dropFirst())
     }
     for expectation in expectations {

@@ -37,7 +37,8 @@ package struct CompareRun: Sendable {
           }
           return report
         case .point(let other):
-          return try await OpenedPoint.with(wanted, at: other, in: system, opens: .whatCanBe, progress: progress) { second in
+          return try await OpenedPoint.with(wanted, at: other, in: system, opens: .whatCanBe, progress: progress) {
+            second in
             var report = try await compare(place, progress)
             (report.reference, report.referenceTime) = (second.point.id.text, second.time)
             for index in report.stores.indices { try await compare(&report.stores[index], place, second) }

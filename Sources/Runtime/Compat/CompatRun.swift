@@ -121,7 +121,8 @@ package struct CompatRun: Sendable {
       var known: Set<String> = []
       if let applied {
         do throws(DriverError) {
-          known = Set(try await copy.query(applied, limit: QueryLimit(rows: 100_000)).rows.compactMap { $0.first ?? nil })
+          known = Set(
+            try await copy.query(applied, limit: QueryLimit(rows: 100_000)).rows.compactMap { $0.first ?? nil })
         } catch {
           if case .cancelled = error { throw CancellationError() }
           let why = "what is applied can't be asked: \(error.report.summary)"

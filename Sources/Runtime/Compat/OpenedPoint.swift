@@ -94,7 +94,8 @@ struct OpenedPoint: Sendable {
 
   private static func discard(_ store: StoreName, _ request: RestoreRequest, _ system: ManagedSystem) async {
     do { try await system.driver(of: store).discardKept(request) } catch {
-      system.host.log("\(store): what was brought back to be looked at could not be removed: \(AnyFailure(error).report)")
+      system.host.log(
+        "\(store): what was brought back to be looked at could not be removed: \(AnyFailure(error).report)")
     }
   }
 

@@ -270,7 +270,9 @@ package struct DrillInside: Sendable {
     let gone = restore.system.catalog.services.flatMap { service in
       service.validators.compactMap { validator -> String? in
         guard case .workflow(let name) = validator.question else { return nil }
-        let check = outcome.checks.first { $0.name == validator.name.text && $0.detail["subject"]?.string == service.name.text }
+        let check = outcome.checks.first {
+          $0.name == validator.name.text && $0.detail["subject"]?.string == service.name.text
+        }
         return check.map { "\(service.name)/\(name): \($0.summary)" }
       }
     }

@@ -296,6 +296,7 @@ package struct DrillRunner: Sendable {
   private var needed: Set<String> {
     var names: Set<String> = []
     func add(_ reference: SecretReference) { if case .environment(let name) = reference { names.insert(name) } }
+    for workflow in system.catalog.workflows { for reference in workflow.secrets.values { add(reference) } }
     for store in system.catalog.stores {
       for value in store.options.values {
         if let text = value.string, let reference = SecretReference(text) { add(reference) }
