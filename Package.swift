@@ -144,6 +144,7 @@ let acts: [Target] = [
   module("DriverContract", at: "Sources/DriverContract", ["Core", "IO", "CShim", "DriverKit"]),
   module("Governance", at: "Sources/Governance", ["Core", "IO", .crypto], settings: hot),
   module("Drills", at: "Sources/Drills", ["Core", "Catalog"]),
+  module("Load", at: "Sources/Load", ["Core", "Catalog"]),
   // A simulation runs it a thousand times a second: optimised in debug builds too.
   module("Failover", at: "Sources/Failover", ["Core", "Catalog", "DriverKit", "StateKit"], settings: hot),
 ]
@@ -158,7 +159,8 @@ let doors: [Target] = [
     [
       "Core", "CShim", "IO", "Telemetry", "Catalog", "Vault", "DriverKit", "StateKit", "Planning", "Workflow",
       "Validation",
-      "Recovery", "Governance", "Drills", "DriverContract", "Failover", "Web", .asyncHTTPClient, .crypto, .hummingbird,
+      "Recovery", "Governance", "Drills", "DriverContract", "Failover", "Load", "Web", .asyncHTTPClient, .crypto,
+      .hummingbird,
       .hummingbirdCore, .logging, .nioCore, .subprocess,
     ] + adapterNames),
   module(
@@ -177,7 +179,7 @@ let doors: [Target] = [
     "CLI", at: "Sources/CLI",
     [
       "Core", "IO", "Telemetry", "Console", "Catalog", "Vault", "StateKit", "Planning", "Workflow", "Validation",
-      "Recovery", "Governance", "Drills", "Failover", "Runtime", "Demo", "RepositoryServer", "DriverKit", "Web",
+      "Recovery", "Governance", "Drills", "Failover", "Load", "Runtime", "Demo", "RepositoryServer", "DriverKit", "Web",
       .arguments, .logging, .yams,
     ]),
   .executableTarget(name: "salvor", dependencies: ["CLI"], path: "Sources/salvor", swiftSettings: strict),
@@ -273,10 +275,15 @@ let testTargets: [Target] = [
   tests(
     "DrillRoomTests",
     [
-      "Core", "IO", "Catalog", "Console", "Drills", "Planning", "Recovery", "StateKit", "Runtime", "Demo",
-      "TestSupport",
-      "salvor", "salvor-bank",
+      "Core", "IO", "Catalog", "Console", "Drills", "DriverKit", "Load", "Planning", "Recovery", "StateKit", "Runtime",
+      "Demo", "TestSupport", "salvor", "salvor-bank",
     ]),
+  // A server that does what the test says, measured.
+  tests(
+    "LoadTests",
+    ["Core", "IO", "Catalog", "Load", "Runtime", "TestSupport", .nioCore, .nioHTTP1, .nioPosix]),
+  // Releases tried on copies of live servers' backups, and copies compared.
+  tests("CompatTests", ["Core", "IO", "Catalog", "DriverKit", "Validation", "Runtime", "TestSupport", "salvor"]),
   tests("GovernanceTests", ["Core", "IO", "Governance", "TestSupport"]),
   // Measures the built program, as a shell would start it.
   tests("BenchmarkTests", ["Core", "IO", "Benchmarks", "TestSupport", "salvor", "salvor-bank"]),

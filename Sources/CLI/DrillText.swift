@@ -59,6 +59,7 @@ enum DrillTexts {
     var lines = [
       "seed: \(record.point.map { "\($0.seed)" } ?? "none"), \(record.checks) checks, \(record.compared) stores compared"
     ]
+    lines += (record.workflows ?? []).map { "workflow \($0.harmless)" }
     var doors = Table("door", "tried, and")
     for attempt in record.attempts { doors.add(attempt.door.harmless, attempt.result) }
     if !record.attempts.isEmpty { lines += doors.lines(style) }

@@ -66,7 +66,8 @@ package struct CommandFailure: Failure {
   /// The plan says no, or something is in the way: a repository that is there, a key in use, a target that holds something.
   private static let refusals: Set<String> = [
     "RESTORE-101", "RESTORE-102", "POINT-204", "RUN-102", "RUN-205", "RUN-206", "JOURNAL-205", "JOURNAL-206",
-    "VAULT-103", "VAULT-106", "TREE-302",
+    "VAULT-103", "VAULT-106", "TREE-302", "LOAD-201",
+    "COMPAT-201",
   ]
 
   /// The status that belongs to `error`, by its code.
@@ -82,7 +83,7 @@ package struct CommandFailure: Failure {
       case failure.isCancellation, Self.interruptions.contains(report.code): .interrupted
       case report.code == "USAGE-301", report.code == "USAGE-303": .refused
       case report.code.hasPrefix("CATALOG-"), report.code.hasPrefix("USAGE-"), report.code.hasPrefix("PLAN-0"),
-        Self.unknownNames.contains(report.code):
+        Self.unknownNames.contains(report.code), report.code == "LOAD-101":
         .usage
       case report.code.hasPrefix("PLAN-"), Self.refusals.contains(report.code): .refused
       case report.code.hasPrefix("RESTORE-2"), report.code.hasPrefix("EVIDENCE-"): .validationFailed

@@ -130,6 +130,8 @@ package struct DrillRecord: Sendable, Equatable, Codable {
   package var compared = 0
   /// Stores of which nothing was recorded to compare with.
   package var notCompared: [StoreName] = []
+  /// What going through workflows came to, one line each; `nil` as empty.
+  package var workflows: [String]?
   package var attempts: [Attempt] = []
   /// How long a pass is evidence.
   package var provesNanoseconds: Int64

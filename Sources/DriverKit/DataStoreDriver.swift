@@ -65,11 +65,22 @@ package protocol DataStoreDriver: Sendable {
   ///
   /// - Returns: `nil` for a store whose log nobody follows.
   func marking() -> (any MarkSession)?
+
+  /// The live store, to be compared with a copy; `nil` for stores that nobody has taught us to compare.
+  func liveView() async throws(DriverError) -> (any StoreView)?
+
+  /// Opens what ``restoreBeside(_:)`` left beside, to be asked, changed and thrown away. After it only
+  /// ``discardKept(_:)`` may come: what was opened is never put in place.
+  ///
+  /// - Returns: `nil` for stores whose copies can't be opened by themselves.
+  func openBeside(_ request: RestoreRequest) async throws(DriverError) -> (any DisposableCopy)?
 }
 
 extension DataStoreDriver {
   package func follower() -> (any LogFollower)? { nil }
   package func marking() -> (any MarkSession)? { nil }
+  package func liveView() async throws(DriverError) -> (any StoreView)? { nil }
+  package func openBeside(_ request: RestoreRequest) async throws(DriverError) -> (any DisposableCopy)? { nil }
 }
 
 /// Makes drivers of one kind from what the catalog says; one per adapter, listed in the registry.

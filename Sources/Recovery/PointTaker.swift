@@ -44,6 +44,8 @@ package struct PointTaker: Sendable {
     /// A directory for temporary files.
     package var scratch: String
     package var wantsContentDigests: Bool
+    /// Asked once everything is prepared, right before anyone has to wait.
+    package var measure: @Sendable () async -> RecoveryPoint.Measured? = { nil }
     package var progress: @Sendable (StoreName, Progress) -> Void
 
     package init(
@@ -98,6 +100,7 @@ package struct PointTaker: Sendable {
     _ members: [StoreName: CaptureInProgress], for request: Request
   ) async throws(RecoveryError) -> RecoveryPoint {
     let prepared = try await each(members) { (member) async throws(DriverError) in try await member.prepare() }
+    let measured = await request.measure()
     let cut = try await cut(prepared.merging(request.marked.mapValues(\.member)) { copied, _ in copied }, for: request)
     let finished = try await each(members) { (member) async throws(DriverError) in try await member.finish() }
 
@@ -126,7 +129,7 @@ package struct PointTaker: Sendable {
       id: id, group: request.group, time: cut.time, mode: cut.mode, remarks: cut.remarks,
       pauseNanoseconds: cut.pause.wholeNanoseconds, holdBudgetNanoseconds: request.policy.budget.wholeNanoseconds,
       catalogDigest: request.catalogDigest, host: host, stores: stores, logged: logged.isEmpty ? nil : logged,
-      name: request.name)
+      name: request.name, measured: measured)
     try await PointCatalog(vault: vault, pool: pool).record(point, catalogFiles: request.catalogFiles)
     return point
   }

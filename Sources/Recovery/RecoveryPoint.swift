@@ -29,6 +29,29 @@ package struct RecoveryPoint: Sendable, Equatable, Codable {
   package var logged: [StoreName: LoggedPoint]?
   /// What somebody called it, such as a release.
   package var name: String?
+  /// What stores were asked right before the cut; `nil` where nobody asked.
+  package var measured: Measured?
+
+  package struct Measured: Sendable, Equatable, Codable {
+    /// Metrics, by name, as the store wrote them.
+    package var metrics: [String: String] = [:]
+    /// Versions of schemas.
+    package var schemas: [Schema] = []
+
+    package struct Schema: Sendable, Equatable, Codable {
+      package var store: StoreName
+      /// How it was asked: another question has another answer.
+      package var query: String
+      package var version: String
+
+      package init(store: StoreName, query: String, version: String) {
+        (self.store, self.query, self.version) = (store, query, version)
+      }
+    }
+
+    package init() {}
+    package var isEmpty: Bool { metrics.isEmpty && schemas.isEmpty }
+  }
 
   package enum Mode: String, Sendable, Codable {
     /// Every store of the cut was held at one moment.

@@ -106,19 +106,22 @@ package struct Backup: Sendable {
         try Files.createDirectory(scratch, mode: 0o711)
       }
       let budget = options.holdBudget ?? target.holdBudget
-      let request = PointTaker.Request(
+      var request = PointTaker.Request(
         group: target.group, members: members,
         policy: options.holds ? .hold(budget: budget) : .none(apart: options.apart),
         onOverBudget: target.onOverBudget, catalogDigest: system.catalog.digest,
         catalogFiles: system.loaded.travelling, scratch: scratch, wantsContentDigests: options.wantsContentDigests,
         progress: progress)
+      let facts = PointFactsAsked(system, stores: target.stores)
+      if !facts.isEmpty { request.measure = { await facts.ask() } }
+      let asked = request
       let taker = PointTaker(vault: vault, time: host.time, pool: host.pool, host: host.name)
       let outcome: Result<RecoveryPoint, any Error>
       do {
         outcome = .success(
           try await journal.whileReading(Set(target.stores), time: host.time) {
             try await vault.withLock(exclusive: false) {
-              let point = try await taker.take(request)
+              let point = try await taker.take(asked)
               await vault.settleCopies(host.log)
               return point
             }

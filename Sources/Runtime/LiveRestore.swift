@@ -3,6 +3,7 @@ import Core
 import DriverKit
 import Recovery
 import StateKit
+import Validation
 import Vault
 
 /// What the steps of a restore act on: the drivers, services and checks of one system, and one point's copies.
@@ -12,6 +13,10 @@ struct LiveRestore: RestoreEnvironment {
   let forwards: [LogForward]
   /// Those of the plan; the others stay as they are.
   let invariantNames: Set<CheckName>
+  /// Those that come back: their schema gates are asked.
+  var services: [ServiceName] = []
+  /// What metrics were; `nil` asks none.
+  var metrics: MetricContext?
 
   var runner: any ServiceRunner { system.runner }
 
@@ -61,5 +66,9 @@ struct LiveRestore: RestoreEnvironment {
 
   func validate(_ name: ServiceName) async -> [CheckOutcome] { await system.checks.validate(name) }
 
-  func invariants() async -> [CheckOutcome] { await system.checks.invariants(invariantNames) }
+  func invariants() async -> [CheckOutcome] {
+    let gates = await system.checks.gates(of: services)
+    let measured = await system.checks.metrics(of: Set(point.members), metrics)
+    return gates + (await system.checks.invariants(invariantNames)) + measured
+  }
 }

@@ -13,6 +13,8 @@ package struct Machine: Sendable {
   package var name: String
   /// Journal, logs of services, keys and evidence.
   package var stateDirectory: String
+  /// What is reached from here is a drill's own: nothing that is done to it is done to production.
+  package var isDrill = false
   /// Takes a line for the log. Never a secret.
   package var log: @Sendable (String) -> Void
 

@@ -37,6 +37,9 @@ package enum Registry {
     MariaDBDriverFactory.self, NATSDriverFactory.self, EtcdDriverFactory.self, ExecDriverFactory.self,
   ]
 
+  /// Those whose copies can be opened by themselves, to be asked and changed.
+  static let openable: Set<DriverName> = ["postgresql", "sqlite"]
+
   static func objectStores(_ host: Machine) -> [any ObjectStoreFactory] {
     [
       LocalObjectStoreFactory(pool: host.pool), RESTObjectStoreFactory(environment: host.environment),

@@ -69,6 +69,10 @@ package struct Restore: Sendable {
       input.copies = request.copies
       input.forward = forward
       input.along = chosen.forwards.isEmpty ? nil : chosen.forwards
+      let facts = PointFactsAsked(system, stores: stores)
+      try facts.requireAccepted(
+        chosen.point, by: services.sorted(), goingOn: Set(input.forwards.map(\.store)))
+      input.metrics = try await facts.context(of: chosen.point)
       return Prepared(plan: plan, point: chosen.point, rejected: chosen.rejected, input: input)
     } catch {
       throw AnyFailure(error)
@@ -177,10 +181,16 @@ package struct Restore: Sendable {
   package func run(_ prepared: Prepared, observer: @escaping RunObserver) async throws(AnyFailure) -> RestoreOutcome {
     do {
       guard prepared.plan.isRunnable else { throw PlanError.refused(prepared.plan.refusals) }
+      var prepared = prepared
+      if prepared.input.metrics != nil {
+        prepared.input.metrics?.before =
+          await PointFactsAsked(system, stores: prepared.plan.stores).ask()?.metrics ?? [:]
+      }
       let spec = try prepared.plan.run(prepared.input, at: prepared.input.requestedAt)
       let end = ReadingEnd()
       let engine = engine(for: prepared.input, observer: telling(end, observer, prepared.input))
-      let record = try await system.holdingRepositories(of: prepared.plan.stores, until: end) {
+      let stores = prepared.plan.stores
+      let record = try await system.holdingRepositories(of: stores, until: end) {
         try await engine.start(spec)
       }
       return try await finish(record, prepared.input)
@@ -205,7 +215,8 @@ package struct Restore: Sendable {
 
   func engine(for input: RestoreInput, observer: @escaping RunObserver) -> RunEngine {
     let environment = LiveRestore(
-      system: system, point: input.point, forwards: input.forwards, invariantNames: Set(input.plan.invariants))
+      system: system, point: input.point, forwards: input.forwards, invariantNames: Set(input.plan.invariants),
+      services: input.plan.services, metrics: input.metrics)
     let host = system.host
     var options = RunEngine.Options(holder: Holder.thisProcess)
     options.limits = ["copy": input.copies ?? PlanLimits().parallelCopies]

@@ -3,6 +3,7 @@ import Core
 import Planning
 import Recovery
 import StateKit
+import Validation
 
 /// What a restore's run was asked for, kept in the journal with everything a resume needs.
 package struct RestoreInput: Sendable, Codable {
@@ -20,6 +21,8 @@ package struct RestoreInput: Sendable, Codable {
   package var along: [LogForward]?
   /// How many stores may be copied at the same time, if the caller has a say in it.
   package var copies: Int?
+  /// What metrics were; `nil` where there are none.
+  package var metrics: MetricContext?
 
   package var forwards: [LogForward] { (along ?? []) + (forward.map { [$0] } ?? []) }
 

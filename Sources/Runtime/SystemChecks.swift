@@ -3,6 +3,7 @@ import Catalog
 import Core
 import DriverKit
 import IO
+import Load
 import Recovery
 import StateKit
 import Subprocess
@@ -16,10 +17,22 @@ package struct SystemChecks: Sendable {
   init(_ system: ManagedSystem) {
     self.system = system
     let secrets = system.host.secrets
+    let (catalog, host) = (system.catalog, system.host)
     runner = CheckRunner(
       CheckPorts(
         time: system.host.time, driver: { try system.driver(of: $0) },
-        execute: { try await execute($0, secrets) }, get: { try await get($0, $1) }))
+        execute: { try await execute($0, secrets) }, get: { try await get($0, $1) },
+        workflow: { name in
+          var request = LoadRuns.Request(name)
+          // In a drill there is nothing to harm. On what was restored in earnest, what a check leaves behind stays.
+          request.hasConsent = host.isDrill
+          do { return try await LoadRuns(catalog, host: host).run(request).answer } catch LoadError.consent {
+            var answer = WorkflowAnswer(
+              examined: 0, broken: [], summary: "not gone through: workflow '\(name)' writes, and this is no drill")
+            answer.isRefused = true
+            return answer
+          }
+        }))
   }
 
   /// A service's own validators. A name the catalog doesn't know could not be checked.
@@ -28,6 +41,32 @@ package struct SystemChecks: Sendable {
       return [Recovery.CheckOutcome(name: name.text, verdict: .couldNotCheck, summary: "there is no such service")]
     }
     return await runner.validate(service).map { Recovery.CheckOutcome($0) }
+  }
+
+  /// Whether services work with the schemas that are there.
+  func gates(of services: [ServiceName]) async -> [Recovery.CheckOutcome] {
+    var outcomes: [Recovery.CheckOutcome] = []
+    for service in services.compactMap({ system.catalog.service($0) }) {
+      for gate in service.schema ?? [] {
+        outcomes.append(Recovery.CheckOutcome(await runner.check(gate, of: service.name)))
+      }
+    }
+    return outcomes
+  }
+
+  /// Metrics of these stores, beside what they were.
+  func metrics(of stores: Set<StoreName>, _ context: MetricContext?) async -> [Recovery.CheckOutcome] {
+    guard let context else { return [] }
+    var outcomes: [Recovery.CheckOutcome] = []
+    for metric in system.catalog.metrics where stores.contains(metric.source.store) {
+      outcomes.append(Recovery.CheckOutcome(await runner.check(metric, context)))
+    }
+    return outcomes
+  }
+
+  /// What a query says now; `nil` if nobody answers.
+  func reading(_ query: StoreQuery, within limit: Duration) async -> String? {
+    try? await runner.value(query, timeout: limit)
   }
 
   package func invariants(_ names: Set<CheckName>) async -> [Recovery.CheckOutcome] {

@@ -10,6 +10,10 @@ package struct CheckReport: Sendable, Equatable, Codable {
     case invariant
     /// What was captured against what was restored.
     case digest
+    /// A number of the business against its bounds and what it was.
+    case metric
+    /// A schema's version against those a service works with.
+    case schema
   }
 
   package var kind: Kind
@@ -24,6 +28,8 @@ package struct CheckReport: Sendable, Equatable, Codable {
   /// When it began.
   package var at: Timestamp
   package var durationNanoseconds: Int64
+  /// Of a metric, what it is.
+  package var value: String?
 
   package init(
     kind: Kind, name: String, subject: String, severity: Invariant.Severity = .error, outcome: CheckResult,
@@ -57,6 +63,7 @@ package struct CheckReport: Sendable, Equatable, Codable {
       "kind": .string(kind.rawValue), "subject": .string(subject), "examined": .integer(examined),
       "at": .string(at.description), "durationNanoseconds": .integer(durationNanoseconds),
     ]
+    if let value { members["value"] = .string(value) }
     switch outcome {
     case .passed: break
     case .failed(let violations):

@@ -20,6 +20,23 @@ package struct PageAnswer: Sendable, Equatable {
   package init(status: Int, body: String) { (self.status, self.body) = (status, body) }
 }
 
+/// What going through a workflow came to.
+package struct WorkflowAnswer: Sendable, Equatable {
+  /// How many runs counted.
+  package var examined: Int64
+  /// What was expected and did not hold.
+  package var broken: [String]
+  /// One line with the figures.
+  package var summary: String
+  /// It was not gone through, for it would have left something behind where that is not welcome; nobody knows what it would
+  /// have come to.
+  package var isRefused = false
+
+  package init(examined: Int64, broken: [String], summary: String) {
+    (self.examined, self.broken, self.summary) = (examined, broken, summary)
+  }
+}
+
 /// What checks act on, lent by the wiring, so that this act knows no adapter.
 ///
 /// None of these may take an unknown for an answer: whatever can't be found out is thrown, and becomes
@@ -31,13 +48,19 @@ package struct CheckPorts: Sendable {
   package var execute: @Sendable (Command) async throws -> CommandAnswer
   /// Asks with GET.
   package var get: @Sendable (_ url: String, _ timeout: Duration) async throws -> PageAnswer
+  /// Goes through a workflow at its own load.
+  package var workflow: @Sendable (WorkflowName) async throws -> WorkflowAnswer
 
   package init(
     time: any Timekeeper, driver: @escaping @Sendable (StoreName) throws -> any DataStoreDriver,
     execute: @escaping @Sendable (Command) async throws -> CommandAnswer,
-    get: @escaping @Sendable (_ url: String, _ timeout: Duration) async throws -> PageAnswer
+    get: @escaping @Sendable (_ url: String, _ timeout: Duration) async throws -> PageAnswer,
+    workflow: @escaping @Sendable (WorkflowName) async throws -> WorkflowAnswer = {
+      throw CheckError.notAnswerable("nobody here goes through workflow '\($0)'")
+    }
   ) {
     (self.time, self.driver, self.execute, self.get) = (time, driver, execute, get)
+    self.workflow = workflow
   }
 }
 

@@ -11,7 +11,8 @@ extension CheckRunner {
   }
 
   package func validate(_ validator: Validator, of service: ServiceName) async -> CheckReport {
-    await report(.validator, validator.name, of: service.text) {
+    var isRefused = false
+    var report = await report(.validator, validator.name, of: service.text) {
       switch validator.question {
       case .sql(let store, let query):
         let result = try await rows(StoreQuery(store: store, query: query), timeout: validator.timeout)
@@ -28,8 +29,22 @@ extension CheckRunner {
         return try judge(
           status: answer.status, wellIf: (200..<300).contains(answer.status), "the answer has status \(answer.status)",
           output: answer.body, validator.expectation)
+      case .workflow(let name):
+        let workflow = ports.workflow
+        let answer = try await ports.time.withTimeLimit(validator.timeout) { try await workflow(name) }
+        if answer.isRefused {
+          isRefused = true
+          return Finished(outcome: .failed([Violation(.unexpected, count: 1, answer.summary)]))
+        }
+        guard answer.examined > 0 else { throw CheckError.notAnswerable("\(name): nothing was measured") }
+        let violations = answer.broken.map { Violation(.unexpected, count: 1, $0) }
+        return Finished(
+          outcome: violations.isEmpty ? .passed(answer.summary) : .failed(violations), examined: answer.examined)
       }
     }
+    // Told, and in nobody's way: a restore in earnest isn't rolled back for what only a drill may try.
+    if isRefused { report.severity = .warning }
+    return report
   }
 
   // MARK: Answers of stores

@@ -35,8 +35,10 @@ final class DrillBank: Sendable {
 
   var root: String { directory.path }
 
-  /// - Parameter remote: The repository is reached over a network, through a server.
-  init(engines: Bool, basePort: Int, drills: String, remote: Bool = false) async throws {
+  /// - Parameters:
+  ///   - remote: The repository is reached over a network, through a server.
+  ///   - check: A validator of the gateway's, as lines of YAML.
+  init(engines: Bool, basePort: Int, drills: String, remote: Bool = false, check: String? = nil) async throws {
     directory = try TemporaryDirectory("drill")
     let root = directory.path
     state = "/var/tmp/salvor-drills-\(ProcessID.current)-\(basePort)"
@@ -66,6 +68,11 @@ final class DrillBank: Sendable {
       guard catalog.contains(place) else { throw SystemFailure("find", path: "location", number: 2) }
     }
     server = served
+    if let check, let gateway = catalog.firstRange(of: "name: gateway\n"),
+      let place = catalog[gateway.upperBound...].firstRange(of: "  validators:\n")
+    {
+      catalog.insert(contentsOf: check, at: place.upperBound)
+    }
     try Files.replace(root + "/catalog/bank.yaml", with: Array(catalog.utf8), mode: 0o600)
     try Files.replace(
       root + "/catalog/drills.yaml", with: Array(drills.replacing("ROOT", with: root).utf8), mode: 0o600)
@@ -156,9 +163,11 @@ final class DrillBank: Sendable {
 
   /// Runs `body` with a bank, and leaves nothing behind.
   static func with<T>(
-    engines: Bool, basePort: Int, drills: String, remote: Bool = false, _ body: (DrillBank) async throws -> T
+    engines: Bool, basePort: Int, drills: String, remote: Bool = false, check: String? = nil,
+    _ body: (DrillBank) async throws -> T
   ) async throws -> T {
-    let bank = try await DrillBank(engines: engines, basePort: basePort, drills: drills, remote: remote)
+    let bank = try await DrillBank(
+      engines: engines, basePort: basePort, drills: drills, remote: remote, check: check)
     let result: Result<T, any Error>
     do { result = .success(try await body(bank)) } catch { result = .failure(error) }
     try await bank.end()

@@ -101,7 +101,13 @@ struct PostgreSQLDriver: DataStoreDriver {
   }
 
   func query(_ text: String, limit: QueryLimit) async throws(DriverError) -> QueryResult {
-    let connection = try await connect()
+    try await query(text, limit: limit, over: try await connect())
+  }
+
+  /// Closes the connection.
+  func query(
+    _ text: String, limit: QueryLimit, over connection: Connection
+  ) async throws(DriverError) -> QueryResult {
     let outcome: Result<QueryResult, DriverError>
     do throws(StatementFailure) {
       let milliseconds = max(1, min(limit.timeout.wholeNanoseconds / 1_000_000, Int64(Int32.max)))

@@ -163,7 +163,7 @@ extension PostgreSQLDriver {
       state: RestoredState(position: position, sizeBytes: sizeBytes, proofs: proofs), digest: digest)
   }
 
-  private func startBeside(
+  func startBeside(
     _ server: BesideServer, owner: SystemUser?, _ facts: RestoreFacts
   ) async throws(DriverError) {
     let control = try await program("pg_ctl", major: facts.major)

@@ -90,6 +90,12 @@ struct CanonicalWriter {
     }
   }
 
+  /// As `CanonicalJSON` has it: for what a catalog has few of.
+  mutating func encoded(_ value: some Encodable) {
+    // Nothing in a catalog can't be encoded.
+    bytes.append(contentsOf: (try? CanonicalJSON.encode(value)) ?? Array("null".utf8))
+  }
+
   private mutating func separate() {
     if needsComma { bytes.append(44) }
     needsComma = false

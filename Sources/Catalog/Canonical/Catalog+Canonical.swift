@@ -14,10 +14,12 @@ extension Catalog {
       if !drills.isEmpty { writer.member("drills") { $0.array(drills) { $1.write(to: &$0) } } }
       writer.member("groups") { $0.array(groups) { $1.write(to: &$0) } }
       writer.member("invariants") { $0.array(invariants) { $1.write(to: &$0) } }
+      if !metrics.isEmpty { writer.member("metrics") { $0.array(metrics) { $0.encoded($1) } } }
       writer.member("policies") { $0.array(policies) { $1.write(to: &$0) } }
       writer.member("repositories") { $0.array(repositories) { $1.write(to: &$0) } }
       writer.member("services") { $0.array(services) { $1.write(to: &$0) } }
       writer.member("stores") { $0.array(stores) { $1.write(to: &$0) } }
+      if !workflows.isEmpty { writer.member("workflows") { $0.array(workflows) { $0.encoded($1) } } }
     }
   }
 }
@@ -177,6 +179,7 @@ extension Service {
       }
       writer.member("owner", owner)
       writer.member("ready") { $0.array(ready) { $1.write(to: &$0) } }
+      if let schema { writer.member("schema") { $0.array(schema) { $0.encoded($1) } } }
       if let start { writer.member("start") { start.write(to: &$0) } }
       if let stop { writer.member("stop") { stop.write(to: &$0) } }
       writer.member("stores", stores)
@@ -265,6 +268,7 @@ extension Validator {
     case .sql(let store, let query): writer.member("sql") { StoreQuery(store: store, query: query).write(to: &$0) }
     case .exec(let command): writer.member("exec") { $0.object { $0.member("_0") { command.write(to: &$0) } } }
     case .http(let url): writer.member("http") { $0.object { $0.member("url", url) } }
+    case .workflow(let name): writer.member("workflow") { $0.object { $0.member("_0", name.text) } }
     }
   }
 }

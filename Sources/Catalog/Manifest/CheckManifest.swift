@@ -103,6 +103,7 @@ struct ValidatorManifest: Sendable {
   var sql: QueryManifest?
   var exec: Command?
   var http: String?
+  var workflow: Located<WorkflowName>?
   var equals: String?
   var rows: Int?
   var empty: Bool?
@@ -112,13 +113,18 @@ struct ValidatorManifest: Sendable {
 
   static let table = Table(
     "Validator", "A check that must pass for the service to count as restored.", initial: { ValidatorManifest() },
-    choices: [.exactlyOne("sql", "exec", "http"), .atMostOne("equals", "rows", "empty", "status", "matches")],
+    choices: [
+      .exactlyOne("sql", "exec", "http", "workflow"), .atMostOne("equals", "rows", "empty", "status", "matches"),
+    ],
     finish: { record, node, decoding in record.check(at: node.mark, &decoding) },
     fields: [
       Field("name", \.name, Codec<CheckName>.name.located.optional, required: true, "Unique within the service."),
       Field("sql", \.sql, QueryManifest.codec.optional, "A query."),
       Field("exec", \.exec, Codec<Command>.command.optional, "A command."),
       Field("http", \.http, Codec<String>.httpURL.optional, "An address, asked with GET."),
+      Field(
+        "workflow", \.workflow, Codec<WorkflowName>.name.located.optional,
+        "A workflow, gone through at its own load; what it expects must hold."),
       Field(
         "equals", \.equals, Codec<String>.scalar.optional,
         "The only value of the only row; of a command or a page, the output without blanks at its ends."),
@@ -139,7 +145,7 @@ struct ValidatorManifest: Sendable {
     if empty == true { return .empty }
     if let status { return .status(status) }
     if let matches { return .matches(matches) }
-    if exec != nil { return .status(0) }
+    if exec != nil || workflow != nil { return .status(0) }
     return http != nil ? .status(200) : nil
   }
 
@@ -149,6 +155,8 @@ struct ValidatorManifest: Sendable {
         .missing, at: mark, "the validator does not say what the query must give", "add equals, rows, empty or matches")
     } else if sql != nil, status != nil {
       decoding.report(.exclusive, at: mark, "a query has no status", "use equals, rows, empty or matches")
+    } else if workflow != nil, equals ?? matches != nil || rows != nil || empty != nil || status != nil {
+      decoding.report(.exclusive, at: mark, "a workflow says itself what it expects", "leave it out here")
     } else if sql == nil, rows != nil {
       decoding.report(.exclusive, at: mark, "only a query has rows", "use equals, empty, status or matches")
     }

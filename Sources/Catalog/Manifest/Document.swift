@@ -32,6 +32,8 @@ struct Manifests: Sendable {
   var groups: [Declared<GroupManifest>] = []
   var invariants: [Declared<InvariantManifest>] = []
   var drills: [Declared<DrillManifest>] = []
+  var workflows: [Declared<WorkflowManifest>] = []
+  var metrics: [Declared<MetricManifest>] = []
   var diagnostics: [Diagnostic] = []
 
   /// The kinds there are: name, fields, and where a document of it goes.
@@ -42,6 +44,8 @@ struct Manifests: Sendable {
     Kind(PolicyManifest.table, \.policies),
     Kind(InvariantManifest.table, \.invariants),
     Kind(DrillManifest.table, \.drills),
+    Kind(WorkflowManifest.table, \.workflows),
+    Kind(MetricManifest.table, \.metrics),
   ]
 
   struct Kind: Sendable {

@@ -12,6 +12,7 @@ struct ServiceManifest: Sendable {
   var stop: Command?
   var ready: [ProbeManifest] = []
   var validators: [ValidatorManifest] = []
+  var schema: [SchemaGateManifest] = []
 
   static let table = Table(
     "Service", "Something that runs, with the state it owns.", initial: { ServiceManifest() },
@@ -32,6 +33,9 @@ struct ServiceManifest: Sendable {
       Field(
         "validators", \.validators, ValidatorManifest.table.codec.list,
         "All must pass for the service to count as restored."),
+      Field(
+        "schema", \.schema, SchemaGateManifest.table.codec.list,
+        "Versions of its stores' schemas it works with; a copy with another is not put in place."),
     ])
 
   static let objectivesTable = Table(

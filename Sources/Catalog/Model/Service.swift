@@ -50,6 +50,8 @@ package struct Service: Sendable, Equatable, Codable {
   package var ready: [Probe]
   /// Run once it is ready; all must pass for the service to count as restored.
   package var validators: [Validator]
+  /// What versions of its stores' schemas it works with; `nil` where nobody said.
+  package var schema: [SchemaGate]?
 }
 
 /// A program and its arguments, run without a shell.
@@ -141,6 +143,8 @@ package struct Validator: Sendable, Hashable, Codable {
     case sql(store: StoreName, query: String)
     case exec(Command)
     case http(url: String)
+    /// Passes if all that the workflow expects holds; its expectation says nothing more.
+    case workflow(WorkflowName)
   }
 
   package enum Expectation: Sendable, Hashable, Codable {

@@ -40,9 +40,11 @@ struct Resolver {
     let policies = manifests.policies.map { policy($0, all: stores) }
     let invariants = manifests.invariants.compactMap { invariant($0) }
     let drills = manifests.drills.map { drill($0, services: services) }
+    let workflows = manifests.workflows.compactMap { workflow($0) }
+    let metrics = manifests.metrics.compactMap { metric($0) }
     let catalog = Catalog(
       services: services, stores: stores, repositories: repositories, policies: policies, groups: groups,
-      invariants: invariants, drills: drills)
+      invariants: invariants, drills: drills, workflows: workflows, metrics: metrics)
     checkCycles()
     checkGroups()
     check(catalog)
@@ -63,6 +65,8 @@ struct Resolver {
     unique(manifests.policies)
     unique(manifests.invariants)
     unique(manifests.drills)
+    unique(manifests.workflows)
+    unique(manifests.metrics)
     for (index, declared) in manifests.services.enumerated() {
       serviceNames[ServiceName(unchecked: declared.name.value)] = index
       for store in declared.spec.stores {
@@ -97,7 +101,7 @@ struct Resolver {
   }
 
   /// Says so where a name leads nowhere.
-  private mutating func exists(_ name: Located<StoreName>, _ file: String) -> Bool {
+  mutating func exists(_ name: Located<StoreName>, _ file: String) -> Bool {
     if storePlaces[name.value] != nil { return true }
     dangling("store", name.value.text, name.mark, file, among: storePlaces.keys.lazy.map(\.text).sorted())
     return false
@@ -115,7 +119,7 @@ struct Resolver {
     return false
   }
 
-  private mutating func dangling(_ kind: String, _ name: String, _ mark: Mark, _ file: String, among known: [String]) {
+  mutating func dangling(_ kind: String, _ name: String, _ mark: Mark, _ file: String, among known: [String]) {
     let guess = nearest(name, in: known).map { "did you mean '\($0)'?" }
     let list =
       known.count <= 12 && !known.isEmpty
@@ -145,7 +149,7 @@ struct Resolver {
       name: name, labels: declared.labels, owner: spec.owner, tier: spec.tier, domain: spec.domain,
       objectives: spec.objectives, dependsOn: sortedOnce(dependsOn), stores: sortedOnce(own), start: spec.start,
       stop: spec.stop, ready: spec.ready.compactMap { probe($0, own, declared) },
-      validators: validators(spec.validators, own, declared))
+      validators: validators(spec.validators, own, declared), schema: gates(spec.schema, own, declared))
   }
 
   private mutating func store(
@@ -208,6 +212,9 @@ struct Resolver {
         question = .exec(exec)
       } else if let http = manifest.http {
         question = .http(url: http)
+      } else if let workflow = manifest.workflow {
+        guard exists(workflow, declared.file) else { continue }
+        question = .workflow(workflow.value)
       } else {
         continue
       }
@@ -216,6 +223,17 @@ struct Resolver {
         Validator(name: name.value, question: question, expectation: expectation, timeout: manifest.timeout))
     }
     return result
+  }
+
+  private mutating func gates(
+    _ manifests: [SchemaGateManifest], _ own: [StoreName], _ declared: Declared<ServiceManifest>
+  ) -> [SchemaGate]? {
+    var result: [SchemaGate] = []
+    for manifest in manifests {
+      guard let source = manifest.source, let query = query(source, own, declared) else { continue }
+      result.append(SchemaGate(source: query, accepts: manifest.accepts))
+    }
+    return result.isEmpty ? nil : result
   }
 
   private mutating func query(

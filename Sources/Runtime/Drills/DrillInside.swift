@@ -25,6 +25,7 @@ package struct DrillInside: Sendable {
     var host = Machine(
       time: ShiftedTime(nanoseconds: job.clockNanoseconds), pool: pool, environment: job.variables, name: job.host,
       stateDirectory: "\(job.room.directory)/state")
+    host.isDrill = true
     if job.fault?.kind == .wrongClock {
       // A battery that ran out: the machine wakes up years ago.
       host.time = ShiftedTime(nanoseconds: job.clockNanoseconds - Duration.seconds(5 * 366 * 86_400).wholeNanoseconds)
@@ -268,6 +269,16 @@ package struct DrillInside: Sendable {
     result.notCompared = outcome.comparisons.filter { !$0.isCompared }.map(\.store)
     result.times.take(run, waited: waited + job.fetchedSeconds)
     result.times.fetch = job.fetchedSeconds > 0 ? job.fetchedSeconds : nil
+    let gone = restore.system.catalog.services.flatMap { service in
+      service.validators.compactMap { validator -> String? in
+        guard case .workflow(let name) = validator.question else { return nil }
+        let check = outcome.checks.first {
+          $0.name == validator.name.text && $0.detail["subject"]?.string == service.name.text
+        }
+        return check.map { "\(service.name)/\(name): \($0.summary)" }
+      }
+    }
+    result.workflows = gone.isEmpty ? nil : gone
     for service in outcome.services {
       var one = DrillRecord.ServiceResult(
         service: service.service, isBack: outcome.state == .succeeded && service.rtoSeconds != nil)

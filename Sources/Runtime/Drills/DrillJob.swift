@@ -40,6 +40,7 @@ struct DrillResult: Sendable, Codable {
   var checks = 0
   var compared = 0
   var notCompared: [StoreName] = []
+  var workflows: [String]?
   /// What was broken, in so many words; `nil` if there was nothing to break.
   var planted: String?
 }

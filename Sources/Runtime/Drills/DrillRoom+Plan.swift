@@ -104,7 +104,15 @@ extension DrillRoom {
         }
       }
       for validator in service.validators {
-        if case .http(let url) = validator.question { add(page(url)) }
+        switch validator.question {
+        case .http(let url): add(page(url))
+        case .workflow(let name):
+          for step in catalog.workflow(name)?.steps ?? [] {
+            // What is filled in stands behind host and port.
+            if case .http(let request) = step.action { add(page(request.url)) }
+          }
+        case .exec, .sql: break
+        }
       }
     }
     // Whoever listens on a socket in the file system is reached through any network namespace.

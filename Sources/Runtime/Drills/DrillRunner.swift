@@ -300,6 +300,7 @@ package struct DrillRunner: Sendable {
   private var needed: Set<String> {
     var names: Set<String> = []
     func add(_ reference: SecretReference) { if case .environment(let name) = reference { names.insert(name) } }
+    for workflow in system.catalog.workflows { for reference in workflow.secrets.values { add(reference) } }
     for store in system.catalog.stores {
       for value in store.options.values {
         if let text = value.string, let reference = SecretReference(text) { add(reference) }
@@ -326,6 +327,7 @@ package struct DrillRunner: Sendable {
     record.attempts = result.attempts
     record.times = result.times
     (record.checks, record.compared, record.notCompared) = (result.checks, result.compared, result.notCompared)
+    record.workflows = result.workflows
     let predicted = Dictionary(
       record.results.map { ($0.service, $0.predictedSeconds) }, uniquingKeysWith: { first, _ in first })
     record.results = result.results.map { one in
