@@ -50,6 +50,8 @@ package struct Service: Sendable, Equatable, Codable {
   package var ready: [Probe]
   /// Run once it is ready; all must pass for the service to count as restored.
   package var validators: [Validator]
+  /// Its own; those of its domain come beside. `nil`: nothing was said.
+  package var duties: Duties?
 }
 
 /// A program and its arguments, run without a shell.

@@ -40,9 +40,13 @@ struct Resolver {
     let policies = manifests.policies.map { policy($0, all: stores) }
     let invariants = manifests.invariants.compactMap { invariant($0) }
     let drills = manifests.drills.map { drill($0, services: services) }
+    let domains = manifests.domains.map { declared in
+      Domain(
+        name: DomainName(unchecked: declared.name.value), owner: declared.spec.owner, duties: declared.spec.duties)
+    }
     let catalog = Catalog(
       services: services, stores: stores, repositories: repositories, policies: policies, groups: groups,
-      invariants: invariants, drills: drills)
+      invariants: invariants, drills: drills, domains: domains)
     checkCycles()
     checkGroups()
     check(catalog)
@@ -63,6 +67,7 @@ struct Resolver {
     unique(manifests.policies)
     unique(manifests.invariants)
     unique(manifests.drills)
+    unique(manifests.domains)
     for (index, declared) in manifests.services.enumerated() {
       serviceNames[ServiceName(unchecked: declared.name.value)] = index
       for store in declared.spec.stores {
@@ -145,7 +150,8 @@ struct Resolver {
       name: name, labels: declared.labels, owner: spec.owner, tier: spec.tier, domain: spec.domain,
       objectives: spec.objectives, dependsOn: sortedOnce(dependsOn), stores: sortedOnce(own), start: spec.start,
       stop: spec.stop, ready: spec.ready.compactMap { probe($0, own, declared) },
-      validators: validators(spec.validators, own, declared))
+      validators: validators(spec.validators, own, declared),
+      duties: spec.duties)
   }
 
   private mutating func store(
