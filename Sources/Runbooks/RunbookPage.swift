@@ -214,7 +214,7 @@ package struct RunbookPage {
       ])
   }
 
-  private func footer() -> [Phrase] {
+  func footer() -> [Phrase] {
     [
       "Made by Salvor \(facts.place.toolVersion), format \(code: Self.format). Not to be changed by hand but between the marks of notes.",
       "Manifests \(code: facts.manifests.hex).",
