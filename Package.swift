@@ -278,6 +278,11 @@ let testTargets: [Target] = [
       "TestSupport",
       "salvor", "salvor-bank",
     ]),
+  tests("RunbookTests", ["Core", "Runbooks", "TestSupport"]),
+  // Types what a runbook says, word by word.
+  tests(
+    "RunbookFollowTests",
+    ["Core", "IO", "Catalog", "Runtime", "Demo", "TestSupport", "salvor", "salvor-bank"]),
   tests("GovernanceTests", ["Core", "IO", "Governance", "TestSupport"]),
   // Measures the built program, as a shell would start it.
   tests("BenchmarkTests", ["Core", "IO", "Benchmarks", "TestSupport", "salvor"]),

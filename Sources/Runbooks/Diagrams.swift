@@ -89,10 +89,23 @@ package struct Diagrams {
     }
     nodes.append(.init(Step.end, ["the end"], .end))
     var edges: [Drawing.Edge] = []
+    func lead(_ step: Step, to target: String, isDashed: Bool) {
+      guard !edges.contains(where: { $0.from == step.id && $0.to == target }) else { return }
+      edges.append(.init(step.id, target, isDashed: isDashed))
+    }
+    // What people decide, and where it goes when all is well; the tables have the rest.
     for step in shown {
-      let targets = step.id == "m1" ? [Step.end] : step.outcomes.map(\.target)
-      var seen: Set<String> = []
-      for target in targets where seen.insert(target).inserted { edges.append(.init(step.id, target)) }
+      if step.id == "m1" { lead(step, to: Step.end, isDashed: false) }
+      for (index, outcome) in step.outcomes.enumerated() where step.id != "m1" {
+        if case .situation = outcome.condition { lead(step, to: outcome.target, isDashed: false) }
+        if index == 0 { lead(step, to: outcome.target, isDashed: false) }
+      }
+    }
+    // Trouble, as far as nothing else leads to where it is dealt with.
+    for step in shown {
+      for outcome in step.outcomes where step.id != "m1" && !edges.contains(where: { $0.to == outcome.target }) {
+        lead(step, to: outcome.target, isDashed: true)
+      }
     }
     return Drawing(name: name, title: "The way through it", nodes: nodes, edges: edges)
   }

@@ -38,6 +38,7 @@ package struct HTML {
     case .text(let phrase): ["<p>\(Self.inline(phrase))</p>"]
     case .bullets(let items): ["<ul>"] + items.map { "<li>\(Self.inline($0))</li>" } + ["</ul>"]
     case .heading(let title): ["<h3>\(Self.escape(title))</h3>"]
+    case .anchor(let id): ["<a id=\"\(Self.escape(id))\"></a>"]
     case .table(let head, let rows): Self.table(head, rows)
     case .step(let step): lines(of: step, titles)
     case .drawing(let drawing):

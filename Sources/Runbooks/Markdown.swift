@@ -30,6 +30,7 @@ package struct Markdown {
     case .text(let phrase): [Self.inline(phrase)]
     case .bullets(let items): items.map { "- \(Self.inline($0))" }
     case .heading(let title): ["### \(Self.escape(title))"]
+    case .anchor(let id): ["<a id=\"\(id)\"></a>"]
     case .table(let head, let rows): Self.table(head, rows)
     case .step(let step): lines(of: step, titles)
     case .drawing(let drawing):

@@ -35,6 +35,8 @@ package enum Block: Sendable, Equatable {
   case bullets([Phrase])
   case table([Phrase], [[Phrase]])
   case heading(String)
+  /// Something to be linked to.
+  case anchor(String)
   case step(Step)
   case drawing(Drawing)
 }

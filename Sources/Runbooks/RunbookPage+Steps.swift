@@ -57,7 +57,7 @@ extension RunbookPage {
         .init(.status([0], prints: []), "all answer", to: "d4"), .init(.otherStatus, "somebody doesn't", to: "d5"),
       ])
     third.who = operatorOnCall
-    third.time = "5 s for each service that does not answer"
+    third.time = "some seconds for each service that does not answer"
     let fourth = Step(
       "d4", "Is the data wrong?", rules(),
       outcomes: [
@@ -313,7 +313,7 @@ extension RunbookPage {
     return Section(
       "afterwards", "Afterwards",
       [point, write, keep, release].map { .step($0) }
-        + [.text("\(strong: "The end"): nothing is left to be done.")])
+        + [.anchor(Step.end), .text("\(strong: "The end"): nothing is left to be done.")])
   }
 
   func rollback() -> Section {

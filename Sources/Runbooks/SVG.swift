@@ -34,7 +34,7 @@ package enum SVG {
     .drawing .decision{fill:#1d2c47}.drawing .end{fill:#2d333b}
     .drawing text{fill:#eef1f4}.drawing .more{fill:#c3cad2}
     .drawing path{stroke:#9aa5b1}.drawing .head{fill:#9aa5b1}}
-    @media print{.drawing .box{fill:#fff!important;stroke:#000}.drawing text{fill:#000!important}}
+    @media print{.drawing{max-width:100%;height:auto}.drawing .box{fill:#fff!important;stroke:#000}.drawing text{fill:#000!important}}
     """
 
   private static func lines(of arrow: Layout.Arrow, _ edge: Drawing.Edge) -> [String] {

@@ -152,7 +152,7 @@ struct HostileTests {
       }
       let isOurs = line.hasPrefix("<a id=\"") || line.hasPrefix("<!-- notes:") || line == "<!-- /notes -->"
       // Outside of code nothing begins a tag.
-      let bare = line.contains("`") ? line.replacing(/`+[^`]*`+/, with: "") : String(line)
+      let bare = line.contains("`") ? String(line).replacing(/`+[^`]*`+/, with: "") : String(line)
       #expect(isOurs || !bare.contains("<"), "\(file): \(line)")
       guard bare.contains("](") else { continue }
       let links = bare.replacing("\\]", with: "")

@@ -126,7 +126,8 @@ package struct RunbookCollector: Sendable {
         id: step.id, wave: step.wave, seconds: step.predictedSeconds, basis: step.basis,
         isCritical: critical.contains(step.id))
     }
-    plan.unmeasuredSteps = made.steps.count { $0.predictedSeconds == nil }
+    // The record is written when all is over: nobody waits for it.
+    plan.unmeasuredSteps = made.steps.count { $0.predictedSeconds == nil && $0.action != .record }
     plan.seconds = made.steps.isEmpty ? nil : made.criticalPath.seconds
     plan.worstSeconds = made.steps.isEmpty ? nil : make(worst).criticalPath.seconds
     plan.disturbed = made.disturbed.map(\.text)
