@@ -145,6 +145,7 @@ let acts: [Target] = [
   module("Governance", at: "Sources/Governance", ["Core", "IO", .crypto], settings: hot),
   module("Drills", at: "Sources/Drills", ["Core", "Catalog"]),
   module("Load", at: "Sources/Load", ["Core", "Catalog"]),
+  module("Runbooks", at: "Sources/Runbooks", ["Core"]),
   // A simulation runs it a thousand times a second: optimised in debug builds too.
   module("Failover", at: "Sources/Failover", ["Core", "Catalog", "DriverKit", "StateKit"], settings: hot),
 ]
@@ -159,7 +160,7 @@ let doors: [Target] = [
     [
       "Core", "CShim", "IO", "Telemetry", "Catalog", "Vault", "DriverKit", "StateKit", "Planning", "Workflow",
       "Validation",
-      "Recovery", "Governance", "Drills", "DriverContract", "Failover", "Load", "Web", .asyncHTTPClient, .crypto,
+      "Recovery", "Governance", "Drills", "Runbooks", "DriverContract", "Failover", "Load", "Web", .asyncHTTPClient, .crypto,
       .hummingbird,
       .hummingbirdCore, .logging, .nioCore, .subprocess,
     ] + adapterNames),
@@ -179,7 +180,7 @@ let doors: [Target] = [
     "CLI", at: "Sources/CLI",
     [
       "Core", "IO", "Telemetry", "Console", "Catalog", "Vault", "StateKit", "Planning", "Workflow", "Validation",
-      "Recovery", "Governance", "Drills", "Failover", "Load", "Runtime", "Demo", "RepositoryServer", "DriverKit", "Web",
+      "Recovery", "Governance", "Drills", "Runbooks", "Failover", "Load", "Runtime", "Demo", "RepositoryServer", "DriverKit", "Web",
       .arguments, .logging, .yams,
     ]),
   .executableTarget(name: "salvor", dependencies: ["CLI"], path: "Sources/salvor", swiftSettings: strict),
@@ -284,6 +285,11 @@ let testTargets: [Target] = [
     ["Core", "IO", "Catalog", "Load", "Runtime", "TestSupport", .nioCore, .nioHTTP1, .nioPosix]),
   // Releases tried on copies of live servers' backups, and copies compared.
   tests("CompatTests", ["Core", "IO", "Catalog", "DriverKit", "Validation", "Runtime", "TestSupport", "salvor"]),
+  tests("RunbookTests", ["Core", "Runbooks", "TestSupport"]),
+  // Types what a runbook says, word by word.
+  tests(
+    "RunbookFollowTests",
+    ["Core", "IO", "Catalog", "Runtime", "Demo", "TestSupport", "salvor", "salvor-bank"]),
   tests("GovernanceTests", ["Core", "IO", "Governance", "TestSupport"]),
   // Measures the built program, as a shell would start it.
   tests("BenchmarkTests", ["Core", "IO", "Benchmarks", "TestSupport", "salvor", "salvor-bank"]),

@@ -10,6 +10,7 @@ struct CatalogText {
   func render() throws -> String {
     var documents = [repository, group, policy]
     for service in Service.allCases { documents.append(try document(service)) }
+    documents.append(contentsOf: domains)
     documents.append(contentsOf: invariants)
     return documents.joined(separator: "---\n")
   }
@@ -47,6 +48,7 @@ struct CatalogText {
   private func document(_ service: Service) throws -> String {
     var text = head("Service", service.rawValue)
     text += "  owner: \(owner(service))\n  tier: \(tier(service))\n  domain: \(domain(service))\n"
+    text += "  impact: \(impact(service))\n"
     text += "  objectives:\n    rpo: 5m\n    rto: 2m\n"
     let dependencies = dependencies(service)
     if !dependencies.isEmpty { text += "  dependsOn: [\(dependencies.map(\.rawValue).joined(separator: ", "))]\n" }
@@ -128,6 +130,48 @@ struct CatalogText {
     case .sessions, .gateway: "channels"
     case .statements: "documents"
     }
+  }
+
+  private func impact(_ service: Service) -> String {
+    switch service {
+    case .accounts: "Nobody can pay, and balances are not shown."
+    case .ledger: "Nothing is booked; every payment waits."
+    case .sessions: "Customers are signed out."
+    case .statements: "Statements are missing; payments go on."
+    case .gateway: "Customers see an error page."
+    }
+  }
+
+  /// Who answers for which part of the business.
+  private var domains: [String] {
+    [
+      head("Domain", "payments") + """
+          approvers: [head of core banking, duty manager]
+          escalation:
+            - {who: core banking on call, how: "pager core-banking"}
+            - {after: 15m, who: head of core banking, how: "+41 00 000 00 01"}
+          triggers:
+            - payments are refused, or booked twice
+            - no-money-appears-or-vanishes fails
+          completion:
+            - the first payment after the restore is booked
+
+        """,
+      head("Domain", "channels") + """
+          approvers: [head of channels]
+          escalation:
+            - {who: channels on call, how: "pager channels"}
+          triggers: [customers see an error page]
+
+        """,
+      head("Domain", "documents") + """
+          approvers: [head of documents]
+          escalation:
+            - {after: 30m, who: documents on call, how: "pager documents"}
+          triggers: [a statement shows what the ledger does not]
+
+        """,
+    ]
   }
 
   private func dependencies(_ service: Service) -> [Service] {

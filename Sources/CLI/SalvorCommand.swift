@@ -31,7 +31,7 @@ package struct SalvorCommand: AsyncParsableCommand {
       FollowCommand.self, RPOCommand.self, TimelineCommand.self, FailoverCommand.self,
       RunsCommand.self, RunCommand.self, VerifyCommand.self, EvidenceCommand.self, DrillCommand.self,
       ObjectivesCommand.self, LoadCommand.self, CompatCommand.self,
-      CompareCommand.self,
+      CompareCommand.self, RunbookCommand.self, LessonsCommand.self, DiagramCommand.self,
       VaultCommand.self, DriverCommand.self, DemoCommand.self, CompletionCommand.self,
     ])
 

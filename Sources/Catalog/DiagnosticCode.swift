@@ -32,12 +32,14 @@ package enum DiagnosticCode: String, Sendable, CaseIterable {
   case shellSyntax = "CATALOG-155"
   case noPolicy = "CATALOG-156"
   case scheduleMissesObjective = "CATALOG-157"
+  case nobodyAnswers = "CATALOG-170"
+  case emptyDomain = "CATALOG-171"
 
   package var severity: Diagnostic.Severity {
     switch self {
     case .noObjectives: .note
     case .tierInversion, .repositoryInStore, .passwordInRepository, .linkedOutsideGroup, .shellSyntax, .noPolicy,
-      .scheduleMissesObjective:
+      .scheduleMissesObjective, .nobodyAnswers, .emptyDomain:
       .warning
     default: .error
     }
@@ -79,6 +81,8 @@ package enum DiagnosticCode: String, Sendable, CaseIterable {
     case .shellSyntax: "A command holds what only a shell would understand; it is passed on as it is."
     case .noPolicy: "There are policies, and none is about this store."
     case .scheduleMissesObjective: "The store is backed up less often than its service's RPO asks for."
+    case .nobodyAnswers: "A critical service has no owner, or nobody is called when it is down."
+    case .emptyDomain: "A Domain that no service names."
     }
   }
 }

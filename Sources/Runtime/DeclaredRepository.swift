@@ -5,3 +5,5 @@ package typealias DeclaredRepository = Repository
 
 /// A ready check as the catalog declares it; `ReadyCheck.Probe` is what a runner carries out.
 package typealias DeclaredProbe = Probe
+
+package typealias DeclaredDuties = Duties

@@ -85,6 +85,16 @@ private let faults: [Fault] = [
   Fault(
     .tierInversion, 14, 39, ["critical service 'b'", "low service 'a'"],
     repository + service("a", "{tier: low}") + service("b", "{tier: critical, dependsOn: [   a]}")),
+  Fault(
+    .nobodyAnswers, 8, 18, ["'a' has no owner and no escalation", "Domain"],
+    repository + service("a", "{tier: critical, domain: d}")),
+  Fault(
+    .nobodyAnswers, 8, 18, ["'a' has no escalation"],
+    repository + service("a", "{tier: critical, owner: x, domain: money}")),
+  Fault(
+    .emptyDomain, 13, 18, ["domain 'mony'", "did you mean 'money'"],
+    repository + service("a", "{domain: money}")
+      + "---\napiVersion: salvor.dev/v1\nkind: Domain\nmetadata: {name: mony}\n"),
   Fault(.noObjectives, 8, 18, ["no objectives"], repository + service("a")),
   Fault(
     .repositoryInStore, 4, 18, ["store 'x'"], repository + service("a", "{stores: [{name: x, files: {path: /srv}}]}")),
@@ -162,7 +172,7 @@ struct DiagnosticTests {
       bank.replacing(#"spec: {repository: main, schedule: "15 2 * * 1-5"}"#, with: "spec: {stores: [ledger-db]}")
         .replacing("stores: [statement-files]", with: "stores: []"))
     #expect(
-      unprotected.diagnostics.filter { $0.code == "CATALOG-156" }.map(\.line) == [52], "\(unprotected.diagnostics)")
+      unprotected.diagnostics.filter { $0.code == "CATALOG-156" }.map(\.line) == [59], "\(unprotected.diagnostics)")
     let late = resolve(bank.replacing("schedule: every 1m", with: "schedule: every 1h"))
     #expect(late.diagnostics.map(\.code).contains("CATALOG-157"))
   }

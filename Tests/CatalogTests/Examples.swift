@@ -60,6 +60,13 @@ let bank = """
     owner: core@bank.example
     tier: critical
     domain: money
+    impact: nobody can pay
+    approvers: [head of payments, "duty manager"]
+    escalation:
+      - {who: on call, how: "+41 1 234"}
+      - {after: 15m, who: head of payments}
+    triggers: ["alert <LedgerDown>"]
+    completion: [the morning's totals agree, {check: the page opens, run: "test -e /x"}]
     objectives: {rpo: 1m, rto: 90s}
     stores:
       - name: ledger-db

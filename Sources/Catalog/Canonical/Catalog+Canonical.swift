@@ -11,6 +11,7 @@ extension Catalog {
   private func write(to writer: inout CanonicalWriter) {
     writer.object { writer in
       // Left out where there are none: catalogs from before keep their digests.
+      if !domains.isEmpty { writer.member("domains") { $0.array(domains) { $1.write(to: &$0) } } }
       if !drills.isEmpty { writer.member("drills") { $0.array(drills) { $1.write(to: &$0) } } }
       writer.member("groups") { $0.array(groups) { $1.write(to: &$0) } }
       writer.member("invariants") { $0.array(invariants) { $1.write(to: &$0) } }
@@ -20,6 +21,43 @@ extension Catalog {
       writer.member("services") { $0.array(services) { $1.write(to: &$0) } }
       writer.member("stores") { $0.array(stores) { $1.write(to: &$0) } }
       if !workflows.isEmpty { writer.member("workflows") { $0.array(workflows) { $0.encoded($1) } } }
+    }
+  }
+}
+
+extension Domain {
+  fileprivate func write(to writer: inout CanonicalWriter) {
+    writer.object { writer in
+      writer.member("duties") { duties.write(to: &$0) }
+      writer.member("name", name.text)
+      writer.member("owner", owner)
+    }
+  }
+}
+
+extension Duties {
+  fileprivate func write(to writer: inout CanonicalWriter) {
+    writer.object { writer in
+      writer.member("approvers") { $0.array(approvers) { $0.text($1) } }
+      writer.member("completion") { writer in
+        writer.array(completion) { writer, completion in
+          writer.object { writer in
+            writer.member("check", completion.check)
+            if let run = completion.run { writer.member("run") { run.write(to: &$0) } }
+          }
+        }
+      }
+      writer.member("escalation") { writer in
+        writer.array(escalation) { writer, call in
+          writer.object { writer in
+            writer.member("after", call.after)
+            writer.member("how", call.how)
+            writer.member("who", call.who)
+          }
+        }
+      }
+      writer.member("impact", impact)
+      writer.member("triggers") { $0.array(triggers) { $0.text($1) } }
     }
   }
 }
@@ -169,6 +207,7 @@ extension Service {
     writer.object { writer in
       writer.member("dependsOn", dependsOn)
       writer.member("domain", domain)
+      if let duties { writer.member("duties") { duties.write(to: &$0) } }
       writer.member("labels") { $0.dictionary(labels) { $0.text($1) } }
       writer.member("name", name.text)
       writer.member("objectives") { writer in

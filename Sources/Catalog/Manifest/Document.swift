@@ -34,6 +34,7 @@ struct Manifests: Sendable {
   var drills: [Declared<DrillManifest>] = []
   var workflows: [Declared<WorkflowManifest>] = []
   var metrics: [Declared<MetricManifest>] = []
+  var domains: [Declared<DomainManifest>] = []
   var diagnostics: [Diagnostic] = []
 
   /// The kinds there are: name, fields, and where a document of it goes.
@@ -46,6 +47,7 @@ struct Manifests: Sendable {
     Kind(DrillManifest.table, \.drills),
     Kind(WorkflowManifest.table, \.workflows),
     Kind(MetricManifest.table, \.metrics),
+    Kind(DomainManifest.table, \.domains),
   ]
 
   struct Kind: Sendable {

@@ -13,6 +13,11 @@ struct ServiceManifest: Sendable {
   var ready: [ProbeManifest] = []
   var validators: [ValidatorManifest] = []
   var schema: [SchemaGateManifest] = []
+  var impact: String?
+  var approvers: [String] = []
+  var escalation: [CallManifest] = []
+  var triggers: [String] = []
+  var completion: [CompletionManifest] = []
 
   static let table = Table(
     "Service", "Something that runs, with the state it owns.", initial: { ServiceManifest() },
@@ -36,6 +41,11 @@ struct ServiceManifest: Sendable {
       Field(
         "schema", \.schema, SchemaGateManifest.table.codec.list,
         "Versions of its stores' schemas it works with; a copy with another is not put in place."),
+      Field("impact", \.impact, Codec<String>.phrase.optional, "What customers notice while it is away."),
+      Field("approvers", \.approvers, Codec<String>.phrase.list, "Who may say yes to what can't be taken back."),
+      Field("escalation", \.escalation, CallManifest.table.codec.list, "Whom to call, and when."),
+      Field("triggers", \.triggers, Codec<String>.phrase.list, "What is seen when the runbook is to be opened."),
+      Field("completion", \.completion, CompletionManifest.codec.list, "What must be so before the work is over."),
     ])
 
   static let objectivesTable = Table(

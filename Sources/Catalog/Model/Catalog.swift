@@ -16,6 +16,7 @@ package struct Catalog: Sendable, Equatable {
   package let drills: [Drill]
   package let workflows: [LoadWorkflow]
   package let metrics: [Metric]
+  package let domains: [Domain]
 
   /// Names what the catalog means: the SHA-256 of its canonical JSON.
   package private(set) var digest: Digest
@@ -26,7 +27,7 @@ package struct Catalog: Sendable, Equatable {
   init(
     services: [Service], stores: [DataStore], repositories: [Repository], policies: [BackupPolicy],
     groups: [ConsistencyGroup], invariants: [Invariant], drills: [Drill] = [], workflows: [LoadWorkflow] = [],
-    metrics: [Metric] = []
+    metrics: [Metric] = [], domains: [Domain] = []
   ) {
     let services = services.sorted { $0.name < $1.name }
     let stores = stores.sorted { $0.name < $1.name }
@@ -38,6 +39,7 @@ package struct Catalog: Sendable, Equatable {
     self.drills = drills.sorted { $0.name < $1.name }
     self.workflows = workflows.sorted { $0.name < $1.name }
     self.metrics = metrics.sorted { $0.name < $1.name }
+    self.domains = domains.sorted { $0.name < $1.name }
     serviceIndex = Dictionary(services.indices.map { (services[$0].name, $0) }, uniquingKeysWith: { a, _ in a })
     storeIndex = Dictionary(stores.indices.map { (stores[$0].name, $0) }, uniquingKeysWith: { a, _ in a })
     digest = Digest.of("")
@@ -59,6 +61,8 @@ package struct Catalog: Sendable, Equatable {
 
   package func invariant(_ name: CheckName) -> Invariant? { invariants.first { $0.name == name } }
 
+  package func domain(_ name: String) -> Domain? { domains.first { $0.name.text == name } }
+
   package func drill(_ name: DrillName) -> Drill? { drills.first { $0.name == name } }
 
   package func workflow(_ name: WorkflowName) -> LoadWorkflow? { workflows.first { $0.name == name } }
@@ -66,7 +70,7 @@ package struct Catalog: Sendable, Equatable {
 
 extension Catalog: Codable {
   private enum CodingKeys: String, CodingKey {
-    case services, stores, repositories, policies, groups, invariants, drills, workflows, metrics
+    case services, stores, repositories, policies, groups, invariants, drills, workflows, metrics, domains
   }
 
   package init(from decoder: any Decoder) throws {
@@ -80,7 +84,8 @@ extension Catalog: Codable {
       invariants: try container.decode([Invariant].self, forKey: .invariants),
       drills: try container.decodeIfPresent([Drill].self, forKey: .drills) ?? [],
       workflows: try container.decodeIfPresent([LoadWorkflow].self, forKey: .workflows) ?? [],
-      metrics: try container.decodeIfPresent([Metric].self, forKey: .metrics) ?? [])
+      metrics: try container.decodeIfPresent([Metric].self, forKey: .metrics) ?? [],
+      domains: try container.decodeIfPresent([Domain].self, forKey: .domains) ?? [])
   }
 
   package func encode(to encoder: any Encoder) throws {
@@ -95,5 +100,6 @@ extension Catalog: Codable {
     if !drills.isEmpty { try container.encode(drills, forKey: .drills) }
     if !workflows.isEmpty { try container.encode(workflows, forKey: .workflows) }
     if !metrics.isEmpty { try container.encode(metrics, forKey: .metrics) }
+    if !domains.isEmpty { try container.encode(domains, forKey: .domains) }
   }
 }

@@ -52,6 +52,8 @@ package struct Service: Sendable, Equatable, Codable {
   package var validators: [Validator]
   /// What versions of its stores' schemas it works with; `nil` where nobody said.
   package var schema: [SchemaGate]?
+  /// Its own; those of its domain come beside. `nil`: nothing was said.
+  package var duties: Duties?
 }
 
 /// A program and its arguments, run without a shell.

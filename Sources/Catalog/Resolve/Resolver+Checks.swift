@@ -69,6 +69,7 @@ extension Resolver {
     checkPlaces(catalog)
     checkLinks(catalog)
     checkPolicies(catalog)
+    checkDuties(catalog)
   }
 
   private mutating func checkTiers(_ catalog: Catalog) {
@@ -186,6 +187,29 @@ extension Resolver {
         .scheduleMissesObjective, declared.file, schedule.mark,
         "policy '\(declared.name.value)' takes a point every \(period.exactText), and service '\(store.service)' accepts to lose \(rpo.exactText)",
         "take points more often than that, or change the objective")
+    }
+  }
+
+  /// Services nobody answers for, and domains nobody is in.
+  private mutating func checkDuties(_ catalog: Catalog) {
+    for declared in manifests.services where declared.spec.tier == .critical {
+      let domain = declared.spec.domain.flatMap(catalog.domain)
+      var missing: [String] = []
+      if declared.spec.owner == nil, domain?.owner == nil { missing.append("owner") }
+      if declared.spec.escalation.isEmpty, domain?.duties.escalation.isEmpty ?? true { missing.append("escalation") }
+      guard !missing.isEmpty else { continue }
+      report(
+        .nobodyAnswers, declared.file, declared.name.mark,
+        "critical service '\(declared.name.value)' has no \(missing.joined(separator: " and no "))",
+        "add \(missing.map { "'\($0)'" }.joined(separator: " and ")) to it or to its Domain, or a runbook can't say whom to call"
+      )
+    }
+    let named = Set(manifests.services.compactMap(\.spec.domain))
+    for declared in manifests.domains where !named.contains(declared.name.value) {
+      report(
+        .emptyDomain, declared.file, declared.name.mark, "no service is in domain '\(declared.name.value)'",
+        nearest(declared.name.value, in: named.sorted()).map { "did you mean '\($0)'?" }
+          ?? "write 'domain: \(declared.name.value)' into its services")
     }
   }
 }

@@ -42,9 +42,13 @@ struct Resolver {
     let drills = manifests.drills.map { drill($0, services: services) }
     let workflows = manifests.workflows.compactMap { workflow($0) }
     let metrics = manifests.metrics.compactMap { metric($0) }
+    let domains = manifests.domains.map { declared in
+      Domain(
+        name: DomainName(unchecked: declared.name.value), owner: declared.spec.owner, duties: declared.spec.duties)
+    }
     let catalog = Catalog(
       services: services, stores: stores, repositories: repositories, policies: policies, groups: groups,
-      invariants: invariants, drills: drills, workflows: workflows, metrics: metrics)
+      invariants: invariants, drills: drills, workflows: workflows, metrics: metrics, domains: domains)
     checkCycles()
     checkGroups()
     check(catalog)
@@ -67,6 +71,7 @@ struct Resolver {
     unique(manifests.drills)
     unique(manifests.workflows)
     unique(manifests.metrics)
+    unique(manifests.domains)
     for (index, declared) in manifests.services.enumerated() {
       serviceNames[ServiceName(unchecked: declared.name.value)] = index
       for store in declared.spec.stores {
@@ -149,7 +154,8 @@ struct Resolver {
       name: name, labels: declared.labels, owner: spec.owner, tier: spec.tier, domain: spec.domain,
       objectives: spec.objectives, dependsOn: sortedOnce(dependsOn), stores: sortedOnce(own), start: spec.start,
       stop: spec.stop, ready: spec.ready.compactMap { probe($0, own, declared) },
-      validators: validators(spec.validators, own, declared), schema: gates(spec.schema, own, declared))
+      validators: validators(spec.validators, own, declared), schema: gates(spec.schema, own, declared),
+      duties: spec.duties)
   }
 
   private mutating func store(

@@ -1,0 +1,102 @@
+import Catalog
+import Core
+import Demo
+import Foundation
+import IO
+import Runtime
+import TestSupport
+
+/// The demo's bank, running, with a repository, and the built program beside it.
+final class RunbookBank: Sendable {
+  let directory: TemporaryDirectory
+  let bank: Bank
+  let program: String
+  let runbooks: String
+  /// Not below /tmp, of which drills are to have a copy.
+  let state: String
+  private let host: Machine
+
+  var root: String { directory.path }
+  var catalog: String { root + "/catalog" }
+  /// Where an operator's shell finds programs.
+  var path: String { "\(Files.parent(of: program)):\(Self.usual)" }
+  static let usual = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
+
+  init(engines: Bool = false, basePort: Int) async throws {
+    directory = try TemporaryDirectory("runbook")
+    let root = directory.path
+    chmod(root, 0o755)
+    program = try CommandRun.product("salvor")
+    runbooks = root + "/runbooks"
+    state = "/var/tmp/salvor-runbooks-\(ProcessID.current)-\(basePort)"
+    bank = Bank(
+      program: try CommandRun.product("salvor-bank"), directory: root + "/bank", engines: engines, basePort: basePort)
+    host = Machine(environment: ["PATH": Self.usual], name: "test", stateDirectory: state)
+    try Files.createDirectory(bank.directory)
+    try await bank.create()
+    try Files.createDirectory(catalog)
+    try Files.replace(catalog + "/bank.yaml", with: Array(try await bank.catalog().utf8), mode: 0o600)
+    let system = try await system()
+    guard let declared = system.catalog.repositories.first, case .file(let password) = declared.password else {
+      throw SystemFailure("find", path: "password", number: 2)
+    }
+    try Files.replace(password, with: Array("0123456789abcdef".utf8), mode: 0o600)
+    _ = try await system.vaults.create(declared)
+    _ = try await system.startAll()
+  }
+
+  func system() async throws -> ManagedSystem {
+    try ManagedSystem(try await CatalogFiles.load(catalog, pool: .shared), host: host)
+  }
+
+  func close() async {
+    _ = try? await bank.killEverything(time: SystemTime())
+    try? Files.removeTree(state)
+  }
+
+  // MARK: Commands
+
+  @discardableResult
+  func salvor(_ words: String..., is status: Int32) async throws -> CommandRun {
+    let run = try await CommandRun(
+      [program] + words, in: root,
+      environment: ["SALVOR_CATALOG": catalog, "SALVOR_STATE": state, "HOME": root, "NO_COLOR": "1"])
+    guard run.status == status else { throw CommandRun.Failed(description: "expected \(status): \(run)") }
+    return run
+  }
+
+  func page(_ name: String) throws -> String { String(decoding: try Files.read("\(runbooks)/\(name)"), as: UTF8.self) }
+
+  func work(_ seed: UInt64) async throws {
+    let done = try await bank.transfers(25, seed: seed, record: "\(root)/acknowledged-\(seed)")
+    guard done > 0 else { throw CommandRun.Failed(description: "no transfer was made") }
+  }
+
+  /// Everything it holds, as a digest; whoever has it can't be told it came back by a health check.
+  func content() async throws -> String {
+    let script = """
+      set -e
+      for name in accounts ledger sessions; do sqlite3 "file:data/$name/$name.db?mode=rw" .dump; done
+      cd data/statements
+      find . -type f ! -name '.*' -print0 | sort -z | xargs -0r sha256sum
+      """
+    let run = try await CommandRun(["sh", "-c", script], in: bank.directory).succeeded()
+    return "\(run.output.split(separator: "\n").count) lines, \(Digest.of(run.output).short)"
+  }
+
+  /// Rules across stores, asked without Salvor.
+  func brokenLinks() async throws -> String {
+    let script = """
+      set -e
+      sqlite3 data/accounts/accounts.db 'SELECT id FROM transfers ORDER BY id' > ../transfers
+      sqlite3 data/ledger/ledger.db "SELECT id FROM entries WHERE state = 'posted' ORDER BY id" > ../posted
+      diff ../transfers ../posted || true
+      """
+    return try await CommandRun(["sh", "-c", script], in: bank.directory).succeeded().output
+  }
+
+  func loseEverything() async throws {
+    _ = try await bank.killEverything(time: SystemTime())
+    try bank.loseEveryDisk()
+  }
+}
