@@ -144,6 +144,9 @@ let acts: [Target] = [
   module("DriverContract", at: "Sources/DriverContract", ["Core", "IO", "CShim", "DriverKit"]),
   module("Governance", at: "Sources/Governance", ["Core", "IO", .crypto], settings: hot),
   module("Drills", at: "Sources/Drills", ["Core", "Catalog"]),
+  // Every row that is compared goes through it: optimised in debug builds too.
+  module("Reconciliation", at: "Sources/Reconciliation", ["Core", "IO", "Catalog", "DriverKit"], settings: hot),
+  module("Replay", at: "Sources/Replay", ["Core", "DriverKit"]),
   // A simulation runs it a thousand times a second: optimised in debug builds too.
   module("Failover", at: "Sources/Failover", ["Core", "Catalog", "DriverKit", "StateKit"], settings: hot),
 ]
@@ -158,7 +161,7 @@ let doors: [Target] = [
     [
       "Core", "CShim", "IO", "Telemetry", "Catalog", "Vault", "DriverKit", "StateKit", "Planning", "Workflow",
       "Validation",
-      "Recovery", "Governance", "Drills", "DriverContract", "Failover", "Web", .asyncHTTPClient, .crypto, .hummingbird,
+      "Recovery", "Governance", "Drills", "DriverContract", "Failover", "Reconciliation", "Replay", "Web", .asyncHTTPClient, .crypto, .hummingbird,
       .hummingbirdCore, .logging, .nioCore, .subprocess,
     ] + adapterNames),
   module(
@@ -177,7 +180,8 @@ let doors: [Target] = [
     "CLI", at: "Sources/CLI",
     [
       "Core", "IO", "Telemetry", "Console", "Catalog", "Vault", "StateKit", "Planning", "Workflow", "Validation",
-      "Recovery", "Governance", "Drills", "Failover", "Runtime", "Demo", "RepositoryServer", "DriverKit", "Web",
+      "Recovery", "Governance", "Drills", "Failover", "Reconciliation", "Replay", "Runtime", "Demo", "RepositoryServer",
+      "DriverKit", "Web",
       .arguments, .logging, .yams,
     ]),
   .executableTarget(name: "salvor", dependencies: ["CLI"], path: "Sources/salvor", swiftSettings: strict),
@@ -277,6 +281,11 @@ let testTargets: [Target] = [
       "TestSupport",
       "salvor", "salvor-bank",
     ]),
+  tests("ReconciliationTests", ["Core", "IO", "Catalog", "DriverKit", "Reconciliation", "Replay", "TestSupport"]),
+  // Finds, corrects and replays with live servers, by the built program.
+  tests(
+    "ReconcileEngineTests",
+    ["Core", "IO", "DriverKit", "DriverSQLite", "DriverRedis", "Runtime", "TestSupport", "salvor", .sqlite]),
   tests("GovernanceTests", ["Core", "IO", "Governance", "TestSupport"]),
   // Measures the built program, as a shell would start it.
   tests("BenchmarkTests", ["Core", "IO", "Benchmarks", "TestSupport", "salvor"]),

@@ -65,9 +65,23 @@ package protocol DataStoreDriver: Sendable {
   ///
   /// - Returns: `nil` for a store whose log nobody follows.
   func marking() -> (any MarkSession)?
+
+  /// Makes reviewed changes in the live store; `nil` for a store nobody has taught us to correct.
+  func corrector() -> (any StoreCorrector)?
+
+  /// As ``query(_:limit:)``, all of them at one moment, of what ``restoreBeside(_:)`` brought back under the same request.
+  func queryBeside(_ request: RestoreRequest, _ texts: [String], limit: QueryLimit) async throws(DriverError)
+    -> [QueryResult]
 }
 
 extension DataStoreDriver {
+  package func corrector() -> (any StoreCorrector)? { nil }
+  package func queryBeside(
+    _ request: RestoreRequest, _ texts: [String], limit: QueryLimit
+  ) async throws(DriverError) -> [QueryResult] {
+    throw .unsupported("a copy of this store can't be asked before it is put in place")
+  }
+
   package func follower() -> (any LogFollower)? { nil }
   package func marking() -> (any MarkSession)? { nil }
 }

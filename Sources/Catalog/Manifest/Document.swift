@@ -32,6 +32,7 @@ struct Manifests: Sendable {
   var groups: [Declared<GroupManifest>] = []
   var invariants: [Declared<InvariantManifest>] = []
   var drills: [Declared<DrillManifest>] = []
+  var reconciliations: [Declared<ReconciliationManifest>] = []
   var diagnostics: [Diagnostic] = []
 
   /// The kinds there are: name, fields, and where a document of it goes.
@@ -42,6 +43,7 @@ struct Manifests: Sendable {
     Kind(PolicyManifest.table, \.policies),
     Kind(InvariantManifest.table, \.invariants),
     Kind(DrillManifest.table, \.drills),
+    Kind(ReconciliationManifest.table, \.reconciliations),
   ]
 
   struct Kind: Sendable {

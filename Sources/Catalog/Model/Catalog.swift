@@ -14,6 +14,7 @@ package struct Catalog: Sendable, Equatable {
   package let groups: [ConsistencyGroup]
   package let invariants: [Invariant]
   package let drills: [Drill]
+  package let reconciliations: [ReconciliationRule]
 
   /// Names what the catalog means: the SHA-256 of its canonical JSON.
   package private(set) var digest: Digest
@@ -23,7 +24,7 @@ package struct Catalog: Sendable, Equatable {
 
   init(
     services: [Service], stores: [DataStore], repositories: [Repository], policies: [BackupPolicy],
-    groups: [ConsistencyGroup], invariants: [Invariant], drills: [Drill] = []
+    groups: [ConsistencyGroup], invariants: [Invariant], drills: [Drill] = [], reconciliations: [ReconciliationRule] = []
   ) {
     let services = services.sorted { $0.name < $1.name }
     let stores = stores.sorted { $0.name < $1.name }
@@ -33,6 +34,7 @@ package struct Catalog: Sendable, Equatable {
     self.groups = groups.sorted { $0.name < $1.name }
     self.invariants = invariants.sorted { $0.name < $1.name }
     self.drills = drills.sorted { $0.name < $1.name }
+    self.reconciliations = reconciliations.sorted { $0.name < $1.name }
     serviceIndex = Dictionary(services.indices.map { (services[$0].name, $0) }, uniquingKeysWith: { a, _ in a })
     storeIndex = Dictionary(stores.indices.map { (stores[$0].name, $0) }, uniquingKeysWith: { a, _ in a })
     digest = Digest.of("")
@@ -54,12 +56,14 @@ package struct Catalog: Sendable, Equatable {
 
   package func invariant(_ name: CheckName) -> Invariant? { invariants.first { $0.name == name } }
 
+  package func reconciliation(_ name: CheckName) -> ReconciliationRule? { reconciliations.first { $0.name == name } }
+
   package func drill(_ name: DrillName) -> Drill? { drills.first { $0.name == name } }
 }
 
 extension Catalog: Codable {
   private enum CodingKeys: String, CodingKey {
-    case services, stores, repositories, policies, groups, invariants, drills
+    case services, stores, repositories, policies, groups, invariants, drills, reconciliations
   }
 
   package init(from decoder: any Decoder) throws {
@@ -71,7 +75,8 @@ extension Catalog: Codable {
       policies: try container.decode([BackupPolicy].self, forKey: .policies),
       groups: try container.decode([ConsistencyGroup].self, forKey: .groups),
       invariants: try container.decode([Invariant].self, forKey: .invariants),
-      drills: try container.decodeIfPresent([Drill].self, forKey: .drills) ?? [])
+      drills: try container.decodeIfPresent([Drill].self, forKey: .drills) ?? [],
+      reconciliations: try container.decodeIfPresent([ReconciliationRule].self, forKey: .reconciliations) ?? [])
   }
 
   package func encode(to encoder: any Encoder) throws {
@@ -84,5 +89,6 @@ extension Catalog: Codable {
     try container.encode(invariants, forKey: .invariants)
     // Left out where there are none: catalogs from before keep their digests.
     if !drills.isEmpty { try container.encode(drills, forKey: .drills) }
+    if !reconciliations.isEmpty { try container.encode(reconciliations, forKey: .reconciliations) }
   }
 }

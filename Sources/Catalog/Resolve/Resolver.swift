@@ -40,9 +40,10 @@ struct Resolver {
     let policies = manifests.policies.map { policy($0, all: stores) }
     let invariants = manifests.invariants.compactMap { invariant($0) }
     let drills = manifests.drills.map { drill($0, services: services) }
+    let reconciliations = manifests.reconciliations.compactMap { reconciliation($0) }
     let catalog = Catalog(
       services: services, stores: stores, repositories: repositories, policies: policies, groups: groups,
-      invariants: invariants, drills: drills)
+      invariants: invariants, drills: drills, reconciliations: reconciliations)
     checkCycles()
     checkGroups()
     check(catalog)
@@ -63,6 +64,7 @@ struct Resolver {
     unique(manifests.policies)
     unique(manifests.invariants)
     unique(manifests.drills)
+    unique(manifests.reconciliations)
     for (index, declared) in manifests.services.enumerated() {
       serviceNames[ServiceName(unchecked: declared.name.value)] = index
       for store in declared.spec.stores {
@@ -97,7 +99,7 @@ struct Resolver {
   }
 
   /// Says so where a name leads nowhere.
-  private mutating func exists(_ name: Located<StoreName>, _ file: String) -> Bool {
+  mutating func exists(_ name: Located<StoreName>, _ file: String) -> Bool {
     if storePlaces[name.value] != nil { return true }
     dangling("store", name.value.text, name.mark, file, among: storePlaces.keys.lazy.map(\.text).sorted())
     return false
