@@ -259,7 +259,6 @@ package enum ReconciliationError: Failure {
   case damaged(String)
   case targetHolds(String)
   case unfinished(String, Report)
-  case partly(left: Int, refused: Int)
   case noHistory(StoreName, String)
 
   package var report: Report {
@@ -298,9 +297,6 @@ package enum ReconciliationError: Failure {
       Report("RECON-301", "not every correction of \(id) was tried: \(why.summary)", retry: .afterBackoff)
         .state("what was corrected is on record; nothing is half done")
         .remedy("apply it again with the same digest: what was done is not done twice")
-    case .partly(let left, let refused):
-      Report("RECON-302", "\(left) corrections were left, for the rows are others by now, and \(refused) refused")
-        .state("the others were made").remedy("compare again")
     case .noHistory(let store, let why):
       Report("RECON-106", "the histories of \(store) can't be compared: \(why)")
         .remedy("see docs/operating/reconcile.md for what each engine can do")

@@ -4,7 +4,7 @@ import Core
 import Replay
 import Runtime
 
-struct ReplayCommand: AsyncParsableCommand {
+struct EventReplayCommand: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "replay",
     abstract: "Replay recorded events more than once from the same state, and see whether they lead to the same.",
