@@ -146,6 +146,9 @@ let acts: [Target] = [
   module("Drills", at: "Sources/Drills", ["Core", "Catalog"]),
   module("Load", at: "Sources/Load", ["Core", "Catalog"]),
   module("Runbooks", at: "Sources/Runbooks", ["Core"]),
+  // Every row that is compared goes through it: optimised in debug builds too.
+  module("Reconciliation", at: "Sources/Reconciliation", ["Core", "IO", "Catalog", "DriverKit"], settings: hot),
+  module("Replay", at: "Sources/Replay", ["Core", "DriverKit"]),
   // A simulation runs it a thousand times a second: optimised in debug builds too.
   module("Failover", at: "Sources/Failover", ["Core", "Catalog", "DriverKit", "StateKit"], settings: hot),
 ]
@@ -160,7 +163,7 @@ let doors: [Target] = [
     [
       "Core", "CShim", "IO", "Telemetry", "Catalog", "Vault", "DriverKit", "StateKit", "Planning", "Workflow",
       "Validation",
-      "Recovery", "Governance", "Drills", "Runbooks", "DriverContract", "Failover", "Load", "Web", .asyncHTTPClient, .crypto,
+      "Recovery", "Governance", "Drills", "Runbooks", "DriverContract", "Failover", "Load", "Reconciliation", "Replay", "Web", .asyncHTTPClient, .crypto,
       .hummingbird,
       .hummingbirdCore, .logging, .nioCore, .subprocess,
     ] + adapterNames),
@@ -180,7 +183,8 @@ let doors: [Target] = [
     "CLI", at: "Sources/CLI",
     [
       "Core", "IO", "Telemetry", "Console", "Catalog", "Vault", "StateKit", "Planning", "Workflow", "Validation",
-      "Recovery", "Governance", "Drills", "Runbooks", "Failover", "Load", "Runtime", "Demo", "RepositoryServer", "DriverKit", "Web",
+      "Recovery", "Governance", "Drills", "Runbooks", "Failover", "Load", "Reconciliation", "Replay", "Runtime", "Demo", "RepositoryServer",
+      "DriverKit", "Web",
       .arguments, .logging, .yams,
     ]),
   .executableTarget(name: "salvor", dependencies: ["CLI"], path: "Sources/salvor", swiftSettings: strict),
@@ -290,6 +294,11 @@ let testTargets: [Target] = [
   tests(
     "RunbookFollowTests",
     ["Core", "IO", "Catalog", "Runtime", "Demo", "TestSupport", "salvor", "salvor-bank"]),
+  tests("ReconciliationTests", ["Core", "IO", "Catalog", "DriverKit", "Reconciliation", "Replay", "TestSupport"]),
+  // Finds, corrects and replays with live servers, by the built program.
+  tests(
+    "ReconcileEngineTests",
+    ["Core", "IO", "DriverKit", "DriverSQLite", "DriverRedis", "Runtime", "TestSupport", "salvor", .sqlite]),
   tests("GovernanceTests", ["Core", "IO", "Governance", "TestSupport"]),
   // Measures the built program, as a shell would start it.
   tests("BenchmarkTests", ["Core", "IO", "Benchmarks", "TestSupport", "salvor", "salvor-bank"]),

@@ -62,12 +62,14 @@ package struct CommandFailure: Failure {
     "CORE-001", "RUN-101", "STORE-110", "VAULT-302",
   ]
   /// A point or a run that isn't there, or could be several.
-  private static let unknownNames: Set<String> = ["POINT-201", "POINT-202", "RUN-201", "RUN-202"]
+  private static let unknownNames: Set<String> = [
+    "POINT-201", "POINT-202", "RUN-201", "RUN-202", "RECON-104", "RECON-105", "RECON-201", "RECON-202",
+  ]
   /// The plan says no, or something is in the way: a repository that is there, a key in use, a target that holds something.
   private static let refusals: Set<String> = [
     "RESTORE-101", "RESTORE-102", "POINT-204", "RUN-102", "RUN-205", "RUN-206", "JOURNAL-205", "JOURNAL-206",
     "VAULT-103", "VAULT-106", "TREE-302", "LOAD-201",
-    "COMPAT-201",
+    "COMPAT-201", "RECON-203", "RECON-204", "RECON-205", "RECON-207",
   ]
 
   /// The status that belongs to `error`, by its code.

@@ -32,6 +32,7 @@ package struct SalvorCommand: AsyncParsableCommand {
       RunsCommand.self, RunCommand.self, VerifyCommand.self, EvidenceCommand.self, DrillCommand.self,
       ObjectivesCommand.self, LoadCommand.self, CompatCommand.self,
       CompareCommand.self, RunbookCommand.self, LessonsCommand.self, DiagramCommand.self,
+      ReconcileCommand.self, EventReplayCommand.self,
       VaultCommand.self, DriverCommand.self, DemoCommand.self, CompletionCommand.self,
     ])
 

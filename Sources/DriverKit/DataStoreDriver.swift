@@ -74,9 +74,23 @@ package protocol DataStoreDriver: Sendable {
   ///
   /// - Returns: `nil` for stores whose copies can't be opened by themselves.
   func openBeside(_ request: RestoreRequest) async throws(DriverError) -> (any DisposableCopy)?
+
+  /// Makes reviewed changes in the live store; `nil` for a store nobody has taught us to correct.
+  func corrector() -> (any StoreCorrector)?
+
+  /// As ``query(_:limit:)``, all of them at one moment, of what ``restoreBeside(_:)`` brought back under the same request.
+  func queryBeside(_ request: RestoreRequest, _ texts: [String], limit: QueryLimit) async throws(DriverError)
+    -> [QueryResult]
 }
 
 extension DataStoreDriver {
+  package func corrector() -> (any StoreCorrector)? { nil }
+  package func queryBeside(
+    _ request: RestoreRequest, _ texts: [String], limit: QueryLimit
+  ) async throws(DriverError) -> [QueryResult] {
+    throw .unsupported("a copy of this store can't be asked before it is put in place")
+  }
+
   package func follower() -> (any LogFollower)? { nil }
   package func marking() -> (any MarkSession)? { nil }
   package func liveView() async throws(DriverError) -> (any StoreView)? { nil }

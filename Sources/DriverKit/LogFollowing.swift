@@ -22,6 +22,37 @@ package protocol LogFollower: Sendable {
   ///   - files: Names of the files it is looked for in, in their order.
   /// - Returns: `nil` for a position that isn't the store's.
   func cursor(of position: LogPosition, in capture: CaptureResult, among files: [String]) -> LogCursor?
+
+  /// What a stretch of the log tells, one by one: each changes the store as a whole or not at all.
+  ///
+  /// - Parameters:
+  ///   - start: A place between two of them, such as a copy's mark; what is before it is passed over.
+  ///   - scratch: A file of the caller's that the log's bytes may be put into.
+  ///   - limit: The most that are wanted.
+  /// - Returns: `nil` for a log whose events nobody has taught us to tell apart.
+  func events(
+    in log: any LogSource, from start: LogCursor, scratch: String, limit: Int
+  ) async throws(DriverError) -> [LogEvent]?
+}
+
+extension LogFollower {
+  package func events(
+    in log: any LogSource, from start: LogCursor, scratch: String, limit: Int
+  ) async throws(DriverError) -> [LogEvent]? { nil }
+}
+
+/// One thing that a log tells.
+package struct LogEvent: Hashable, Sendable, Codable {
+  /// The first byte that is no more of it.
+  package var end: LogCursor
+  /// For people, cut where it is long.
+  package var what: String
+  /// For programs.
+  package var payload: JSONValue
+
+  package init(end: LogCursor, what: String, payload: JSONValue) {
+    (self.end, self.what, self.payload) = (end, what, payload)
+  }
 }
 
 /// A place in a log's files: so many bytes into that file.

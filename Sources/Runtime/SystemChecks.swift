@@ -96,9 +96,14 @@ extension Recovery.CheckOutcome {
 
 private let answerLimitBytes = 16 << 20
 
-func execute(_ command: Command, _ secrets: SecretResolver) async throws -> CommandAnswer {
+/// - Parameters:
+///   - input: What the program reads on its standard input.
+///   - more: Variables beside the command's own.
+func execute(
+  _ command: Command, _ secrets: SecretResolver, input: [UInt8] = [], adding more: [String: String] = [:]
+) async throws -> CommandAnswer {
   let declared = ServiceCommand(command)
-  var plain = ChildEnvironment.variables(declared.environment)
+  var plain = ChildEnvironment.variables(declared.environment).merging(more) { $1 }
   for (name, reference) in declared.secrets { plain[name] = try await secrets.resolve(reference).revealed() }
   let variables = Dictionary(uniqueKeysWithValues: plain.map { (Environment.Key(stringLiteral: $0.key), $0.value) })
   var words = command.words
@@ -112,7 +117,7 @@ func execute(_ command: Command, _ secrets: SecretResolver) async throws -> Comm
       program.contains("/") ? .path(.init(program)) : .name(program),
       arguments: Arguments(Array(words.dropFirst())),
       environment: .custom(variables), workingDirectory: command.workingDirectory.map { .init($0) },
-      output: .bytes(limit: answerLimitBytes), error: .discarded)
+      input: .array(input), output: .bytes(limit: answerLimitBytes), error: .discarded)
   }
   let output = String(decoding: result.standardOutput, as: UTF8.self)
   switch result.terminationStatus {

@@ -5,19 +5,23 @@ import IO
 import Synchronization
 
 extension FilesDriver {
-  /// `list PATTERN` gives `path` and `size` of every fitting regular file; `lines PATTERN` gives `path` and `line` of their
+  /// `list PATTERN` gives `path` and `size` of every fitting regular file; `digests PATTERN` their `sha256` as well; `lines PATTERN` gives `path` and `line` of their
   /// text, without the line feeds. Patterns are those of ``PathPattern``; excluded files are not seen.
   func query(_ text: String, limit: QueryLimit) async throws(DriverError) -> QueryResult {
     let words = text.split(separator: " ", maxSplits: 1).map(String.init)
-    guard words.count == 2, ["list", "lines"].contains(words[0]), let pattern = PathPattern(words[1]) else {
-      throw .queryFailed("'\(text)' is neither 'list PATTERN' nor 'lines PATTERN'")
+    guard words.count == 2, ["list", "lines", "digests"].contains(words[0]), let pattern = PathPattern(words[1]) else {
+      throw .queryFailed("'\(text)' is none of 'list PATTERN', 'digests PATTERN' and 'lines PATTERN'")
     }
-    let isList = words[0] == "list"
+    let kind = words[0]
     let reading = Reading(Tree(path, excludes: excludes), limit)
     do {
       return try await withTaskCancellationHandler {
         try await pool.run { () throws(DriverError) -> QueryResult in
-          try isList ? reading.list(pattern) : reading.lines(pattern)
+          switch kind {
+          case "list": try reading.list(pattern)
+          case "digests": try reading.digests(pattern)
+          default: try reading.lines(pattern)
+          }
         }
       } onCancel: {
         reading.cancel()
@@ -66,6 +70,23 @@ private final class Reading: Sendable {
       columns: ["path", "size"],
       rows: found.prefix(max(0, limit.rows)).map { [$0.path.description, "\($0.metadata.size)"] },
       isTruncated: found.count > limit.rows)
+  }
+
+  func digests(_ pattern: PathPattern) throws(DriverError) -> QueryResult {
+    let found = try fitting(pattern)
+    var result = QueryResult(columns: ["path", "size", "sha256"], rows: [], isTruncated: found.count > limit.rows)
+    for entry in found.prefix(max(0, limit.rows)) {
+      try check()
+      do throws(SystemFailure) {
+        let file = try tree.open(entry.path)
+        result.rows.append(
+          [entry.path.description, "\(file.status.st_size)", try FilesDriver.digest(of: file.file)])
+      } catch {
+        // Gone since it was listed.
+        guard error.number == ENOENT else { throw Tree.error(error) }
+      }
+    }
+    return result
   }
 
   func lines(_ pattern: PathPattern) throws(DriverError) -> QueryResult {

@@ -163,6 +163,33 @@ extension PostgreSQLDriver {
       state: RestoredState(position: position, sizeBytes: sizeBytes, proofs: proofs), digest: digest)
   }
 
+  /// Runs `body` with a server on what was restored beside, and ends the server.
+  func serving<T: Sendable>(
+    _ layout: RestoreLayout, _ facts: RestoreFacts, _ body: (ServerAddress) async throws(DriverError) -> T
+  ) async throws(DriverError) -> T {
+    let data = layout.data.beside
+    let owner = try serverUser(data)
+    let server = BesideServer(data: data, control: layout.control, preloaded: facts.preloaded)
+    try await blocking { () throws(DriverError) in
+      do throws(SystemFailure) { try server.writeFiles(owner: owner) } catch { throw DriverError(error) }
+    }
+    let result: Result<T, DriverError>
+    do throws(DriverError) {
+      try await startBeside(server, owner: owner, facts)
+      result = .success(
+        try await body(
+          ServerAddress(host: server.socket, port: 5432, user: address.user, database: address.database)))
+      try await stopServer(data, mode: "fast")
+    } catch {
+      if isLive(data) { try? await stopServer(data, mode: "immediate") }
+      throw error
+    }
+    try await blocking { () throws(DriverError) in
+      do throws(SystemFailure) { try Files.removeTree(server.socket) } catch { throw DriverError(error) }
+    }
+    return try result.get()
+  }
+
   func startBeside(
     _ server: BesideServer, owner: SystemUser?, _ facts: RestoreFacts
   ) async throws(DriverError) {

@@ -6,26 +6,10 @@ extension RedisDriver {
   /// One reading command, its words parted by blanks and kept together by quotes; or `SCANHASH pattern field`, which
   /// gives that field of every hash whose key matches. `DB 3 …` before either looks into database 3.
   func query(_ text: String, limit: QueryLimit) async throws(DriverError) -> QueryResult {
-    guard var words = CommandLine.split(text), !words.isEmpty else {
-      throw .queryFailed("the command is empty, or a quote is not closed")
-    }
-    var database: String?
-    if Self.upper(words[0]) == "DB", words.count > 2 {
-      database = String(decoding: words[1], as: UTF8.self)
-      words.removeFirst(2)
-    }
     let connection = try await connect()
-    let command = words
     do throws(WireError) {
-      return try await environment.pool.run { [database] () throws(WireError) -> QueryResult in
-        if let database { _ = try connection.call("SELECT", database) }
-        if Self.upper(command[0]) == "SCANHASH" {
-          guard command.count == 3 else { throw .refused("SCANHASH takes a pattern and a field") }
-          return try Self.scanHash(connection, pattern: command[1], field: command[2], limit)
-        }
-        try Self.refuseWriting(command, connection)
-        let reply = try connection.call(words: command, patience: limit.timeout)
-        return Self.rows(reply, of: Self.upper(command[0]), limit)
+      return try await environment.pool.run { () throws(WireError) -> QueryResult in
+        try Self.answer(text, connection, limit)
       }
     } catch {
       switch error {
@@ -36,6 +20,29 @@ extension RedisDriver {
       default: throw error.driverError(at: peer, doing: "the query")
       }
     }
+  }
+
+  /// Blocks.
+  static func answer(_ text: String, _ connection: Connection, _ limit: QueryLimit) throws(WireError) -> QueryResult {
+    guard var words = CommandLine.split(text), !words.isEmpty else {
+      throw .refused("the command is empty, or a quote is not closed")
+    }
+    if upper(words[0]) == "DB", words.count > 2 {
+      _ = try connection.call("SELECT", String(decoding: words[1], as: UTF8.self))
+      words.removeFirst(2)
+    }
+    switch upper(words[0]) {
+    case "SCANHASH":
+      guard words.count == 3 else { throw .refused("SCANHASH takes a pattern and a field") }
+      return try scanHash(connection, pattern: words[1], field: words[2], limit)
+    case "SCANVALUES":
+      guard words.count == 2 else { throw .refused("SCANVALUES takes a pattern") }
+      return try scanValues(connection, pattern: words[1], limit)
+    default: break
+    }
+    try refuseWriting(words, connection)
+    let reply = try connection.call(words: words, patience: limit.timeout)
+    return rows(reply, of: upper(words[0]), limit)
   }
 
   /// Asks the server what kind of command this is; what it doesn't call read-only isn't sent.
@@ -102,6 +109,38 @@ extension RedisDriver {
       [String(decoding: key, as: UTF8.self), found[key] ?? nil]
     }
     return QueryResult(columns: ["key", "value"], rows: Array(rows), isTruncated: keys.count > limit.rows)
+  }
+
+  /// Every key that fits, ascending by its bytes: its type, and what it holds; a text in so many words, anything else as the
+  /// digest of what the server would dump.
+  private static func scanValues(
+    _ connection: Connection, pattern: [UInt8], _ limit: QueryLimit
+  ) throws(WireError) -> QueryResult {
+    var keys: Set<[UInt8]> = []
+    var cursor: [UInt8] = [UInt8(ascii: "0")]
+    repeat {
+      let scan = [Array("SCAN".utf8), cursor] + ["MATCH"].map { Array($0.utf8) } + [pattern]
+      let page = try connection.call(words: scan + ["COUNT", "1000"].map { Array($0.utf8) }, patience: limit.timeout)
+      guard let parts = page.elements, parts.count == 2, case .bytes(let next) = parts[0], let list = parts[1].elements
+      else { throw .garbled("SCAN") }
+      cursor = next
+      for case .bytes(let key) in list { keys.insert(key) }
+    } while cursor != [UInt8(ascii: "0")]
+    let sorted = keys.sorted { $0.lexicographicallyPrecedes($1) }
+    var result = QueryResult(columns: ["key", "type", "value"], rows: [], isTruncated: sorted.count > limit.rows)
+    for start in stride(from: 0, to: min(sorted.count, limit.rows), by: 500) {
+      let some = sorted[start..<min(start + 500, sorted.count, limit.rows)]
+      let types = try connection.all(some.map { [Array("TYPE".utf8), $0] }, patience: limit.timeout)
+      let asked = zip(some, types).map { key, type in [Array((type.text == "string" ? "GET" : "DUMP").utf8), key] }
+      let values = try connection.all(asked, patience: limit.timeout)
+      for (key, (type, value)) in zip(some, zip(types, values)) {
+        // Gone since the scan.
+        guard type.text != "none", case .bytes(let bytes) = value else { continue }
+        let shown = type.text == "string" ? String(decoding: bytes, as: UTF8.self) : Digest.of(bytes).hex
+        result.rows.append([String(decoding: key, as: UTF8.self), type.text, shown])
+      }
+    }
+    return result
   }
 
   private static func upper(_ word: [UInt8]) -> String { String(decoding: word, as: UTF8.self).uppercased() }

@@ -307,6 +307,13 @@ extension RedisDriver {
   }
 
   func digestBeside(_ request: RestoreRequest) async throws(DriverError) -> ContentDigest? {
+    try await servingBeside(request) { server throws(DriverError) in try await server.digest() }
+  }
+
+  /// Runs `body` with a server over what was restored beside, and ends the server.
+  func servingBeside<T: Sendable>(
+    _ request: RestoreRequest, _ body: (ScratchServer) async throws(DriverError) -> T
+  ) async throws(DriverError) -> T {
     let place = try await place(request)
     let hasAppendOnly = place.settings.isAppendOnly
     try await environment.pool.run { () throws(DriverError) in
@@ -326,12 +333,11 @@ extension RedisDriver {
         try Self.hardLink("\(files).1.incr.aof", "\(target)/\(RedisCapture.Names.increment)")
       } catch { throw DriverError(error) }
     }
-    let digest = try await withScratchServer(
+    let result = try await withScratchServer(
       at: place.proof, increments: hasAppendOnly ? [RedisCapture.Names.increment] : [],
-      databases: place.facts.databases, mode: .persistent
-    ) { server throws(DriverError) in try await server.digest() }
+      databases: place.facts.databases, mode: .persistent, body)
     await environment.pool.run { try? Files.removeTree(place.proof) }
-    return digest
+    return result
   }
 
   // MARK: In place

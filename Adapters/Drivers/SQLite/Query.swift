@@ -38,7 +38,7 @@ private final class Deadline {
 }
 
 extension Connection {
-  fileprivate func rows(_ sql: String, _ limit: QueryLimit) throws(DriverError) -> QueryResult {
+  func rows(_ sql: String, _ limit: QueryLimit) throws(DriverError) -> QueryResult {
     let handle = try handle()
     try execute("PRAGMA query_only=ON")
     // No other file may be opened, and no pragma changed.

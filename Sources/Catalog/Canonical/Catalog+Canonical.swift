@@ -17,6 +17,9 @@ extension Catalog {
       writer.member("invariants") { $0.array(invariants) { $1.write(to: &$0) } }
       if !metrics.isEmpty { writer.member("metrics") { $0.array(metrics) { $0.encoded($1) } } }
       writer.member("policies") { $0.array(policies) { $1.write(to: &$0) } }
+      if !reconciliations.isEmpty {
+        writer.member("reconciliations") { $0.array(reconciliations) { $1.write(to: &$0) } }
+      }
       writer.member("repositories") { $0.array(repositories) { $1.write(to: &$0) } }
       writer.member("services") { $0.array(services) { $1.write(to: &$0) } }
       writer.member("stores") { $0.array(stores) { $1.write(to: &$0) } }
@@ -85,6 +88,42 @@ extension Drill {
       writer.member("services", services)
       writer.member("stores", stores)
       writer.member("window", window)
+    }
+  }
+}
+
+extension ReconciliationRule {
+  fileprivate func write(to writer: inout CanonicalWriter) {
+    writer.object { writer in
+      writer.member("compensations") { writer in
+        let commands = Dictionary(compensations.map { ($0.key.rawValue, $0.value) }, uniquingKeysWith: { a, _ in a })
+        writer.dictionary(commands) { $1.write(to: &$0) }
+      }
+      writer.member("description", description)
+      writer.member("isExact", isExact)
+      writer.member("isLink", isLink)
+      writer.member("key") { $0.array(key) { $0.text($1) } }
+      writer.member("left") { left.write(to: &$0) }
+      writer.member("name", name.text)
+      writer.member("right") { right.write(to: &$0) }
+      writer.member("skew", skew)
+      writer.member("time", time)
+      writer.member("truth", truth.rawValue)
+    }
+  }
+}
+
+extension ReconciliationRule.Side {
+  fileprivate func write(to writer: inout CanonicalWriter) {
+    writer.object { writer in
+      if let columns { writer.member("columns") { $0.array(columns) { $0.text($1) } } }
+      writer.member("entry", entry)
+      writer.member("field", field)
+      writer.member("file", file)
+      writer.member("query", query)
+      writer.member("store", store.text)
+      writer.member("table", table)
+      writer.member("value", value)
     }
   }
 }

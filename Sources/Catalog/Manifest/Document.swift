@@ -35,6 +35,7 @@ struct Manifests: Sendable {
   var workflows: [Declared<WorkflowManifest>] = []
   var metrics: [Declared<MetricManifest>] = []
   var domains: [Declared<DomainManifest>] = []
+  var reconciliations: [Declared<ReconciliationManifest>] = []
   var diagnostics: [Diagnostic] = []
 
   /// The kinds there are: name, fields, and where a document of it goes.
@@ -48,6 +49,7 @@ struct Manifests: Sendable {
     Kind(WorkflowManifest.table, \.workflows),
     Kind(MetricManifest.table, \.metrics),
     Kind(DomainManifest.table, \.domains),
+    Kind(ReconciliationManifest.table, \.reconciliations),
   ]
 
   struct Kind: Sendable {

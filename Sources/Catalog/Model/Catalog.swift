@@ -17,6 +17,7 @@ package struct Catalog: Sendable, Equatable {
   package let workflows: [LoadWorkflow]
   package let metrics: [Metric]
   package let domains: [Domain]
+  package let reconciliations: [ReconciliationRule]
 
   /// Names what the catalog means: the SHA-256 of its canonical JSON.
   package private(set) var digest: Digest
@@ -27,7 +28,7 @@ package struct Catalog: Sendable, Equatable {
   init(
     services: [Service], stores: [DataStore], repositories: [Repository], policies: [BackupPolicy],
     groups: [ConsistencyGroup], invariants: [Invariant], drills: [Drill] = [], workflows: [LoadWorkflow] = [],
-    metrics: [Metric] = [], domains: [Domain] = []
+    metrics: [Metric] = [], domains: [Domain] = [], reconciliations: [ReconciliationRule] = []
   ) {
     let services = services.sorted { $0.name < $1.name }
     let stores = stores.sorted { $0.name < $1.name }
@@ -40,6 +41,7 @@ package struct Catalog: Sendable, Equatable {
     self.workflows = workflows.sorted { $0.name < $1.name }
     self.metrics = metrics.sorted { $0.name < $1.name }
     self.domains = domains.sorted { $0.name < $1.name }
+    self.reconciliations = reconciliations.sorted { $0.name < $1.name }
     serviceIndex = Dictionary(services.indices.map { (services[$0].name, $0) }, uniquingKeysWith: { a, _ in a })
     storeIndex = Dictionary(stores.indices.map { (stores[$0].name, $0) }, uniquingKeysWith: { a, _ in a })
     digest = Digest.of("")
@@ -63,6 +65,8 @@ package struct Catalog: Sendable, Equatable {
 
   package func domain(_ name: String) -> Domain? { domains.first { $0.name.text == name } }
 
+  package func reconciliation(_ name: CheckName) -> ReconciliationRule? { reconciliations.first { $0.name == name } }
+
   package func drill(_ name: DrillName) -> Drill? { drills.first { $0.name == name } }
 
   package func workflow(_ name: WorkflowName) -> LoadWorkflow? { workflows.first { $0.name == name } }
@@ -70,7 +74,7 @@ package struct Catalog: Sendable, Equatable {
 
 extension Catalog: Codable {
   private enum CodingKeys: String, CodingKey {
-    case services, stores, repositories, policies, groups, invariants, drills, workflows, metrics, domains
+    case services, stores, repositories, policies, groups, invariants, drills, workflows, metrics, domains, reconciliations
   }
 
   package init(from decoder: any Decoder) throws {
@@ -85,7 +89,8 @@ extension Catalog: Codable {
       drills: try container.decodeIfPresent([Drill].self, forKey: .drills) ?? [],
       workflows: try container.decodeIfPresent([LoadWorkflow].self, forKey: .workflows) ?? [],
       metrics: try container.decodeIfPresent([Metric].self, forKey: .metrics) ?? [],
-      domains: try container.decodeIfPresent([Domain].self, forKey: .domains) ?? [])
+      domains: try container.decodeIfPresent([Domain].self, forKey: .domains) ?? [],
+      reconciliations: try container.decodeIfPresent([ReconciliationRule].self, forKey: .reconciliations) ?? [])
   }
 
   package func encode(to encoder: any Encoder) throws {
@@ -101,5 +106,6 @@ extension Catalog: Codable {
     if !workflows.isEmpty { try container.encode(workflows, forKey: .workflows) }
     if !metrics.isEmpty { try container.encode(metrics, forKey: .metrics) }
     if !domains.isEmpty { try container.encode(domains, forKey: .domains) }
+    if !reconciliations.isEmpty { try container.encode(reconciliations, forKey: .reconciliations) }
   }
 }

@@ -46,9 +46,11 @@ struct Resolver {
       Domain(
         name: DomainName(unchecked: declared.name.value), owner: declared.spec.owner, duties: declared.spec.duties)
     }
+    let reconciliations = manifests.reconciliations.compactMap { reconciliation($0) }
     let catalog = Catalog(
       services: services, stores: stores, repositories: repositories, policies: policies, groups: groups,
-      invariants: invariants, drills: drills, workflows: workflows, metrics: metrics, domains: domains)
+      invariants: invariants, drills: drills, workflows: workflows, metrics: metrics, domains: domains,
+      reconciliations: reconciliations)
     checkCycles()
     checkGroups()
     check(catalog)
@@ -72,6 +74,7 @@ struct Resolver {
     unique(manifests.workflows)
     unique(manifests.metrics)
     unique(manifests.domains)
+    unique(manifests.reconciliations)
     for (index, declared) in manifests.services.enumerated() {
       serviceNames[ServiceName(unchecked: declared.name.value)] = index
       for store in declared.spec.stores {
