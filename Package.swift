@@ -144,6 +144,9 @@ let acts: [Target] = [
   module("DriverContract", at: "Sources/DriverContract", ["Core", "IO", "CShim", "DriverKit"]),
   module("Governance", at: "Sources/Governance", ["Core", "IO", .crypto], settings: hot),
   module("Drills", at: "Sources/Drills", ["Core", "Catalog"]),
+  // Looks at every byte of a copy.
+  module("Redaction", at: "Sources/Redaction", ["Core", "Catalog", "DriverKit", .crypto], settings: hot),
+  module("Synthetic", at: "Sources/Synthetic", ["Core", "DriverKit", .crypto]),
   // A simulation runs it a thousand times a second: optimised in debug builds too.
   module("Failover", at: "Sources/Failover", ["Core", "Catalog", "DriverKit", "StateKit"], settings: hot),
 ]
@@ -158,7 +161,7 @@ let doors: [Target] = [
     [
       "Core", "CShim", "IO", "Telemetry", "Catalog", "Vault", "DriverKit", "StateKit", "Planning", "Workflow",
       "Validation",
-      "Recovery", "Governance", "Drills", "DriverContract", "Failover", "Web", .asyncHTTPClient, .crypto, .hummingbird,
+      "Recovery", "Governance", "Drills", "DriverContract", "Failover", "Redaction", "Synthetic", "Web", .asyncHTTPClient, .crypto, .hummingbird,
       .hummingbirdCore, .logging, .nioCore, .subprocess,
     ] + adapterNames),
   module(
@@ -177,7 +180,8 @@ let doors: [Target] = [
     "CLI", at: "Sources/CLI",
     [
       "Core", "IO", "Telemetry", "Console", "Catalog", "Vault", "StateKit", "Planning", "Workflow", "Validation",
-      "Recovery", "Governance", "Drills", "Failover", "Runtime", "Demo", "RepositoryServer", "DriverKit", "Web",
+      "Recovery", "Governance", "Drills", "Failover", "Redaction", "Synthetic", "Runtime", "Demo", "RepositoryServer",
+      "DriverKit", "Web",
       .arguments, .logging, .yams,
     ]),
   .executableTarget(name: "salvor", dependencies: ["CLI"], path: "Sources/salvor", swiftSettings: strict),

@@ -29,7 +29,7 @@ package struct SalvorCommand: AsyncParsableCommand {
       InitCommand.self, ValidateCommand.self, GraphCommand.self, SchemaCommand.self,
       BackupCommand.self, PointCommand.self, PointsCommand.self, PlanCommand.self, RestoreCommand.self,
       FollowCommand.self, RPOCommand.self, TimelineCommand.self, FailoverCommand.self,
-      RunsCommand.self, RunCommand.self, VerifyCommand.self, EvidenceCommand.self, DrillCommand.self,
+      RunsCommand.self, RunCommand.self, VerifyCommand.self, EvidenceCommand.self, DrillCommand.self, RedactCommand.self,
       ObjectivesCommand.self,
       VaultCommand.self, DriverCommand.self, DemoCommand.self, CompletionCommand.self,
     ])

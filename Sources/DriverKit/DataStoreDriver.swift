@@ -65,9 +65,13 @@ package protocol DataStoreDriver: Sendable {
   ///
   /// - Returns: `nil` for a store whose log nobody follows.
   func marking() -> (any MarkSession)?
+
+  /// Makes this store anew, row by row, for a copy that is to hold less than it; `nil` for one nobody can make anew.
+  func rewriter() -> (any StoreRewriter)?
 }
 
 extension DataStoreDriver {
+  package func rewriter() -> (any StoreRewriter)? { nil }
   package func follower() -> (any LogFollower)? { nil }
   package func marking() -> (any MarkSession)? { nil }
 }
