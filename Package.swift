@@ -281,6 +281,9 @@ let testTargets: [Target] = [
       "TestSupport",
       "salvor", "salvor-bank",
     ]),
+  tests("RedactionTests", ["Core", "DriverKit", "Redaction"], settings: hot),
+  // Makes copies of live engines with the built program, and looks for what was planted in them.
+  tests("RedactionEngineTests", ["Core", "IO", "Redaction", "TestSupport", "salvor"]),
   tests("GovernanceTests", ["Core", "IO", "Governance", "TestSupport"]),
   // Measures the built program, as a shell would start it.
   tests("BenchmarkTests", ["Core", "IO", "Benchmarks", "TestSupport", "salvor"]),

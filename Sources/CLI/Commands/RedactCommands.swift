@@ -100,6 +100,8 @@ struct RedactCheckCommand: AsyncParsableCommand {
 
   @Option(help: "The policy's file.", completion: .file(extensions: ["yaml", "yml"])) var policy: String
   @OptionGroup var target: RedactTarget
+  @Option(help: "Where the point is restored in private; a server's user must be able to pass.", completion: .directory)
+  var work = "/var/tmp"
   @OptionGroup var system: SystemOptions
   @OptionGroup var output: OutputOptions
 
@@ -108,7 +110,7 @@ struct RedactCheckCommand: AsyncParsableCommand {
     let display = ProgressDisplay(output, managed.host)
     let copies = RedactedCopies(managed, journal: try await system.journal())
     let checked = try await copies.check(
-      try target.request(policy: policy, directory: "\(managed.host.stateDirectory)/check")
+      try target.request(policy: policy, directory: "\(work)/check")
     ) { display.line.show("check", $0) }
     display.line.clear()
     try RedactTexts.show(checked, output)
@@ -127,6 +129,8 @@ struct RedactSuggestCommand: AsyncParsableCommand {
 
   @Option(help: "What the policy is called.") var name = "development"
   @OptionGroup var target: RedactTarget
+  @Option(help: "Where the point is restored in private; a server's user must be able to pass.", completion: .directory)
+  var work = "/var/tmp"
   @OptionGroup var system: SystemOptions
   @OptionGroup var output: OutputOptions
 
@@ -135,7 +139,7 @@ struct RedactSuggestCommand: AsyncParsableCommand {
     let display = ProgressDisplay(output, managed.host)
     let copies = RedactedCopies(managed, journal: try await system.journal())
     let text = try await copies.suggest(
-      name: name, try target.request(policy: "", directory: "\(managed.host.stateDirectory)/suggest")
+      name: name, try target.request(policy: "", directory: "\(work)/suggest")
     ) { display.line.show("suggest", $0) }
     display.line.clear()
     try output.show(["policy": text]) { _ in [String(text.dropLast())] }

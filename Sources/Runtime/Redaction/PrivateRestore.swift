@@ -44,6 +44,10 @@ struct PrivateRestore: Sendable {
     case "postgresql":
       kept["dataDirectory"] = .string(path)
       for name in ["binDirectory", "runAs", "user"] { kept[name] = options[name] }
+      // Whose server it is, since nothing is there yet that somebody owns.
+      if kept["runAs"] == nil, geteuid() == 0 {
+        kept["runAs"] = .string(owner(of: options["dataDirectory"]?.string ?? path) ?? "postgres")
+      }
     case "redis":
       kept["dataDirectory"] = .string(path)
       // Where nobody ever listens: the server in use must not be taken for one that is in the way.
@@ -53,6 +57,12 @@ struct PrivateRestore: Sendable {
     }
     guard let factory = Registry.driver(driver) else { throw RegistryError.unknownDriver(driver) }
     return try factory.make(StoreConfiguration(name: store, options: kept), in: host.driverEnvironment)
+  }
+
+  private static func owner(of path: String) -> String? {
+    var information = stat()
+    guard stat(path, &information) == 0, let entry = getpwuid(information.st_uid) else { return nil }
+    return String(cString: entry.pointee.pw_name)
   }
 
   /// - Parameters:
