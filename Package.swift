@@ -281,7 +281,7 @@ let testTargets: [Target] = [
       "TestSupport",
       "salvor", "salvor-bank",
     ]),
-  tests("RedactionTests", ["Core", "DriverKit", "Redaction"], settings: hot),
+  tests("RedactionTests", ["Core", "DriverKit", "Redaction", "Synthetic"], settings: hot),
   // Makes copies of live engines with the built program, and looks for what was planted in them.
   tests("RedactionEngineTests", ["Core", "IO", "Redaction", "TestSupport", "salvor"]),
   tests("GovernanceTests", ["Core", "IO", "Governance", "TestSupport"]),

@@ -30,6 +30,7 @@ package struct SalvorCommand: AsyncParsableCommand {
       BackupCommand.self, PointCommand.self, PointsCommand.self, PlanCommand.self, RestoreCommand.self,
       FollowCommand.self, RPOCommand.self, TimelineCommand.self, FailoverCommand.self,
       RunsCommand.self, RunCommand.self, VerifyCommand.self, EvidenceCommand.self, DrillCommand.self, RedactCommand.self,
+      SynthesizeCommand.self,
       ObjectivesCommand.self,
       VaultCommand.self, DriverCommand.self, DemoCommand.self, CompletionCommand.self,
     ])

@@ -13,7 +13,6 @@ package enum RedactionError: Failure {
   case notText(place: String, why: String)
   case found(Int, in: String)
   case noNeedles(String)
-  case tooLarge(place: String, bytes: Int64)
 
   package var report: Report {
     switch self {
@@ -45,9 +44,6 @@ package enum RedactionError: Failure {
         .remedy("don't hand it out; see where they are, and correct the policy")
     case .noNeedles(let path):
       Report("REDACT-202", "\(path) names nothing to look for").remedy("write one value to a line, each of at least 4 bytes")
-    case .tooLarge(let place, let bytes):
-      Report("REDACT-109", "\(place) has \(bytes) bytes, more than can be rewritten at a time").state("nothing was delivered")
-        .remedy("keep or drop it")
     }
   }
 }
