@@ -96,8 +96,8 @@ import Testing
       #expect(try await ask("SELECT count(*) FROM parts JOIN customers ON id = customer WHERE up = upper(name)") == "1")
       #expect(try await ask("SELECT count(*) FROM customers c JOIN people p ON p.name = c.name AND p.card::text = c.card") == "1")
       #expect(try await ask("SELECT profile->>'mail' = email AND tags[1] = name AND profile->>'n' = '12.50' FROM customers WHERE id = \(id)") == "t")
-      #expect(try await ask("SELECT count(*), count(*) FILTER (WHERE convalidated) FROM pg_constraint WHERE conrelid >= 16384") == "8|8")
-      #expect(try await ask("SELECT count(*) FROM pg_index WHERE indisvalid AND indexrelid >= 16384 AND indrelid::regclass::text NOT LIKE 'pg_toast%'") == "9")
+      #expect(try await ask("SELECT count(*), count(*) FILTER (WHERE convalidated) FROM pg_constraint WHERE conrelid >= 16384") == "9|9")
+      #expect(try await ask("SELECT count(*) FROM pg_index WHERE indisvalid AND indexrelid >= 16384 AND indrelid::regclass::text NOT LIKE 'pg_toast%'") == "8")
       #expect(try await ask("SELECT nextval('customers_id_seq') > max(id) FROM customers") == "t")
       #expect(try await ask("SELECT last_value FROM tickets") == "1")
       #expect(try await ask("SELECT count(*) FROM pg_authid WHERE rolname = 'app' AND rolpassword IS NULL") == "1")
@@ -137,7 +137,7 @@ import Testing
   func `a rule that keeps is seen, what no rule speaks of delivers nothing, and a killed run leaves nothing`() async throws {
     try await withShop { shop in
       // The negative control: one column of one store.
-      try shop.write("kept.yaml", shop.policy.replacing("mail: {pseudonym: email}}\n\n", with: "mail: keep}\n\n").replacing("id: {pseudonym: customer}, name: {pseudonym: person}, mail: {pseudonym: email}}", with: "id: {pseudonym: customer}, name: {pseudonym: person}, mail: keep}"))
+      try shop.write("kept.yaml", shop.policy.replacing("mail: {pseudonym: email}}\n", with: "mail: keep}\n"))
       let kept = shop.home.file("kept")
       try await shop.salvor("redact", "copy", "-q", "--policy", "kept.yaml", "--to", kept, "--point", shop.point, "--store", "ledger").succeeded()
       let seen = try await shop.salvor("redact", "scan", "-q", kept, "--for", "planted.txt")
@@ -163,7 +163,7 @@ import Testing
       let killed = shop.home.file("killed")
       try await CommandRun(
         ["bash", "-c", """
-          \(shop.program) redact copy -q --policy development.yaml --to \(killed) --point \(shop.point) --store ledger --store documents --store cache & child=$!
+          \(shop.program) redact copy -q --policy development.yaml --to \(killed) --point \(shop.point) --store ledger --store documents & child=$!
           until ls -d .salvor-redact-killed-*/made/*/* 2>/dev/null >&2 || ! kill -0 $child 2>/dev/null; do :; done
           kill -9 $child; wait $child; true
           """], in: shop.home.path,

@@ -79,7 +79,7 @@ struct RedactCopyCommand: AsyncParsableCommand {
 enum RedactTexts {
   static func show(_ checked: RedactedCopies.Checked, _ output: OutputOptions) throws {
     try output.show(checked) { style in
-      let what = "\(checked.tables.of("table")), \(checked.columns.of("column")), \(checked.entries.of("key or file")) of \(checked.point)"
+      let what = "\(checked.tables.of("table")), \(checked.columns.of("column")), \(checked.entries) keys and files of \(checked.point)"
       return checked.problems.isEmpty
         ? ["\(checked.policy) speaks of everything: \(what)"]
         : ["\(checked.policy) does not fit \(what)"] + checked.problems.map { "  " + $0.harmless }
