@@ -149,6 +149,9 @@ let acts: [Target] = [
   // Every row that is compared goes through it: optimised in debug builds too.
   module("Reconciliation", at: "Sources/Reconciliation", ["Core", "IO", "Catalog", "DriverKit"], settings: hot),
   module("Replay", at: "Sources/Replay", ["Core", "DriverKit"]),
+  // Looks at every byte of a copy.
+  module("Redaction", at: "Sources/Redaction", ["Core", "Catalog", "DriverKit", .crypto], settings: hot),
+  module("Synthetic", at: "Sources/Synthetic", ["Core", "DriverKit", .crypto]),
   // A simulation runs it a thousand times a second: optimised in debug builds too.
   module("Failover", at: "Sources/Failover", ["Core", "Catalog", "DriverKit", "StateKit"], settings: hot),
 ]
@@ -163,7 +166,7 @@ let doors: [Target] = [
     [
       "Core", "CShim", "IO", "Telemetry", "Catalog", "Vault", "DriverKit", "StateKit", "Planning", "Workflow",
       "Validation",
-      "Recovery", "Governance", "Drills", "Runbooks", "DriverContract", "Failover", "Load", "Reconciliation", "Replay", "Web", .asyncHTTPClient, .crypto,
+      "Recovery", "Governance", "Drills", "Runbooks", "DriverContract", "Failover", "Load", "Reconciliation", "Replay", "Redaction", "Synthetic", "Web", .asyncHTTPClient, .crypto,
       .hummingbird,
       .hummingbirdCore, .logging, .nioCore, .subprocess,
     ] + adapterNames),
@@ -183,7 +186,7 @@ let doors: [Target] = [
     "CLI", at: "Sources/CLI",
     [
       "Core", "IO", "Telemetry", "Console", "Catalog", "Vault", "StateKit", "Planning", "Workflow", "Validation",
-      "Recovery", "Governance", "Drills", "Runbooks", "Failover", "Load", "Reconciliation", "Replay", "Runtime", "Demo", "RepositoryServer",
+      "Recovery", "Governance", "Drills", "Runbooks", "Failover", "Load", "Reconciliation", "Replay", "Redaction", "Synthetic", "Runtime", "Demo", "RepositoryServer",
       "DriverKit", "Web",
       .arguments, .logging, .yams,
     ]),
@@ -299,6 +302,9 @@ let testTargets: [Target] = [
   tests(
     "ReconcileEngineTests",
     ["Core", "IO", "DriverKit", "DriverSQLite", "DriverRedis", "Runtime", "TestSupport", "salvor", .sqlite]),
+  tests("RedactionTests", ["Core", "DriverKit", "Redaction", "Synthetic"], settings: hot),
+  // Makes copies of live engines with the built program, and looks for what was planted in them.
+  tests("RedactionEngineTests", ["Core", "IO", "Redaction", "TestSupport", "salvor"]),
   tests("GovernanceTests", ["Core", "IO", "Governance", "TestSupport"]),
   // Measures the built program, as a shell would start it.
   tests("BenchmarkTests", ["Core", "IO", "Benchmarks", "TestSupport", "salvor", "salvor-bank"]),

@@ -81,6 +81,9 @@ package protocol DataStoreDriver: Sendable {
   /// As ``query(_:limit:)``, all of them at one moment, of what ``restoreBeside(_:)`` brought back under the same request.
   func queryBeside(_ request: RestoreRequest, _ texts: [String], limit: QueryLimit) async throws(DriverError)
     -> [QueryResult]
+
+  /// Makes this store anew, row by row, for a copy that is to hold less than it; `nil` for one nobody can make anew.
+  func rewriter() -> (any StoreRewriter)?
 }
 
 extension DataStoreDriver {
@@ -91,6 +94,7 @@ extension DataStoreDriver {
     throw .unsupported("a copy of this store can't be asked before it is put in place")
   }
 
+  package func rewriter() -> (any StoreRewriter)? { nil }
   package func follower() -> (any LogFollower)? { nil }
   package func marking() -> (any MarkSession)? { nil }
   package func liveView() async throws(DriverError) -> (any StoreView)? { nil }

@@ -38,10 +38,21 @@ struct PageTests {
   }
 
   @Test(.timeLimit(.minutes(10))) func `getting started works as it is written`() throws {
-    let blocks = try Pages.blocks(of: "docs/getting-started.md", marked: "getting-started")
-    try #require(blocks.count > 5)
+    let said = try walk("docs/getting-started.md", "getting-started", atLeast: 6)
+    #expect(said.contains("every-order-has-its-receipt"))
+  }
+
+  @Test(.timeLimit(.minutes(10))) func `a redacted copy is made as it is written`() throws {
+    let said = try walk("docs/operating/redaction.md", "redaction", atLeast: 4)
+    #expect(said.contains("found none") && said.contains("plan: decide"), "\(said)")
+  }
+
+  /// Runs every block of a page that is marked, one after the other, in one shell and an empty directory.
+  private func walk(_ page: String, _ mark: String, atLeast count: Int) throws -> String {
+    let blocks = try Pages.blocks(of: page, marked: mark)
+    try #require(blocks.count >= count)
     let program = try #require(try? FileManager.default.destinationOfSymbolicLink(atPath: "/proc/self/exe"))
-    let directory = try TemporaryDirectory("getting-started")
+    let directory = try TemporaryDirectory(mark)
     let numbered = blocks.enumerated().map { ": block \($0 + 1)\necho '== block \($0 + 1)'\n\($1)\n" }
     let script = directory.file("walk.sh")
     try numbered.joined().write(toFile: script, atomically: true, encoding: .utf8)
@@ -62,6 +73,6 @@ struct PageTests {
     bash.waitUntilExit()
     let said = try String(contentsOfFile: log, encoding: .utf8)
     #expect(bash.terminationStatus == 0, "\(said.suffix(3000))")
-    #expect(said.contains("every-order-has-its-receipt"))
+    return said
   }
 }

@@ -118,6 +118,15 @@ final class Connection: Sendable {
     try await run(statement, parameters).rows.first?.first ?? nil
   }
 
+  /// Lends the connection itself, for COPY, to the one caller there is. Blocks.
+  func withPointer<T>(_ body: (OpaquePointer) throws -> T) throws -> T {
+    let bits = handle.withLock { UInt(bitPattern: $0.pointer) }
+    guard let pointer = OpaquePointer(bitPattern: bits) else {
+      throw StatementFailure(code: "", message: "the connection is closed")
+    }
+    return try withExtendedLifetime(self) { try body(pointer) }
+  }
+
   /// Whether a transaction is open and has not failed, as far as the client knows.
   func isInTransaction() async -> Bool {
     await pool.run { self.handle.withLock { PQtransactionStatus($0.pointer) == PQTRANS_INTRANS } }
