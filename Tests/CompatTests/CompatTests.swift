@@ -181,3 +181,53 @@ import Testing
     }
   }
 }
+
+@Suite("Compare MariaDB", .serialized, .timeLimit(.minutes(10))) struct MariaDBCompareTests {
+  @Test func `tables of a live MariaDB are compared with what came back`() async throws {
+    let server = try await MariaDBServer.start()
+    let result: Result<Void, any Error>
+    do { result = .success(try await compare(server)) } catch { result = .failure(error) }
+    await server.shutDown()
+    try result.get()
+  }
+
+  private func compare(_ server: MariaDBServer) async throws {
+    let home = try TemporaryDirectory("compare-maria")
+    let program = try CommandRun.product("salvor")
+    func salvor(_ words: String...) async throws -> CommandRun {
+      try await CommandRun(
+        [program] + words, in: home.path, environment: ["SALVOR_STATE": home.file("state"), "NO_COLOR": "1"])
+    }
+    try await salvor(
+      "init", "--file", home.file("first.yaml"), "--repository", home.file("vault"), "--password-file",
+      home.file("password")
+    ).succeeded()
+    let runAs = MariaDBServer.owner == nil ? "" : ", runAs: mysql"
+    let catalog = """
+      apiVersion: salvor.dev/v1
+      kind: Repository
+      metadata: {name: main}
+      spec: {location: "local:\(home.file("vault"))", password: "file:\(home.file("password"))"}
+      ---
+      apiVersion: salvor.dev/v1
+      kind: Service
+      metadata: {name: shop}
+      spec:
+        stores:
+          - name: shop-db
+            mariadb: {dataDirectory: "\(server.data)", socket: "\(server.socket)", password: "file:\(server.passwordFile)", configFile: "\(server.configFile)"\(runAs)}
+      """
+    try Files.replace(home.file("salvor.yaml"), with: Array(catalog.utf8))
+    try await server.sql(
+      "CREATE TABLE shop.orders (n INT PRIMARY KEY)", "CREATE TABLE shop.kinds (n INT PRIMARY KEY)",
+      "INSERT INTO shop.orders VALUES (1), (2)")
+    try await salvor("backup").succeeded()
+    let same = try await salvor("compare", "--live", "--exact")
+    #expect(same.status == 0 && same.output.contains("2 of 2 tables the same"), "\(same.output)\(same.errors)")
+    try await server.sql("INSERT INTO shop.orders VALUES (3)")
+    let changed = try await salvor("compare", "--live")
+    #expect(changed.status == 0 && changed.output.contains("shop.orders: 2 rows, then 3"), "\(changed.output)")
+    try await server.sql("DROP TABLE shop.kinds")
+    #expect(try await salvor("compare", "--live").status == 4)
+  }
+}

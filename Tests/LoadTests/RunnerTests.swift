@@ -163,7 +163,7 @@ import Testing
     }
     let refused = try await run(
       try workflow(steps: "[{name: one, http: \"http://127.0.0.1:\(try freePort())/\"}]"))
-    #expect(refused.failures.map(\.why) == ["no connection"], "\(refused.failures)")
+    #expect(refused.failures.map(\.why) == ["connection refused"], "\(refused.failures)")
   }
 
   @Test func `the warm-up doesn't count, and nothing but a warm-up is no pass`() async throws {

@@ -155,10 +155,10 @@ struct PostgreSQLView: DisposableCopy {
     WITH own AS (
       SELECT oid FROM pg_namespace WHERE nspname <> 'information_schema' AND nspname !~ '^pg_'
     )
-    SELECT 'table', c.oid::regclass::text, c.relkind || ' ' || coalesce(string_agg(
+    SELECT 'table', c.oid::regclass::text, c.relkind::text || ' ' || coalesce(string_agg(
       quote_ident(a.attname) || ' ' || format_type(a.atttypid, a.atttypmod)
       || CASE WHEN a.attnotnull THEN ' not null' ELSE '' END
-      || coalesce(' default ' || pg_get_expr(d.adbin, d.adrelid), '') || a.attidentity || a.attgenerated,
+      || coalesce(' default ' || pg_get_expr(d.adbin, d.adrelid), '') || a.attidentity::text || a.attgenerated::text,
       ', ' ORDER BY a.attnum), '')
     FROM pg_class c LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
     LEFT JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
@@ -171,7 +171,7 @@ struct PostgreSQLView: DisposableCopy {
     UNION ALL SELECT 'constraint', conrelid::regclass::text || ' ' || conname,
       pg_get_constraintdef(oid) || CASE WHEN convalidated THEN '' ELSE ' not valid' END
     FROM pg_constraint WHERE connamespace IN (SELECT oid FROM own)
-    UNION ALL SELECT 'trigger', tgrelid::regclass::text || ' ' || tgname, pg_get_triggerdef(oid) || tgenabled
+    UNION ALL SELECT 'trigger', tgrelid::regclass::text || ' ' || tgname, pg_get_triggerdef(oid) || tgenabled::text
     FROM pg_trigger WHERE NOT tgisinternal
     UNION ALL SELECT 'sequence', s.seqrelid::regclass::text,
       concat_ws(' ', format_type(s.seqtypid, NULL), s.seqstart, s.seqincrement, s.seqmax, s.seqmin, s.seqcycle)

@@ -71,7 +71,8 @@ package struct CompareRun: Sendable {
     let name = store.store
     progress("\(name): reading what is live")
     do {
-      guard let copy = place.copies[name], let view = try await system.driver(of: name).liveView() else {
+      let (copy, digest) = (place.copies[name], place.digests[name])
+      guard copy != nil || digest != nil, let view = try await system.driver(of: name).liveView() else {
         throw CompareError.notComparable(name)
       }
       let seen: Result<(ContentDigest, StoreSchema), any Error>
@@ -80,8 +81,13 @@ package struct CompareRun: Sendable {
           try await system.host.time.withTimeLimit(limit) { (try await view.contentDigest(), try await view.schema()) })
       } catch { seen = .failure(error) }
       await view.close()
-      let (digest, schema) = try seen.get()
-      try store.compare(try await copy.contentDigest(), try await copy.schema(), with: digest, schema)
+      let (live, schema) = try seen.get()
+      if let copy {
+        try store.compare(try await copy.contentDigest(), try await copy.schema(), with: live, schema)
+      } else if let digest {
+        // Of a copy that can't be opened, what it was proved to hold when it came back.
+        try store.compare(digest, nil, with: live, nil)
+      }
     } catch { store.problem = try problem(error) }
   }
 

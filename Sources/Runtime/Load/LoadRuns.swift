@@ -146,6 +146,7 @@ private struct SendFailure: Failure {
       case let error as HTTPClientError where error == .remoteConnectionClosed: "the connection was closed"
       case is NIOTooManyBytesError: "the answer is too long"
       // The library's text names hosts and ports at length.
+      case _ where "\(error)".contains("Connection refused"): "connection refused"
       case _ where "\(type(of: error))" == "NIOConnectionError": "no connection"
       default: String("\(error)".prefix(200))
       }
