@@ -24,7 +24,8 @@ package struct Catalog: Sendable, Equatable {
 
   init(
     services: [Service], stores: [DataStore], repositories: [Repository], policies: [BackupPolicy],
-    groups: [ConsistencyGroup], invariants: [Invariant], drills: [Drill] = [], reconciliations: [ReconciliationRule] = []
+    groups: [ConsistencyGroup], invariants: [Invariant], drills: [Drill] = [],
+    reconciliations: [ReconciliationRule] = []
   ) {
     let services = services.sorted { $0.name < $1.name }
     let stores = stores.sorted { $0.name < $1.name }
