@@ -80,7 +80,8 @@ package struct ComparisonPlan: Sendable {
         name: invariant.name, leftKey: all, rightKey: all, onlyLeft: .brokenLink, onlyRight: exact ? .orphan : nil,
         onlyLeftPlace: .left)
     case .equal:
-      self.init(name: invariant.name, leftKey: all, rightKey: all, onlyLeft: .missing, onlyRight: .missing,
+      self.init(
+        name: invariant.name, leftKey: all, rightKey: all, onlyLeft: .missing, onlyRight: .missing,
         onlyRightPlace: .left)
       countsMatter = true
     case .constant: return nil
@@ -270,9 +271,11 @@ package enum ReconciliationError: Failure {
       Report("RECON-102", "rule \(rule): rows with \(left) and with \(right) columns can't be compared")
         .remedy("let both queries answer with the same columns")
     case .truncated(let store, let rows):
-      Report("RECON-103", "the answer of \(store) has more than \(rows) rows").remedy("ask for less, by a window or a part")
+      Report("RECON-103", "the answer of \(store) has more than \(rows) rows").remedy(
+        "ask for less, by a window or a part")
     case .noSuchRule(let name):
-      Report("RECON-104", "there is no rule '\(name)' to reconcile by").remedy("`salvor graph` lists what the catalog has")
+      Report("RECON-104", "there is no rule '\(name)' to reconcile by").remedy(
+        "`salvor graph` lists what the catalog has")
     case .nothingToCompare:
       Report("RECON-105", "the catalog has nothing to reconcile by")
         .remedy("add a document of kind Reconciliation, or an invariant with 'references' or 'equal'")

@@ -25,7 +25,9 @@ package struct KeyedRow: Sendable, Equatable {
     a.count == b.count && zip(a, b).allSatisfy { $0.utf8.elementsEqual($1.utf8) }
   }
 
-  var costBytes: Int { 64 + key.reduce(0) { $0 + $1.utf8.count + 16 } + row.reduce(0) { $0 + ($1?.utf8.count ?? 0) + 16 } }
+  var costBytes: Int {
+    64 + key.reduce(0) { $0 + $1.utf8.count + 16 } + row.reduce(0) { $0 + ($1?.utf8.count ?? 0) + 16 }
+  }
 }
 
 /// Sorts more rows than fit into memory: runs are sorted and written to files, then merged. Every call blocks.

@@ -109,7 +109,8 @@ extension SQLDialect {
   }
 
   /// Sets columns of a row that is still as it was seen.
-  func update(_ table: String, _ row: SeenRow, to values: [(column: String, value: String?)], key: [String]) -> String? {
+  func update(_ table: String, _ row: SeenRow, to values: [(column: String, value: String?)], key: [String]) -> String?
+  {
     guard let condition = row.guarded(key, self), !values.isEmpty else { return nil }
     var parts: [String] = []
     for (column, value) in values {

@@ -34,7 +34,8 @@ package enum Scripts {
       var lines = ["WATCH \(keys.map(word).joined(separator: " "))"]
       for expected in expecting {
         lines.append(
-          "# \(expected.command.map(word).joined(separator: " ")) must answer \(expected.answer.map(word) ?? "nothing")")
+          "# \(expected.command.map(word).joined(separator: " ")) must answer \(expected.answer.map(word) ?? "nothing")"
+        )
       }
       lines += ["MULTI"] + run.map { $0.map(word).joined(separator: " ") } + ["EXEC"]
       return ("\(correction.store).resp", "#", lines.joined(separator: "\n"))
@@ -59,7 +60,9 @@ package enum Scripts {
 
   /// As redis-cli reads it.
   static func word(_ text: String) -> String {
-    if !text.isEmpty, text.utf8.allSatisfy({ ($0 >= 48 && $0 <= 58) || ($0 | 32 >= 97 && $0 | 32 <= 122) || "-_./".utf8.contains($0) }) {
+    if !text.isEmpty,
+      text.utf8.allSatisfy({ ($0 >= 48 && $0 <= 58) || ($0 | 32 >= 97 && $0 | 32 <= 122) || "-_./".utf8.contains($0) })
+    {
       return text
     }
     var result = "\""

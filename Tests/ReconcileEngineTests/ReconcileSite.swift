@@ -32,6 +32,7 @@ final class ReconcileSite: @unchecked Sendable {
     ).succeeded()
     try Files.createDirectory(home.file("live"))
     try Files.createDirectory(home.file("receipts"))
+    try Files.replace(home.file("receipts.lock"), with: [])
     try Files.replace(home.file("salvor.yaml"), with: Array((catalog + more(self)).utf8))
     try await fill()
   }
@@ -68,7 +69,7 @@ final class ReconcileSite: @unchecked Sendable {
           - name: cache
             redis: {port: \(redis.port), dataDirectory: "\(redis.dataDirectory)", configFile: "\(redis.configFile)"}
           - name: receipts
-            files: {path: "\(home.file("receipts"))"}
+            files: {path: "\(home.file("receipts"))", lockFile: "\(home.file("receipts.lock"))"}
       ---
       apiVersion: salvor.dev/v1
       kind: Reconciliation
@@ -103,7 +104,8 @@ final class ReconcileSite: @unchecked Sendable {
 
   private func fill() async throws {
     try await server.sql(
-      "CREATE TABLE transfers (id text PRIMARY KEY, amount text, note text, at timestamptz DEFAULT now() - interval '1 hour')")
+      "CREATE TABLE transfers (id text PRIMARY KEY, amount text, note text, at timestamptz DEFAULT now() - interval '1 hour')"
+    )
     try await ledger(
       "PRAGMA journal_mode=WAL; CREATE TABLE transfers (id TEXT, amount TEXT, note TEXT, at TEXT);")
     let ids = (1...Self.rows).map { "t\($0)" } + hostileKeys
@@ -111,7 +113,7 @@ final class ReconcileSite: @unchecked Sendable {
     for (number, id) in ids.enumerated() {
       let note = id.hasPrefix("t") && number < 20 ? "'\(id).txt'" : "NULL"
       ours.append("(\(text(id)), '\(number)', \(note))")
-      theirs.append("(\(text(id)), '\(number)', \(note), '2026-01-01 00:00:00+00')")
+      theirs.append("(\(text(id)), '\(number)', \(note), '2020-01-01 00:00:00+00')")
       try await cache("SET", "transfer:\(id)", "\(number)")
       if note != "NULL" { try Files.replace(home.file("receipts/\(id).txt"), with: Array(id.utf8)) }
     }

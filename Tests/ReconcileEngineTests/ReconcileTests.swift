@@ -31,8 +31,6 @@ import Testing
       #expect(again.status == 0 && again.outcome["before"]?.integer == 0, "\(again.outcome)")
       let ran = try Files.read(it.home.file("ran"))
       #expect(ran.split(separator: 10).count == 1, "a program runs once for a finding")
-      let log = try await it.salvor("evidence", "log")
-      _ = log
     }
   }
 
@@ -56,7 +54,7 @@ import Testing
       }
       let stray = "stray" + key
       try await it.ledger(
-        "INSERT INTO transfers VALUES (\(it.text(stray)), \(it.text(key)), NULL, '2026-01-01 00:00:00+00')")
+        "INSERT INTO transfers VALUES (\(it.text(stray)), \(it.text(key)), NULL, '2020-01-01 00:00:00+00')")
       try await it.cache("SET", "transfer:\(stray)", key)
       planted.formUnion(["ledger-of-transfers orphan \(stray)", "cache-of-transfers orphan transfer:\(stray)"])
     }
@@ -94,7 +92,7 @@ import Testing
       try await it.ledger(
         """
         CREATE TABLE made (id TEXT); CREATE TRIGGER making AFTER INSERT ON transfers
-        BEGIN INSERT INTO made VALUES (NEW.id); END; DELETE FROM transfers WHERE id LIKE 't%';
+        BEGIN INSERT INTO made VALUES (NEW.id); END; DELETE FROM transfers WHERE id GLOB 't[0-9]*';
         """)
       for number in 1...20 { try Files.removeTree(it.home.file("receipts/t\(number).txt")) }
       let (id, found) = try await it.find()
@@ -106,8 +104,12 @@ import Testing
       for round in 1...40 {
         let process = try it.started("reconcile", "apply", id, "--consent", digest, "-q")
         let had = lines()
-        // Killed a few programs later, or among the statements before them.
-        while process.isRunning, lines() < had + 1 + round % 4 { try await Task.sleep(for: .milliseconds(2)) }
+        let made = Int(try await it.ledger("SELECT count(*) FROM made").filter(\.isNumber)) ?? 0
+        // Killed among the statements at first, and then a few programs later each time.
+        while process.isRunning, lines() < had + 1 + round % 4 {
+          if round <= 3, Int(try await it.ledger("SELECT count(*) FROM made").filter(\.isNumber)) ?? 0 > made { break }
+          try await Task.sleep(for: .milliseconds(2))
+        }
         if process.isRunning {
           process.kill()
           kills += 1
@@ -138,7 +140,8 @@ import Testing
       try await it.cache("SET", "transfer:t2", "new")
       try await it.cache("SET", "transfer:t99", "new")
       try await it.ledger(
-        "DELETE FROM transfers WHERE id = 't1'; UPDATE transfers SET amount = 'new' WHERE id = 't2'; INSERT INTO transfers (id) VALUES ('t99')")
+        "DELETE FROM transfers WHERE id = 't1'; UPDATE transfers SET amount = 'new' WHERE id = 't2'; INSERT INTO transfers (id) VALUES ('t99')"
+      )
       try Files.removeTree(it.home.file("receipts/t1.txt"))
       try Files.replace(it.home.file("receipts/t2.txt"), with: [1])
       try Files.replace(it.home.file("receipts/t99.txt"), with: [1])

@@ -6,7 +6,8 @@ import TestSupport
 import Testing
 
 private func proposal(
-  _ rule: ReconciliationRule, left: [Row], right: [Row], driver: DriverName = "sqlite", columns: [String] = ["id", "value"]
+  _ rule: ReconciliationRule, left: [Row], right: [Row], driver: DriverName = "sqlite",
+  columns: [String] = ["id", "value"]
 ) throws -> Proposal {
   let (report, found) = try compared(rule, left: left, right: right, columns: columns)
   let whole = ReconciliationReport(

@@ -15,7 +15,8 @@ extension PostgreSQLDriver: StoreCorrector {
       // With a limit of rows the server takes one statement and no more.
       let changed = try await connection.run(text + " RETURNING 1", rowLimit: 1 << 20).rows.count
       _ = try await connection.run("COMMIT")
-      outcome = .success(changed == 0 ? .left("it was made before, or the rows are others by now") : .changed(Int64(changed)))
+      outcome = .success(
+        changed == 0 ? .left("it was made before, or the rows are others by now") : .changed(Int64(changed)))
     } catch {
       outcome =
         error.code == StatementFailure.cancelled.code

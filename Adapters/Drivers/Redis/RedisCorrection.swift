@@ -22,7 +22,7 @@ extension RedisDriver: StoreCorrector {
         _ = try connection.call(words: Self.bytes(["WATCH"] + keys))
         for expected in expecting {
           let answer = try connection.call(words: Self.bytes(expected.command)).text
-          guard answer == expected.answer else {
+          guard answer.map({ Array($0.utf8) }) == expected.answer.map({ Array($0.utf8) }) else {
             return .left(
               "\(expected.command.joined(separator: " ")) answers \(answer.map { "'\($0)'" } ?? "nothing") by now")
           }

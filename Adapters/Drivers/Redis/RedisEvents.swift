@@ -89,7 +89,9 @@ private struct EventReader {
     }
     guard let count = number(after: UInt8(ascii: "*")) else { return nil }
     for _ in 0..<count {
-      guard let length = number(after: UInt8(ascii: "$")), length >= 0, place + length + 2 <= bytes.count else { return nil }
+      guard let length = number(after: UInt8(ascii: "$")), length >= 0, place + length + 2 <= bytes.count else {
+        return nil
+      }
       words.append(String(decoding: bytes[place..<place + length], as: UTF8.self))
       place += length + 2
     }

@@ -112,7 +112,7 @@ extension RedisDriver {
   }
 
   /// Every key that fits, ascending by its bytes: its type, and what it holds; a text in so many words, anything else as the
-  /// digest of what the server would dump.
+  /// digest of its parts, in an order of its own where the type has none.
   private static func scanValues(
     _ connection: Connection, pattern: [UInt8], _ limit: QueryLimit
   ) throws(WireError) -> QueryResult {
@@ -131,16 +131,51 @@ extension RedisDriver {
     for start in stride(from: 0, to: min(sorted.count, limit.rows), by: 500) {
       let some = sorted[start..<min(start + 500, sorted.count, limit.rows)]
       let types = try connection.all(some.map { [Array("TYPE".utf8), $0] }, patience: limit.timeout)
-      let asked = zip(some, types).map { key, type in [Array((type.text == "string" ? "GET" : "DUMP").utf8), key] }
+      let asked = zip(some, types).map { key, type in Self.whole(key, type.text ?? "none") }
       let values = try connection.all(asked, patience: limit.timeout)
       for (key, (type, value)) in zip(some, zip(types, values)) {
         // Gone since the scan.
-        guard type.text != "none", case .bytes(let bytes) = value else { continue }
-        let shown = type.text == "string" ? String(decoding: bytes, as: UTF8.self) : Digest.of(bytes).hex
-        result.rows.append([String(decoding: key, as: UTF8.self), type.text, shown])
+        guard let type = type.text, type != "none", value != .null else { continue }
+        let shown = type == "string" ? value.text : Digest.of(Self.ordered(value, type)).hex
+        result.rows.append([String(decoding: key, as: UTF8.self), type, shown])
       }
     }
     return result
+  }
+
+  /// What asks for all that a key holds.
+  private static func whole(_ key: [UInt8], _ type: String) -> [[UInt8]] {
+    let (name, rest): (String, [String]) =
+      switch type {
+      case "string": ("GET", [])
+      case "hash": ("HGETALL", [])
+      case "set": ("SMEMBERS", [])
+      case "list": ("LRANGE", ["0", "-1"])
+      case "zset": ("ZRANGE", ["0", "-1", "WITHSCORES"])
+      case "stream": ("XRANGE", ["-", "+"])
+      // A module's type has only this.
+      default: ("DUMP", [])
+      }
+    return [Array(name.utf8), key] + rest.map { Array($0.utf8) }
+  }
+
+  /// Its bytes, the same for the same content however the server keeps it.
+  private static func ordered(_ value: Reply, _ type: String) -> [UInt8] {
+    let elements = value.elements ?? [value]
+    let width = type == "hash" && elements.count.isMultiple(of: 2) ? 2 : 1
+    var parts = (0..<elements.count / width).map { part in
+      (0..<width).flatMap { spelled(elements[part * width + $0]) }
+    }
+    if type == "hash" || type == "set" { parts.sort { $0.lexicographicallyPrecedes($1) } }
+    return parts.flatMap { $0 }
+  }
+
+  private static func spelled(_ reply: Reply) -> [UInt8] {
+    switch reply {
+    case .array(let elements): Array("*\(elements.count):".utf8) + elements.flatMap { spelled($0) }
+    case .bytes(let bytes): Array("$\(bytes.count):".utf8) + bytes
+    default: Array("+\(reply.text ?? "(nil)"):".utf8)
+    }
   }
 
   private static func upper(_ word: [UInt8]) -> String { String(decoding: word, as: UTF8.self).uppercased() }

@@ -11,8 +11,9 @@ extension SQLiteFollower {
     let pool = driver.pool
     let parts = try await SpilledPart.fetch(log, into: scratch, on: pool) { WALFile($0) != nil }
     return try await pool.run { () throws(DriverError) -> [LogEvent] in
-      do throws(SystemFailure) { return try Self.read(parts, try File(scratch, O_RDONLY), from: start, limit) }
-      catch { throw DriverError(error) }
+      do throws(SystemFailure) { return try Self.read(parts, try File(scratch, O_RDONLY), from: start, limit) } catch {
+        throw DriverError(error)
+      }
     }
   }
 

@@ -187,7 +187,8 @@ struct ReconcileApplyCommand: AsyncParsableCommand {
 
 struct ReconcileHistoriesCommand: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
-    commandName: "histories", abstract: "Compare two states of one store by key: what is only here, only there, or changed.",
+    commandName: "histories",
+    abstract: "Compare two states of one store by key: what is only here, only there, or changed.",
     discussion: """
       A state is 'live', a recovery point, 'latest', or a time that the store's log leads to. Copies are brought back \
       beside for it, and given up.

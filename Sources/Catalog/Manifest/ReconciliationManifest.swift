@@ -84,7 +84,8 @@ struct ReconciliationManifest: Sendable {
         "time", \.time, Codec<String>.phrase.optional,
         "The column that says when a row came about; with it a window can be asked for."),
       Field(
-        "skew", \.skew, .duration, default: "`5s`", "What is this near to the window's edge is in flight, not a finding."),
+        "skew", \.skew, .duration, default: "`5s`",
+        "What is this near to the window's edge is in flight, not a finding."),
       Field("truth", \.truth, .word, default: "`left`", "Whose word counts where they differ; `none`: nobody's."),
       Field(
         "link", \.isLink, .boolean, default: "`false`",
@@ -101,7 +102,8 @@ extension Resolver {
     let left = side(spec.left, declared.file)
     let right = side(spec.right, declared.file)
     guard let left, let right, !spec.key.isEmpty else { return nil }
-    var rule = ReconciliationRule(name: CheckName(unchecked: declared.name.value), left: left, right: right, key: spec.key)
+    var rule = ReconciliationRule(
+      name: CheckName(unchecked: declared.name.value), left: left, right: right, key: spec.key)
     rule.description = spec.description
     (rule.time, rule.skew, rule.truth) = (spec.time, spec.skew, spec.truth)
     (rule.isLink, rule.isExact, rule.compensations) = (spec.isLink, spec.isExact, spec.compensate.byKind)

@@ -86,7 +86,8 @@ package struct ReconciliationRule: Sendable, Equatable, Codable {
     isExact = try container.decode(Bool.self, forKey: .isExact)
     let commands = try container.decode([String: Command].self, forKey: .compensations)
     compensations = Dictionary(
-      commands.compactMap { name, command in Kind(rawValue: name).map { ($0, command) } }, uniquingKeysWith: { a, _ in a })
+      commands.compactMap { name, command in Kind(rawValue: name).map { ($0, command) } },
+      uniquingKeysWith: { a, _ in a })
   }
 
   package func encode(to encoder: any Encoder) throws {

@@ -72,7 +72,8 @@ extension Reconcile {
         throw ReconciliationError.truncated(store.name, rows: Self.rowLimit)
       }
       let (a, b) = (first[index].rows, second[index].rows)
-      let result = await system.host.pool.run { () -> Result<(HistoryReport.Table, [HistoryReport.Difference]), any Error> in
+      let result = await system.host.pool.run {
+        () -> Result<(HistoryReport.Table, [HistoryReport.Difference]), any Error> in
         defer { try? Files.removeTree(place) }
         return Result { try HistoryComparison.compare(shape, left: a, right: b, scratch: place, limit: room) }
       }

@@ -77,10 +77,12 @@ struct Correcting: Sendable {
   func carryOut(_ progress: @escaping @Sendable (String) -> Void) async throws -> CorrectionOutcome {
     let run = try RunID.derived(.reconcile, from: [report.id, consent])
     var effects = try await earlier(run)
-    try await append(run, "act.intended", [
-      "consent": .string(consent), "corrections": .integer(Int64(proposal.corrections.count)),
-      "done": .integer(Int64(effects.count)),
-    ])
+    try await append(
+      run, "act.intended",
+      [
+        "consent": .string(consent), "corrections": .integer(Int64(proposal.corrections.count)),
+        "done": .integer(Int64(effects.count)),
+      ])
     do {
       let before = try await compare(progress)
       let wrong = Set(try before.findings.map { try CanonicalJSON.digest($0.identity) })
@@ -101,11 +103,13 @@ struct Correcting: Sendable {
       }
       let after = try await compare(progress)
       let result = outcome(run, effects, before: before.found, after: after.found)
-      try await append(run, "act.succeeded", [
-        "made": .integer(Int64(result.made)), "settled": .integer(Int64(result.settled)),
-        "left": .integer(Int64(result.left.count)), "refused": .integer(Int64(result.refused.count)),
-        "before": .integer(result.before), "after": .integer(result.after),
-      ])
+      try await append(
+        run, "act.succeeded",
+        [
+          "made": .integer(Int64(result.made)), "settled": .integer(Int64(result.settled)),
+          "left": .integer(Int64(result.left.count)), "refused": .integer(Int64(result.refused.count)),
+          "before": .integer(result.before), "after": .integer(result.after),
+        ])
       return result
     } catch {
       let failure = AnyFailure(error)
@@ -139,7 +143,9 @@ struct Correcting: Sendable {
         for (id, value) in entry.details.object ?? [:] {
           let parts = (value.array ?? []).compactMap(\.string)
           // What was left or refused may be otherwise by now, and is tried again.
-          if parts.count == 2, ["made", "settled"].contains(parts[0]) { effects[id] = Effect(word: parts[0], why: parts[1]) }
+          if parts.count == 2, ["made", "settled"].contains(parts[0]) {
+            effects[id] = Effect(word: parts[0], why: parts[1])
+          }
         }
       }
     }

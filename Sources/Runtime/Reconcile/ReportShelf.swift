@@ -29,7 +29,8 @@ struct ReportShelf: Sendable {
     let parent = host.path("reconcile")
     return try await host.pool.run { () throws(SystemFailure) in
       guard Files.exists(parent) else { return [] }
-      return try Files.names(in: parent).map(\.lossyText).filter { Files.exists("\(parent)/\($0)/report.json") }.sorted()
+      return try Files.names(in: parent).map(\.lossyText).filter { Files.exists("\(parent)/\($0)/report.json") }
+        .sorted()
     }
   }
 

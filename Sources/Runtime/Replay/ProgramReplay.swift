@@ -67,7 +67,9 @@ extension Replays {
       let bytes = try await system.host.pool.run { () throws(SystemFailure) in
         try Files.read(path, limitBytes: 1 << 30)
       }
-      guard let text = String(validating: bytes, as: UTF8.self) else { throw ReplayError.badEvents("\(path) is not UTF-8") }
+      guard let text = String(validating: bytes, as: UTF8.self) else {
+        throw ReplayError.badEvents("\(path) is not UTF-8")
+      }
       let lines = text.split(whereSeparator: \.isNewline).map(String.init)
       guard lines.count <= Self.eventLimit else { throw ReplayError.tooManyEvents(Self.eventLimit) }
       for (number, line) in lines.enumerated()
