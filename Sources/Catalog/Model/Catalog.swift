@@ -27,13 +27,8 @@ package struct Catalog: Sendable, Equatable {
 
   init(
     services: [Service], stores: [DataStore], repositories: [Repository], policies: [BackupPolicy],
-<<<<<<< HEAD
     groups: [ConsistencyGroup], invariants: [Invariant], drills: [Drill] = [], workflows: [LoadWorkflow] = [],
     metrics: [Metric] = [], domains: [Domain] = [], reconciliations: [ReconciliationRule] = []
-=======
-    groups: [ConsistencyGroup], invariants: [Invariant], drills: [Drill] = [],
-    reconciliations: [ReconciliationRule] = []
->>>>>>> w-rec
   ) {
     let services = services.sorted { $0.name < $1.name }
     let stores = stores.sorted { $0.name < $1.name }
