@@ -2,7 +2,7 @@ import Catalog
 import Core
 
 /// What is compared between two states of one store: a table, its columns, and those rows are known by.
-package struct TableShape: Sendable, Codable, Hashable {
+package struct KeyedTable: Sendable, Codable, Hashable {
   package var name: String
   package var columns: [String]
   /// Empty: a row is known by all it says.
@@ -37,18 +37,18 @@ package struct TableShape: Sendable, Codable, Hashable {
   }
 
   /// Stores without tables: everything is one.
-  package static func whole(_ driver: DriverName) -> TableShape? {
+  package static func whole(_ driver: DriverName) -> KeyedTable? {
     switch driver.text {
     case "redis":
-      TableShape(name: "keys", columns: ["key", "type", "value"], key: ["key"], query: "SCANVALUES *")
+      KeyedTable(name: "keys", columns: ["key", "type", "value"], key: ["key"], query: "SCANVALUES *")
     case "files":
-      TableShape(name: "files", columns: ["path", "size", "sha256"], key: ["path"], query: "digests **")
+      KeyedTable(name: "files", columns: ["path", "size", "sha256"], key: ["path"], query: "digests **")
     default: nil
     }
   }
 
   /// Tables from the rows that answer ``question(_:)``.
-  package static func tables(_ rows: [Row], _ driver: DriverName) -> [TableShape] {
+  package static func tables(_ rows: [Row], _ driver: DriverName) -> [KeyedTable] {
     guard let dialect = SQLDialect(rawValue: driver.text) else { return [] }
     var found: [(name: String, quoted: String, columns: [String], key: [String])] = []
     for row in rows {
@@ -64,7 +64,7 @@ package struct TableShape: Sendable, Codable, Hashable {
       let columns = table.columns.map { column in
         dialect == .postgreSQL ? "\(dialect.name(column))::text" : dialect.name(column)
       }
-      return TableShape(
+      return KeyedTable(
         name: table.name, columns: table.columns, key: table.key,
         query: "SELECT \(columns.joined(separator: ", ")) FROM \(table.quoted)")
     }
@@ -93,7 +93,7 @@ package struct HistoryReport: Sendable, Codable, Hashable {
     /// One side has no such table, or others columns.
     package var note: String?
 
-    package init(_ shape: TableShape) { (name, key, columns) = (shape.name, shape.key, shape.columns) }
+    package init(_ shape: KeyedTable) { (name, key, columns) = (shape.name, shape.key, shape.columns) }
 
     package var found: Int64 { onlyLeft + onlyRight + changed }
   }
@@ -125,7 +125,7 @@ package enum HistoryComparison {
   ///
   /// - Parameter limit: How many differences are listed.
   package static func compare(
-    _ shape: TableShape, left: [Row], right: [Row], scratch: String, limit: Int
+    _ shape: KeyedTable, left: [Row], right: [Row], scratch: String, limit: Int
   ) throws -> (HistoryReport.Table, [HistoryReport.Difference]) {
     var table = HistoryReport.Table(shape)
     let hasKey = !shape.key.isEmpty

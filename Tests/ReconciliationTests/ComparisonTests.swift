@@ -139,7 +139,7 @@ private func shown(_ found: [Discrepancy]) -> [String] {
   func `two histories agree with sets`(_ seed: UInt64) throws {
     let random = SeededRandomness(seed: seed)
     let hasKey = random.below(2) == 0
-    let shape = TableShape(name: "t", columns: ["id", "value"], key: hasKey ? ["id"] : [], query: "")
+    let shape = KeyedTable(name: "t", columns: ["id", "value"], key: hasKey ? ["id"] : [], query: "")
     func rows() -> [Row] {
       let all: [Row] = (0..<random.below(40)).map { number in
         [hasKey ? "\(number)" : "\(random.below(6))", random.below(6) == 0 ? nil : "\(random.below(3))"]

@@ -85,17 +85,17 @@ extension Reconcile {
     return report
   }
 
-  private static func alone(_ shape: TableShape, _ note: String) -> HistoryReport.Table {
+  private static func alone(_ shape: KeyedTable, _ note: String) -> HistoryReport.Table {
     var table = HistoryReport.Table(shape)
     table.note = "\(note), or with other columns there"
     return table
   }
 
-  private func shapes(_ store: DataStore, _ ask: AskingAll) async throws -> [TableShape] {
-    if let whole = TableShape.whole(store.driver) { return [whole] }
-    guard let question = TableShape.question(store.driver), let answer = try await ask([question]).first else {
+  private func shapes(_ store: DataStore, _ ask: AskingAll) async throws -> [KeyedTable] {
+    if let whole = KeyedTable.whole(store.driver) { return [whole] }
+    guard let question = KeyedTable.question(store.driver), let answer = try await ask([question]).first else {
       throw ReconciliationError.noHistory(store.name, "nobody has taught us to list what a \(store.driver) store holds")
     }
-    return TableShape.tables(answer.rows, store.driver)
+    return KeyedTable.tables(answer.rows, store.driver)
   }
 }

@@ -62,6 +62,9 @@ enum ShellText {
         let file = "file:\(path.replacing("%", with: "%25").replacing("?", with: "%3f").replacing("#", with: "%23"))?mode=rw"
         command = compare("sqlite3 \(Shell.word(file)) \(Shell.word(query))", validator.expectation)
       }
+    case .workflow(let name):
+      // One that writes is not gone through on the live system by the way.
+      if catalog.workflow(name)?.effects == .reads { command = "salvor load run \(Shell.word(name.text)) >/dev/null" }
     }
     return .init(name: name, words: words, command: command)
   }
@@ -86,6 +89,7 @@ enum ShellText {
     case .sql(let store, let query): "'\(query)' in \(store)"
     case .exec(let command): Shell.line(command.words)
     case .http(let url): url
+    case .workflow(let name): "the workflow \(name)"
     }
   }
 
