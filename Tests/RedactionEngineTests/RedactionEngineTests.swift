@@ -46,9 +46,9 @@ import Testing
       #expect(try await shop.postgres.sql("SELECT count(*) FROM customers WHERE name IN ('\(Planted.deleted)', '\(Planted.updated)')") == "0")
 
       let out = shop.home.file("out")
-      let check = try await shop.salvor("redact", "check", "-q", "--policy", "development.yaml", "--point", shop.point)
+      let check = try await shop.salvor("redact", "check", "-q", "--policy", "development.yaml")
       #expect(check.status == 0, "\(check)")
-      let copy = try await shop.salvor("redact", "copy", "-q", "--policy", "development.yaml", "--to", out, "--point", shop.point)
+      let copy = try await shop.salvor("redact", "copy", "-q", "--policy", "development.yaml", "--to", out)
       try #require(copy.status == 0, "\(copy)")
       #expect(try found(in: out) == [])
       let scan = try await shop.salvor("redact", "scan", "-q", out, "--for", "planted.txt")
@@ -139,7 +139,7 @@ import Testing
       // The negative control: one column of one store.
       try shop.write("kept.yaml", shop.policy.replacing("mail: {pseudonym: email}}\n", with: "mail: keep}\n"))
       let kept = shop.home.file("kept")
-      try await shop.salvor("redact", "copy", "-q", "--policy", "kept.yaml", "--to", kept, "--point", shop.point, "--store", "ledger").succeeded()
+      try await shop.salvor("redact", "copy", "-q", "--policy", "kept.yaml", "--to", kept, "--store", "ledger").succeeded()
       let seen = try await shop.salvor("redact", "scan", "-q", kept, "--for", "planted.txt")
       #expect(seen.status == 4 && seen.output.contains("line 2 as it is") && !seen.output.contains("zacharias"), "\(seen)")
       #expect(try found(in: kept) == [Planted.email])
@@ -155,7 +155,7 @@ import Testing
 
       // A column nobody thought of.
       try shop.write("short.yaml", shop.policy.replacing("amount: keep, ", with: ""))
-      let short = try await shop.salvor("redact", "copy", "-q", "--policy", "short.yaml", "--to", shop.home.file("short"), "--point", shop.point)
+      let short = try await shop.salvor("redact", "copy", "-q", "--policy", "short.yaml", "--to", shop.home.file("short"))
       #expect(short.status != 0 && short.errors.contains("REDACT-102") && short.errors.contains("entries.amount"), "\(short)")
       #expect(!Files.exists(shop.home.file("short")))
 
@@ -163,13 +163,13 @@ import Testing
       let killed = shop.home.file("killed")
       try await CommandRun(
         ["bash", "-c", """
-          \(shop.program) redact copy -q --policy development.yaml --to \(killed) --point \(shop.point) --store ledger --store documents & child=$!
+          \(shop.program) redact copy -q --policy development.yaml --to \(killed) --store ledger --store documents & child=$!
           until ls -d .salvor-redact-killed-*/made/*/* 2>/dev/null >&2 || ! kill -0 $child 2>/dev/null; do :; done
           kill -9 $child; wait $child; true
           """], in: shop.home.path,
         environment: ["SALVOR_STATE": shop.home.file("state"), "SALVOR_CATALOG": shop.home.file("salvor.yaml")]).succeeded()
       #expect(!Files.exists(killed))
-      try await shop.salvor("redact", "copy", "-q", "--policy", "development.yaml", "--to", killed, "--point", shop.point, "--store", "ledger").succeeded()
+      try await shop.salvor("redact", "copy", "-q", "--policy", "development.yaml", "--to", killed, "--store", "ledger").succeeded()
       #expect(try Files.names(in: shop.home.path).map(\.lossyText).allSatisfy { !$0.hasPrefix(".salvor-") })
       #expect(try found(in: killed) == [])
     }
@@ -181,7 +181,7 @@ extension RedactionEngineTests {
   func `what is made of a learned shape holds nothing real, loads, and is the same for the same seed`() async throws {
     try await withShop { shop in
       let learned = try await shop.salvor(
-        "synthesize", "learn", "-q", "--to", "profile.json", "--point", shop.point, "--link",
+        "synthesize", "learn", "-q", "--to", "profile.json", "--link",
         "ledger:entries.customer=accounts:public.customers.id", "--store", "accounts", "--store", "ledger")
       try #require(learned.status == 0, "\(learned)")
       for name in ["one", "two"] {

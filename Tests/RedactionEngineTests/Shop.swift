@@ -26,7 +26,6 @@ final class Shop: @unchecked Sendable {
   let postgres: PostgreSQLServer
   let redis: RedisServer
   let program: String
-  private(set) var point = ""
 
   init() async throws {
     home = try TemporaryDirectory("shop")
@@ -66,6 +65,7 @@ final class Shop: @unchecked Sendable {
     try Files.createDirectory(home.file("docs"))
     try Files.createDirectory(home.file("docs/invoices"))
     try write("docs/invoices/1.json", #"{"customer":1,"name":"\#(Planted.person)","total":5.50}"#)
+    try write("docs/.lock", "")
     try write("docs/list.csv", "id,name\n1,\"\(Planted.person)\"\n")
     try write("docs/app.log", "sent to \(Planted.email) twice\n")
     try write("docs/dump.bin", Planted.card)
@@ -82,7 +82,6 @@ final class Shop: @unchecked Sendable {
     try await salvor("vault", "init", "-r", home.file("repository"), "-p", home.file("password")).succeeded()
     let taken = try await salvor("backup", "-q", "-o", "json")
     try taken.succeeded()
-    point = "2"
   }
 
   private var catalog: String {
@@ -100,7 +99,7 @@ final class Shop: @unchecked Sendable {
       stores:
         - {name: accounts, driver: postgresql, options: {dataDirectory: \(postgres.data), port: \(postgres.port), password: "env:PGPASSWORD"}}
         - {name: cache, driver: redis, options: {port: \(redis.port), configFile: \(redis.configFile)}}
-        - {name: documents, driver: files, options: {path: \(home.file("docs"))}}
+        - {name: documents, driver: files, options: {path: \(home.file("docs")), lockFile: .lock}}
         - {name: ledger, driver: sqlite, options: {path: \(home.file("ledger.db"))}}
     ---
     apiVersion: salvor.dev/v1
@@ -147,6 +146,7 @@ final class Shop: @unchecked Sendable {
             "db2/note": "null"
         documents:
           paths:
+            .lock: keep
             "invoices/{customer}.json": {fields: {customer: {pseudonym: customer}, name: {pseudonym: person}, total: keep}}
             "list.csv": {csv: {id: {pseudonym: customer}, name: {pseudonym: person}}}
             "*.log": {replace: {"[a-z]+@[a-z.]+": {pseudonym: email}}}
