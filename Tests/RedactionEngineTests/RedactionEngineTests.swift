@@ -197,7 +197,7 @@ extension RedactionEngineTests {
       let checked = try await CommandRun(
         ["sqlite3", file, "PRAGMA integrity_check; PRAGMA foreign_key_check; SELECT count(*) FROM people"]).succeeded()
       #expect(checked.output == "ok\n20\n", "\(checked)")
-      try await shop.postgres.sql("CREATE DATABASE made")
+      try await shop.postgres.sql("CREATE DATABASE made TEMPLATE template0")
       try await PostgreSQLServer.command(
         PostgreSQLServer.program("psql"),
         ["-XAtq", "-v", "ON_ERROR_STOP=1", "-h", "127.0.0.1", "-p", "\(shop.postgres.port)", "-U", "postgres", "-d", "made", "-f", "\(shop.home.file("one"))/accounts/load.sql"],
