@@ -50,7 +50,10 @@ final class Shop: @unchecked Sendable {
   func salvor(_ words: String...) async throws -> CommandRun {
     try await CommandRun(
       [program] + words, in: home.path,
-      environment: ["SALVOR_STATE": home.file("state"), "SALVOR_CATALOG": home.file("salvor.yaml"), "NO_COLOR": "1", "PGPASSWORD": PostgreSQLServer.password])
+      environment: [
+        "SALVOR_STATE": home.file("state"), "SALVOR_CATALOG": home.file("salvor.yaml"), "NO_COLOR": "1",
+        "PGPASSWORD": PostgreSQLServer.password,
+      ])
   }
 
   func write(_ name: String, _ text: String) throws { try Files.replace(home.file(name), with: Array(text.utf8)) }
@@ -59,7 +62,9 @@ final class Shop: @unchecked Sendable {
     try await postgres.sql(Self.schema)
     try await postgres.sql(Self.rows)
     // Old versions of rows stay in the pages.
-    try await postgres.sql("UPDATE customers SET name = 'After' WHERE email = 'upd@x.test'", "DELETE FROM customers WHERE email = 'del@x.test'", "ANALYZE", "CHECKPOINT")
+    try await postgres.sql(
+      "UPDATE customers SET name = 'After' WHERE email = 'upd@x.test'",
+      "DELETE FROM customers WHERE email = 'del@x.test'", "ANALYZE", "CHECKPOINT")
     _ = try await CommandRun(["redis-cli", "-p", "\(redis.port)", "EVAL", Self.keys, "0"]).succeeded()
     _ = try await CommandRun(["sqlite3", home.file("ledger.db"), Self.ledger]).succeeded()
     try Files.createDirectory(home.file("docs"))
