@@ -87,7 +87,8 @@ package struct Synthesizer: Sendable {
         profile, column.type, Digest.of("\(seed)\n\(place.store)\n\(place.table)\n\(column.name)").leadingWord)
       let key = table.shape.keys.first { $0.contains(column.name) }
       let targets = sources[column.name].flatMap { source in target(source, made) }
-      if let key, targets != nil || key.count == 1 {
+      // Of a key of several columns, one that refers to nothing is enough to tell rows apart.
+      if let key, targets != nil || key.last(where: { sources[$0] == nil }) == column.name {
         try fill(&rows, column, values, key, targets, table.shape, sources, made)
       } else {
         for row in rows.indices {

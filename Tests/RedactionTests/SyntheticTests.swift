@@ -81,6 +81,16 @@ import Testing
     #expect(Set(pairs).count == pairs.count && pairs.allSatisfy { ids.contains($0[0]) && ids.contains($0[1]) })
   }
 
+  @Test func `a key of several columns that refer to nothing is unique`() throws {
+    let shape = TableShape(
+      "parts", [.init("day", "date", isNullable: false), .init("who", "integer", isNullable: false)], keys: [["day", "who"]])
+    var learner = TableLearner(shape, isPublic: [])
+    for number in 0..<50 { learner.take([.text("2026-05-05"), .integer(Int64(number % 3))]) }
+    let profile = SyntheticProfile(stores: ["ledger": .init(driver: "sqlite", tables: [learner.profile])])
+    let rows = try #require(try Synthesizer(profile, seed: 1, scale: 2).make().first?.rows)
+    #expect(rows.count == 100 && Set(rows).count == 100)
+  }
+
   @Test func `shares, lengths and looks are near to what was learned`() throws {
     let people = try #require(try made(5, scale: 4)["people"])
     let share = Double(people.count { $0[2] == .null }) / Double(people.count)
