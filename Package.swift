@@ -166,7 +166,8 @@ let doors: [Target] = [
     [
       "Core", "CShim", "IO", "Telemetry", "Catalog", "Vault", "DriverKit", "StateKit", "Planning", "Workflow",
       "Validation",
-      "Recovery", "Governance", "Drills", "Runbooks", "DriverContract", "Failover", "Load", "Reconciliation", "Replay", "Redaction", "Synthetic", "Web", .asyncHTTPClient, .crypto,
+      "Recovery", "Governance", "Drills", "Runbooks", "DriverContract", "Failover", "Load", "Reconciliation", "Replay", "Redaction", "Synthetic", "Web",
+      .asyncHTTPClient, .crypto,
       .hummingbird,
       .hummingbirdCore, .logging, .nioCore, .subprocess,
     ] + adapterNames),

@@ -29,7 +29,8 @@ package enum SQLLiterals {
       while index < bytes.count {
         let byte = bytes[index]
         switch byte {
-        case 39: quoted(isEscaped: index > 0 && (bytes[index - 1] == 69 || bytes[index - 1] == 101) && !isWord(at: index - 2))
+        case 39:
+          quoted(isEscaped: index > 0 && (bytes[index - 1] == 69 || bytes[index - 1] == 101) && !isWord(at: index - 2))
         case 34: doubleQuoted()
         case 45 where at("--"):
           let start = index
@@ -57,11 +58,14 @@ package enum SQLLiterals {
     private func isWord(at place: Int) -> Bool {
       guard place >= 0, place < bytes.count else { return false }
       let byte = bytes[place]
-      return (48...57).contains(byte) || (65...90).contains(byte) || (97...122).contains(byte) || byte == 95 || byte >= 128
+      return (48...57).contains(byte) || (65...90).contains(byte) || (97...122).contains(byte) || byte == 95
+        || byte >= 128
     }
 
     private mutating func skipBlanks() {
-      while index < bytes.count, bytes[index] == 10 || bytes[index] == 32 || bytes[index] == 13 || bytes[index] == 9 { index += 1 }
+      while index < bytes.count, bytes[index] == 10 || bytes[index] == 32 || bytes[index] == 13 || bytes[index] == 9 {
+        index += 1
+      }
     }
 
     private mutating func doubleQuoted() {
@@ -125,7 +129,9 @@ package enum SQLLiterals {
       while index < bytes.count, isWord(at: index) || bytes[index] == 46 { index += 1 }
       let text = Array(bytes[start..<index])
       let bounds = ["2147483647", "9223372036854775807", "2147483648", "9223372036854775808", "32767", "32768"]
-      if text.count(where: { (48...57).contains($0) }) >= 5, !bounds.contains(String(decoding: text, as: UTF8.self)) { note(text) }
+      if text.count(where: { (48...57).contains($0) }) >= 5, !bounds.contains(String(decoding: text, as: UTF8.self)) {
+        note(text)
+      }
     }
   }
 }

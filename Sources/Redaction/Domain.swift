@@ -101,7 +101,9 @@ package struct Pseudonymizer: Sendable {
     var text: [UInt8] = []
     var block: UInt8 = 0
     while text.count < length {
-      for byte in key.code([block] + value.bytes) where text.count < length { text.append(Self.letters[Int(byte & 31)]) }
+      for byte in key.code([block] + value.bytes) where text.count < length {
+        text.append(Self.letters[Int(byte & 31)])
+      }
       block += 1
     }
     return String(decoding: text, as: UTF8.self)

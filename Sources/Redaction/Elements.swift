@@ -87,7 +87,9 @@ extension Redactor {
     }
     var result = CSVText.written(header)
     for record in records.dropFirst() {
-      guard record.count == columns.count else { throw .notText(place: place, why: "a line has \(record.count) fields, not \(columns.count)") }
+      guard record.count == columns.count else {
+        throw .notText(place: place, why: "a line has \(record.count) fields, not \(columns.count)")
+      }
       var fields: [[UInt8]] = []
       for (field, rule) in zip(record, columns) {
         switch try apply(rule, to: .text(String(decoding: field, as: UTF8.self)), place) {

@@ -32,7 +32,9 @@ package struct FeistelCipher: Sendable {
     lowSize = Self.power(radix, digits - high)
   }
 
-  private static func power(_ radix: UInt64, _ count: Int) -> UInt64 { (0..<count).reduce(UInt64(1)) { value, _ in value * radix } }
+  private static func power(_ radix: UInt64, _ count: Int) -> UInt64 {
+    (0..<count).reduce(UInt64(1)) { value, _ in value * radix }
+  }
 
   /// The number as `high * radix^⌈digits/2⌉ + low`.
   package struct Halves: Equatable, Hashable, Sendable {

@@ -114,7 +114,9 @@ private struct JSONParser {
     if take(125) { return .object(members) }
     while true {
       skipBlanks()
-      guard index < bytes.count, bytes[index] == 34, let name = string(), take(58), let value = value(depth + 1) else { return nil }
+      guard index < bytes.count, bytes[index] == 34, let name = string(), take(58), let value = value(depth + 1) else {
+        return nil
+      }
       members.append(.init(name, value))
       if take(125) { return .object(members) }
       guard take(44) else { return nil }
@@ -135,7 +137,9 @@ private struct JSONParser {
 
   private mutating func number() -> JSONText? {
     let start = index
-    while index < bytes.count, (48...57).contains(bytes[index]) || [43, 45, 46, 69, 101].contains(bytes[index]) { index += 1 }
+    while index < bytes.count, (48...57).contains(bytes[index]) || [43, 45, 46, 69, 101].contains(bytes[index]) {
+      index += 1
+    }
     let text = String(decoding: bytes[start..<index], as: UTF8.self)
     return index > start && Double(text) != nil ? .number(text) : nil
   }

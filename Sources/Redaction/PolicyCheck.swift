@@ -28,7 +28,8 @@ extension RedactionPolicy {
     for column in table.columns where !column.isGenerated {
       switch columns[column.name] {
       case nil: problems.append("no rule speaks of column \(table.name).\(column.name)")
-      case .null where !column.isNullable: problems.append("\(table.name).\(column.name) can't be null, and its rule makes it so")
+      case .null where !column.isNullable:
+        problems.append("\(table.name).\(column.name) can't be null, and its rule makes it so")
       default: break
       }
     }
@@ -50,11 +51,13 @@ extension RedactionPolicy {
       let place = "\(table.name).\(column)"
       if columns[column] == .null { continue }
       switch rules.tables[reference.table] {
-      case .drop: problems.append("\(place) refers to \(reference.table), whose rows are dropped: drop these too, or null")
+      case .drop:
+        problems.append("\(place) refers to \(reference.table), whose rows are dropped: drop these too, or null")
       case .columns(let others):
         if let rule = columns[column], let other = others[target], rule != other {
           problems.append(
-            "\(place) refers to \(reference.table).\(target), and their rules differ: the same action and domain keep the reference")
+            "\(place) refers to \(reference.table).\(target), and their rules differ: the same action and domain keep the reference"
+          )
         }
       case nil: break
       }

@@ -21,8 +21,10 @@ package struct PolicyDraft: Sendable {
         let place = "\(table.name).\(column.name)"
         let guess: Guess? = byReference[place].map { identity($0, column.type) } ?? Guess(column, samples[place] ?? [])
         if let guess, let domain = guess.domain { domains[domain] = guess.shape }
-        let action = guess.map { guess in guess.domain.map { "{pseudonym: \(Self.quoted($0))}" } ?? guess.shape } ?? "decide"
-        lines.append("          \(Self.quoted(column.name)): \(action)  # \(column.type)\(guess.map { ", \($0.why)" } ?? "")")
+        let action =
+          guess.map { guess in guess.domain.map { "{pseudonym: \(Self.quoted($0))}" } ?? guess.shape } ?? "decide"
+        lines.append(
+          "          \(Self.quoted(column.name)): \(action)  # \(column.type)\(guess.map { ", \($0.why)" } ?? "")")
       }
       if table.columns.allSatisfy(\.isGenerated) { lines[lines.count - 1] += " {}" }
     }
@@ -57,7 +59,8 @@ package struct PolicyDraft: Sendable {
   private func identity(_ domain: String, _ type: String) -> Guess {
     let word = type.lowercased()
     let shape =
-      word.contains("uuid") ? "uuid" : word.contains("bigint") || word == "integer" || word.contains("int") ? "integer" : "text"
+      word.contains("uuid")
+      ? "uuid" : word.contains("bigint") || word == "integer" || word.contains("int") ? "integer" : "text"
     return Guess(domain: domain, shape: shape, why: "a key")
   }
 
@@ -101,7 +104,9 @@ package struct PolicyDraft: Sendable {
   }
 
   static func quoted(_ text: String) -> String {
-    let isPlain = text.utf8.allSatisfy { (48...57).contains($0) || (65...90).contains($0) || (97...122).contains($0) || [45, 46, 95].contains($0) }
+    let isPlain = text.utf8.allSatisfy {
+      (48...57).contains($0) || (65...90).contains($0) || (97...122).contains($0) || [45, 46, 95].contains($0)
+    }
     let words = ["null", "true", "false", "yes", "no", "on", "off", "~", ""]
     if isPlain, let first = text.utf8.first, first > 57, !words.contains(text.lowercased()) { return text }
     var result = "\""
@@ -146,7 +151,9 @@ struct Guess {
       self.init(domain: "person", shape: "name", why: "looks like a name")
     } else if says("password", "secret", "token", "api_key", "session") {
       self.init(domain: "secret", shape: "text", why: "looks like a secret")
-    } else if says("street", "address", "zip", "postal", "note", "comment", "message", "ip_addr", "description"), column.isNullable {
+    } else if says("street", "address", "zip", "postal", "note", "comment", "message", "ip_addr", "description"),
+      column.isNullable
+    {
       self.init(domain: nil, shape: "\"null\"", why: "looks like something about somebody")
     } else {
       return nil
@@ -163,7 +170,8 @@ struct Guess {
   }
 
   static func isPhone(_ text: String) -> Bool {
-    text.hasPrefix("+") && (7...15).contains(text.count(where: \.isNumber)) && text.allSatisfy { $0.isNumber || " +-()/".contains($0) }
+    text.hasPrefix("+") && (7...15).contains(text.count(where: \.isNumber))
+      && text.allSatisfy { $0.isNumber || " +-()/".contains($0) }
   }
 
   /// Source: ISO/IEC 7812-1, annex B, the Luhn formula.

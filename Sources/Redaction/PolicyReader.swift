@@ -25,7 +25,8 @@ private struct PolicyReader {
 
   func problem(_ line: Int, _ message: String) -> RedactionError { .badPolicy(file: file, line: line, message) }
 
-  func members(_ value: YAMLValue, _ what: String, known: [String]? = nil) throws(RedactionError) -> [YAMLValue.Member] {
+  func members(_ value: YAMLValue, _ what: String, known: [String]? = nil) throws(RedactionError) -> [YAMLValue.Member]
+  {
     guard case .mapping(let members) = value.content else { throw problem(value.line, "\(what) is not a mapping") }
     if let known {
       for member in members where !known.contains(member.key) {
@@ -36,7 +37,9 @@ private struct PolicyReader {
   }
 
   func scalar(_ value: YAMLValue?, _ what: String, _ line: Int) throws(RedactionError) -> String {
-    guard let value, case .scalar(let text) = value.content else { throw problem(value?.line ?? line, "\(what) is missing, or not a word") }
+    guard let value, case .scalar(let text) = value.content else {
+      throw problem(value?.line ?? line, "\(what) is missing, or not a word")
+    }
     return text
   }
 
@@ -53,7 +56,9 @@ private struct PolicyReader {
     guard try scalar(member("apiVersion"), "apiVersion", 1) == "salvor.dev/v1" else {
       throw problem(1, "'apiVersion' is not salvor.dev/v1")
     }
-    guard try scalar(member("kind"), "kind", 1) == "RedactionPolicy" else { throw problem(1, "'kind' is not RedactionPolicy") }
+    guard try scalar(member("kind"), "kind", 1) == "RedactionPolicy" else {
+      throw problem(1, "'kind' is not RedactionPolicy")
+    }
     guard let metadata = member("metadata"), let spec = member("spec") else {
       throw problem(1, "'metadata' or 'spec' is missing")
     }
@@ -68,10 +73,14 @@ private struct PolicyReader {
     if let declared = fields.first(where: { $0.key == "domains" })?.value {
       for member in try members(declared, "domains") { domains[member.key] = try domain(member) }
     }
-    guard let declared = fields.first(where: { $0.key == "stores" })?.value else { throw problem(spec.line, "'stores' is missing") }
+    guard let declared = fields.first(where: { $0.key == "stores" })?.value else {
+      throw problem(spec.line, "'stores' is missing")
+    }
     var stores: [StoreName: StoreRules] = [:]
     for member in try members(declared, "stores") {
-      guard let name = StoreName(member.key) else { throw problem(member.line, "'\(member.key)' can't be a store's name") }
+      guard let name = StoreName(member.key) else {
+        throw problem(member.line, "'\(member.key)' can't be a store's name")
+      }
       stores[name] = try store(member.value)
     }
     return RedactionPolicy(name: name, file: file, key: key, domains: domains, stores: stores)
@@ -85,7 +94,11 @@ private struct PolicyReader {
       word = text
     } else {
       for field in try members(member.value, "a domain", known: known) {
-        if field.key == "as" { word = try scalar(field.value, "as", field.line) } else { numbers[field.key] = field.value }
+        if field.key == "as" {
+          word = try scalar(field.value, "as", field.line)
+        } else {
+          numbers[field.key] = field.value
+        }
       }
     }
     func take(_ name: String, _ usual: Int, _ range: ClosedRange<Int>) throws(RedactionError) -> Int {
@@ -102,7 +115,8 @@ private struct PolicyReader {
     case "uuid": shape = .uuid
     case "date": shape = .date(days: try take("days", 365, 1...36_500))
     default:
-      throw problem(member.line, "domain '\(member.key)' is as nothing known: integer, digits, text, name, email, uuid or date")
+      throw problem(
+        member.line, "domain '\(member.key)' is as nothing known: integer, digits, text, name, email, uuid or date")
     }
     if let left = numbers.keys.sorted().first { throw problem(member.line, "a domain as \(word) has no '\(left)'") }
     return Domain(name: member.key, shape: shape)
@@ -117,11 +131,15 @@ private struct PolicyReader {
       case "keys", "paths":
         for entry in try members(member.value, member.key) {
           guard let pattern = NamePattern(entry.key) else { throw problem(entry.line, "'\(entry.key)' is no pattern") }
-          for name in pattern.domains where domains[name] == nil { throw problem(entry.line, "there is no domain '\(name)'") }
+          for name in pattern.domains where domains[name] == nil {
+            throw problem(entry.line, "there is no domain '\(name)'")
+          }
           rules.entries.append(.init(pattern, try self.entry(entry)))
         }
       case "literals":
-        guard case .sequence(let items) = member.value.content else { throw problem(member.line, "'literals' is not a list") }
+        guard case .sequence(let items) = member.value.content else {
+          throw problem(member.line, "'literals' is not a list")
+        }
         for item in items { rules.literals.insert(try scalar(item, "a literal", item.line)) }
       case "comments": rules.keepsComments = try choice(member) == "keep"
       default:
@@ -133,14 +151,18 @@ private struct PolicyReader {
 
   private func choice(_ member: YAMLValue.Member) throws(RedactionError) -> String {
     let word = try scalar(member.value, member.key, member.line)
-    guard word == "keep" || word == "drop" else { throw problem(member.line, "'\(member.key)' is neither keep nor drop") }
+    guard word == "keep" || word == "drop" else {
+      throw problem(member.line, "'\(member.key)' is neither keep nor drop")
+    }
     return word
   }
 
   private func table(_ member: YAMLValue.Member) throws(RedactionError) -> StoreRules.TableRule {
     if case .scalar("drop") = member.value.content { return .drop }
     var columns: [String: ValueRule] = [:]
-    for column in try members(member.value, "table \(member.key)") { columns[column.key] = try rule(column.value, column.line) }
+    for column in try members(member.value, "table \(member.key)") {
+      columns[column.key] = try rule(column.value, column.line)
+    }
     return .columns(columns)
   }
 
@@ -160,7 +182,9 @@ private struct PolicyReader {
     case .scalar(let word): throw problem(line, "there is no action '\(word)': keep, null, or a mapping")
     case .sequence: throw problem(line, "a list is no action")
     case .mapping(let members):
-      guard members.count == 1, let only = members.first else { throw problem(line, "an action is one word and what it needs") }
+      guard members.count == 1, let only = members.first else {
+        throw problem(line, "an action is one word and what it needs")
+      }
       return try rule(only)
     }
   }
@@ -175,7 +199,9 @@ private struct PolicyReader {
     case "hash": return .hash(domain: try scalar(only.value, "hash", only.line))
     case "fields", "csv":
       var fields: [FieldRule] = []
-      for member in try members(only.value, only.key) { fields.append(FieldRule(member.key, try rule(member.value, member.line))) }
+      for member in try members(only.value, only.key) {
+        fields.append(FieldRule(member.key, try rule(member.value, member.line)))
+      }
       return only.key == "csv" ? .csv(fields) : .fields(fields)
     case "elements": return .elements(try rule(only.value, only.line))
     case "lines": return .lines(try rule(only.value, only.line))
@@ -187,7 +213,10 @@ private struct PolicyReader {
       }
       return .replace(found)
     default:
-      throw problem(only.line, "there is no action '\(only.key)': keep, null, constant, pseudonym, hash, fields, elements, csv, lines or replace")
+      throw problem(
+        only.line,
+        "there is no action '\(only.key)': keep, null, constant, pseudonym, hash, fields, elements, csv, lines or replace"
+      )
     }
   }
 }

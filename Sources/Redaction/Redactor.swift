@@ -18,7 +18,9 @@ package struct Redactor: ContentRewriting {
   package var carriesComments: Bool { rules.keepsComments }
 
   package func carries(_ other: String) throws(AnyFailure) -> Bool {
-    guard let choice = rules.others[other] else { throw AnyFailure(RedactionError.unnamed("\(other) of store \(store)")) }
+    guard let choice = rules.others[other] else {
+      throw AnyFailure(RedactionError.unnamed("\(other) of store \(store)"))
+    }
     return choice
   }
 
@@ -38,7 +40,9 @@ package struct Redactor: ContentRewriting {
         throw RedactionError.unnamed("table \(table.name) of store \(store)")
       }
       let written = table.columns.filter { !$0.isGenerated }
-      guard written.count == values.count else { throw RedactionError.notText(place: table.name, why: "a row has other columns") }
+      guard written.count == values.count else {
+        throw RedactionError.notText(place: table.name, why: "a row has other columns")
+      }
       var result: [RowValue] = []
       result.reserveCapacity(values.count)
       for (column, value) in zip(written, values) {
@@ -79,30 +83,40 @@ package struct Redactor: ContentRewriting {
     } catch { throw AnyFailure(error) }
   }
 
-  private func apply(_ rule: ValueRule, to content: EntryContent, _ place: String) throws(RedactionError) -> EntryContent {
+  private func apply(_ rule: ValueRule, to content: EntryContent, _ place: String) throws(RedactionError)
+    -> EntryContent
+  {
     switch content {
     case .bytes(let bytes): return .bytes(try bytesOf(apply(rule, to: .bytes(bytes), place)))
     case .fields(let fields): return .fields(try apply(rule, to: fields, place))
     case .members(let members): return .members(try apply(rule, to: members, place))
     case .set(let members): return .set(try apply(rule, to: members, place))
     case .scored(let members):
-      guard case .elements(let inner) = rule else { throw .notText(place: place, why: "it is a sorted set: use 'elements'") }
+      guard case .elements(let inner) = rule else {
+        throw .notText(place: place, why: "it is a sorted set: use 'elements'")
+      }
       return .scored(
         try members.map { (member) throws(RedactionError) in
           .init(try bytesOf(apply(inner, to: .bytes(member.name), place)), member.value)
         })
     case .stream(let messages):
       return .stream(
-        try messages.map { (message) throws(RedactionError) in .init(id: message.id, try apply(rule, to: message.fields, place)) })
+        try messages.map { (message) throws(RedactionError) in
+          .init(id: message.id, try apply(rule, to: message.fields, place))
+        })
     }
   }
 
   private func apply(_ rule: ValueRule, to members: [[UInt8]], _ place: String) throws(RedactionError) -> [[UInt8]] {
-    guard case .elements(let inner) = rule else { throw .notText(place: place, why: "it is a list or a set: use 'elements'") }
+    guard case .elements(let inner) = rule else {
+      throw .notText(place: place, why: "it is a list or a set: use 'elements'")
+    }
     return try members.map { (member) throws(RedactionError) in try bytesOf(apply(inner, to: .bytes(member), place)) }
   }
 
-  private func apply(_ rule: ValueRule, to fields: [EntryContent.Field], _ place: String) throws(RedactionError) -> [EntryContent.Field] {
+  private func apply(_ rule: ValueRule, to fields: [EntryContent.Field], _ place: String) throws(RedactionError)
+    -> [EntryContent.Field]
+  {
     guard case .fields(let rules) = rule else { throw .notText(place: place, why: "it has fields: use 'fields'") }
     return try fields.map { (field) throws(RedactionError) in
       let name = String(decoding: field.name, as: UTF8.self)
@@ -184,7 +198,8 @@ package struct Redactor: ContentRewriting {
           .init(member.name, try apply(rules, to: member.value, at: path + [member.name], place))
         })
     case .array(let items):
-      return .array(try items.map { (item) throws(RedactionError) in try apply(rules, to: item, at: path + ["[]"], place) })
+      return .array(
+        try items.map { (item) throws(RedactionError) in try apply(rules, to: item, at: path + ["[]"], place) })
     case .bool, .number, .string:
       throw .unnamed("'\(path.joined(separator: "."))' in \(place) of store \(store)")
     }
@@ -205,7 +220,8 @@ package struct Redactor: ContentRewriting {
       let result = String(decoding: bytesOf(try apply(rule, to: .text(text), place)), as: UTF8.self)
       return Int64(result) != nil && !result.hasPrefix("0") ? .number(result) : .string(result)
     case (.elements(let inner), .array(let items)):
-      return .array(try items.map { (item) throws(RedactionError) in try apply(inner, toJSON: item, path + ["[]"], place) })
+      return .array(
+        try items.map { (item) throws(RedactionError) in try apply(inner, toJSON: item, path + ["[]"], place) })
     case (.fields(let rules), _): return try apply(rules, to: json, at: [], place)
     default: throw .notText(place: place, why: "its rule is for a single value")
     }

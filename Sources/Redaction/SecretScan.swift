@@ -49,7 +49,9 @@ package struct SecretScan: Sendable {
     ways.append(("hexadecimal", Array(Hex.encode(plain).utf8)))
     for shift in 0..<3 where plain.count >= 6 { ways.append(("base64", base64(plain, shift))) }
     let percent = plain.flatMap { byte -> [UInt8] in
-      let isPlain = (48...57).contains(byte) || (65...90).contains(byte) || (97...122).contains(byte) || [45, 46, 95, 126].contains(byte)
+      let isPlain =
+        (48...57).contains(byte) || (65...90).contains(byte) || (97...122).contains(byte)
+        || [45, 46, 95, 126].contains(byte)
       return isPlain ? [byte] : Array("%\(Hex.encode([byte]))".utf8)
     }
     ways.append(("percent-encoded", percent))
@@ -162,7 +164,8 @@ package struct SecretScan: Sendable {
       for end in scan.ends[state] where hits.count < limit {
         let spelling = scan.spellings[Int(end)]
         hits.append(
-          Hit(value: spelling.value, way: spelling.way, offset: offset + Int64(index) + 1 - Int64(spelling.bytes.count)))
+          Hit(value: spelling.value, way: spelling.way, offset: offset + Int64(index) + 1 - Int64(spelling.bytes.count))
+        )
       }
     }
   }

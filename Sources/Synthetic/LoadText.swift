@@ -15,7 +15,8 @@ package enum LoadText {
   private static func type(_ text: String, isPostgreSQL: Bool) -> String {
     if !isPostgreSQL { return text }
     let known = [
-      "smallint", "integer", "bigint", "numeric", "real", "double", "boolean", "text", "character", "date", "time", "timestamp", "uuid",
+      "smallint", "integer", "bigint", "numeric", "real", "double", "boolean", "text", "character", "date", "time",
+      "timestamp", "uuid",
       "json", "jsonb", "bytea",
     ]
     let word = text.prefix { $0.isLetter || $0.isNumber }
@@ -32,10 +33,13 @@ package enum LoadText {
     }
     for reference in table.references {
       lines.append(
-        "  FOREIGN KEY (\(reference.columns.map(quoted).joined(separator: ", "))) REFERENCES \(identifier(reference.table)) (\(reference.targets.map(quoted).joined(separator: ", ")))")
+        "  FOREIGN KEY (\(reference.columns.map(quoted).joined(separator: ", "))) REFERENCES \(identifier(reference.table)) (\(reference.targets.map(quoted).joined(separator: ", ")))"
+      )
     }
     let parts = table.name.split(separator: ".")
-    let schema = isPostgreSQL && parts.count > 1 && parts[parts.count - 2] != "public" ? "CREATE SCHEMA IF NOT EXISTS \(quoted(String(parts[parts.count - 2])));\n" : ""
+    let schema =
+      isPostgreSQL && parts.count > 1 && parts[parts.count - 2] != "public"
+      ? "CREATE SCHEMA IF NOT EXISTS \(quoted(String(parts[parts.count - 2])));\n" : ""
     return schema + "CREATE TABLE \(identifier(table.name)) (\n\(lines.joined(separator: ",\n"))\n);\n"
   }
 
@@ -48,7 +52,8 @@ package enum LoadText {
         case .integer(let number): String(number)
         case .real(let number): "\(number)"
         case .bytes(let bytes): "x'\(Hex.encode(bytes))'"
-        case .text(let text): "'" + text.split(separator: "'", omittingEmptySubsequences: false).joined(separator: "''") + "'"
+        case .text(let text):
+          "'" + text.split(separator: "'", omittingEmptySubsequences: false).joined(separator: "''") + "'"
         }
       }
       return "INSERT INTO \(identifier(table.name)) (\(columns)) VALUES (\(values.joined(separator: ", ")));\n"
@@ -66,7 +71,8 @@ package enum LoadText {
         case .real(let number): "\(number)"
         case .bytes(let bytes): "\\\\x\(Hex.encode(bytes))"
         case .text(let text):
-          text.replacing("\\", with: "\\\\").replacing("\t", with: "\\t").replacing("\n", with: "\\n").replacing("\r", with: "\\r")
+          text.replacing("\\", with: "\\\\").replacing("\t", with: "\\t").replacing("\n", with: "\\n").replacing(
+            "\r", with: "\\r")
         }
       }.joined(separator: "\t") + "\n"
     }

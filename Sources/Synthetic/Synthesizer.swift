@@ -14,7 +14,9 @@ package struct Synthesizer: Sendable {
   private let scale: Double
 
   package init(_ profile: SyntheticProfile, seed: UInt64, scale: Double) throws(SyntheticError) {
-    guard profile.format == SyntheticProfile.format else { throw .badProfile("its format is not \(SyntheticProfile.format)") }
+    guard profile.format == SyntheticProfile.format else {
+      throw .badProfile("its format is not \(SyntheticProfile.format)")
+    }
     (self.profile, self.seed, self.scale) = (profile, seed, scale)
   }
 
@@ -40,7 +42,11 @@ package struct Synthesizer: Sendable {
     var result: [Made] = []
     var left = tables.keys.sorted()
     while !left.isEmpty {
-      let ready = left.filter { place in sources(of: place, tables).values.allSatisfy { $0.place == place || made[$0.place] != nil || tables[$0.place] == nil } }
+      let ready = left.filter { place in
+        sources(of: place, tables).values.allSatisfy {
+          $0.place == place || made[$0.place] != nil || tables[$0.place] == nil
+        }
+      }
       guard !ready.isEmpty else { throw .cycle(left.map(\.table)) }
       for place in ready {
         guard let table = tables[place] else { continue }
@@ -55,13 +61,14 @@ package struct Synthesizer: Sendable {
 
   private func sources(of place: Place, _ tables: [Place: SyntheticProfile.Table]) -> [String: Source] {
     var sources: [String: Source] = [:]
+    for link in profile.links where link.store == place.store && link.table == place.table {
+      sources[link.column] = Source(place: Place(store: link.toStore, table: link.toTable), column: link.toColumn)
+    }
+    // The engine itself checks these, so that they prevail.
     for reference in tables[place]?.shape.references ?? [] {
       for (column, target) in zip(reference.columns, reference.targets) {
         sources[column] = Source(place: Place(store: place.store, table: reference.table), column: target)
       }
-    }
-    for link in profile.links where link.store == place.store && link.table == place.table {
-      sources[link.column] = Source(place: Place(store: link.toStore, table: link.toTable), column: link.toColumn)
     }
     return sources
   }
@@ -73,21 +80,28 @@ package struct Synthesizer: Sendable {
     let count = max(table.rows == 0 ? 0 : 1, Int((Double(table.rows) * scale).rounded()))
     var rows = [[RowValue]](repeating: [], count: count)
     for column in columns {
-      guard let profile = table.columns[column.name] else { throw .badProfile("column \(column.name) of \(place.table) is missing") }
-      let values = SyntheticValues(profile, column.type, Digest.of("\(seed)\n\(place.store)\n\(place.table)\n\(column.name)").leadingWord)
+      guard let profile = table.columns[column.name] else {
+        throw .badProfile("column \(column.name) of \(place.table) is missing")
+      }
+      let values = SyntheticValues(
+        profile, column.type, Digest.of("\(seed)\n\(place.store)\n\(place.table)\n\(column.name)").leadingWord)
       let key = table.shape.keys.first { $0.contains(column.name) }
       let targets = sources[column.name].flatMap { source in target(source, made) }
-      if let key, targets != nil || key.count == 1 {
+      // Of a key of several columns, one that refers to nothing is enough to tell rows apart.
+      if let key, targets != nil || key.last(where: { sources[$0] == nil }) == column.name {
         try fill(&rows, column, values, key, targets, table.shape, sources, made)
       } else {
-        for row in rows.indices { rows[row].append(value(row, column, values, targets, isSelf: sources[column.name]?.place == place)) }
+        for row in rows.indices {
+          rows[row].append(value(row, column, values, targets, isSelf: sources[column.name]?.place == place))
+        }
       }
     }
     return Made(store: place.store, table: table.shape, rows: rows)
   }
 
   private func target(_ source: Source, _ made: [Place: Made]) -> [RowValue]? {
-    guard let other = made[source.place], let index = other.table.columns.filter({ !$0.isGenerated }).firstIndex(where: { $0.name == source.column })
+    guard let other = made[source.place],
+      let index = other.table.columns.filter({ !$0.isGenerated }).firstIndex(where: { $0.name == source.column })
     else { return nil }
     return other.rows.map { $0[index] }
   }
@@ -103,7 +117,8 @@ package struct Synthesizer: Sendable {
 
   /// A column of a key: each row its own, or its own combination.
   private func fill(
-    _ rows: inout [[RowValue]], _ column: TableShape.Column, _ values: SyntheticValues, _ key: [String], _ targets: [RowValue]?,
+    _ rows: inout [[RowValue]], _ column: TableShape.Column, _ values: SyntheticValues, _ key: [String],
+    _ targets: [RowValue]?,
     _ shape: TableShape, _ sources: [String: Source], _ made: [Place: Made]
   ) throws(SyntheticError) {
     guard let targets else {
@@ -128,7 +143,9 @@ struct SyntheticValues {
   let type: String
   let seed: UInt64
 
-  init(_ profile: SyntheticProfile.Column, _ type: String, _ seed: UInt64) { (self.profile, self.type, self.seed) = (profile, type.lowercased(), seed) }
+  init(_ profile: SyntheticProfile.Column, _ type: String, _ seed: UInt64) {
+    (self.profile, self.type, self.seed) = (profile, type.lowercased(), seed)
+  }
 
   /// Source: SplitMix64, as in ``Core/SeededRandomness``.
   func word(_ row: Int, _ number: UInt64) -> UInt64 {
@@ -164,7 +181,11 @@ struct SyntheticValues {
     case .date, .timestamp: return .text(time(row))
     case .uuid: return .text(uuid(row))
     case .json, .array: return .text("{}")
-    case .bytes: return .bytes((0..<min(64, length(row))).map { UInt8(truncatingIfNeeded: word(row, 3 + UInt64($0 % 60)) >> UInt64($0 % 8 * 8)) })
+    case .bytes:
+      return .bytes(
+        (0..<min(64, length(row))).map {
+          UInt8(truncatingIfNeeded: word(row, 3 + UInt64($0 % 60)) >> UInt64($0 % 8 * 8))
+        })
     case .email: return .text("\(letters(row, max(3, length(row) - 12)))@example.com")
     case .text: return .text(text(row))
     }
@@ -173,13 +194,17 @@ struct SyntheticValues {
   /// No two rows have the same.
   func unique(_ row: Int) -> RowValue {
     switch profile.kind {
-    case .integer, .real: return type.contains("text") || type.contains("char") ? .text(String(row + 1)) : .integer(Int64(row + 1))
+    case .integer, .real:
+      return type.contains("text") || type.contains("char") ? .text(String(row + 1)) : .integer(Int64(row + 1))
     case .uuid: return .text(uuid(row))
     case .date, .timestamp: return .text(Self.written(day: row))
     default:
       if let pattern = profile.pattern, let text = Self.numbered(pattern, row) { return .text(text) }
       let number = String(row + 1, radix: 36)
-      return .text(profile.kind == .email ? "\(letters(row, 3))\(number)@example.com" : "\(letters(row, max(1, min(8, length(row) - number.count))))-\(number)")
+      return .text(
+        profile.kind == .email
+          ? "\(letters(row, 3))\(number)@example.com"
+          : "\(letters(row, max(1, min(8, length(row) - number.count))))-\(number)")
     }
   }
 
@@ -198,7 +223,9 @@ struct SyntheticValues {
     return rest == 0 ? String(result.reversed()) : nil
   }
 
-  private func length(_ row: Int) -> Int { max(0, min(100_000, Int(drawn(profile.lengths.map(Double.init), row, 3).rounded()))) }
+  private func length(_ row: Int) -> Int {
+    max(0, min(100_000, Int(drawn(profile.lengths.map(Double.init), row, 3).rounded())))
+  }
 
   private func text(_ row: Int) -> String {
     if let pattern = profile.pattern {
@@ -223,7 +250,9 @@ struct SyntheticValues {
     let generator = SeededRandomness(seed: word(row, 63))
     while result.count < count {
       let draw = generator.next()
-      if result.count % 8 == 7 { result.append(32) } else {
+      if result.count % 8 == 7 {
+        result.append(32)
+      } else {
         result.append(result.count % 2 == 0 ? consonants[Int(draw % 14)] : vowels[Int(draw % 5)])
       }
     }
@@ -231,7 +260,9 @@ struct SyntheticValues {
   }
 
   private func uuid(_ row: Int) -> String {
-    func hex(_ word: UInt64) -> String { String(repeating: "0", count: 16 - String(word, radix: 16).count) + String(word, radix: 16) }
+    func hex(_ word: UInt64) -> String {
+      String(repeating: "0", count: 16 - String(word, radix: 16).count) + String(word, radix: 16)
+    }
     let high = word(row, 4) & 0xffff_ffff_ffff_0fff | 0x4000
     let low = word(row, 5) & 0x3fff_ffff_ffff_ffff | 0x8000_0000_0000_0000
     let digits = Array(hex(high) + hex(low))

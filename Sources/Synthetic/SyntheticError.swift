@@ -17,7 +17,8 @@ package enum SyntheticError: Failure {
       Report("SYNTH-102", "tables refer to each other in a circle: \(tables.joined(separator: ", "))")
         .remedy("take one of the references out of the profile")
     case .tooMany(let table, let rows, let possible):
-      Report("SYNTH-103", "table \(table) is to have \(rows) rows, and its keys allow \(possible)").remedy("ask for fewer, or for more of what it refers to")
+      Report("SYNTH-103", "table \(table) is to have \(rows) rows, and its keys allow \(possible)").remedy(
+        "ask for fewer, or for more of what it refers to")
     case .unsupported(let store, let driver):
       Report("SYNTH-104", "store \(store) is of driver '\(driver)', whose shape can't be learned", retry: .never)
         .remedy("name stores of tables with --store: SQLite and PostgreSQL")

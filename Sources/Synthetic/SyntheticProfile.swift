@@ -15,7 +15,8 @@ package struct SyntheticProfile: Sendable, Codable, Equatable {
     package var toColumn: String
 
     package init(
-      _ store: StoreName, _ table: String, _ column: String, to toStore: StoreName, _ toTable: String, _ toColumn: String
+      _ store: StoreName, _ table: String, _ column: String, to toStore: StoreName, _ toTable: String,
+      _ toColumn: String
     ) {
       (self.store, self.table, self.column) = (store, table, column)
       (self.toStore, self.toTable, self.toColumn) = (toStore, toTable, toColumn)
@@ -37,7 +38,9 @@ package struct SyntheticProfile: Sendable, Codable, Equatable {
   }
 
   package struct Column: Sendable, Codable, Equatable {
-    package enum Kind: String, Sendable, Codable { case integer, real, boolean, text, email, uuid, date, timestamp, json, array, bytes }
+    package enum Kind: String, Sendable, Codable {
+      case integer, real, boolean, text, email, uuid, date, timestamp, json, array, bytes
+    }
 
     package var kind: Kind
     /// In hundredths.
@@ -73,7 +76,9 @@ package struct TableLearner {
   /// - Parameter isPublic: Columns whose values may stand in a profile.
   package init(_ shape: TableShape, isPublic: Set<String>) {
     (self.shape, self.isPublic) = (shape, isPublic)
-    columns = shape.columns.filter { !$0.isGenerated }.map { ColumnLearner($0.type, isPublic: isPublic.contains($0.name)) }
+    columns = shape.columns.filter { !$0.isGenerated }.map {
+      ColumnLearner($0.type, isPublic: isPublic.contains($0.name))
+    }
   }
 
   package mutating func take(_ values: [RowValue]) {
@@ -141,7 +146,9 @@ struct ColumnLearner {
       note(.json, text)
     } else if type == "uuid" {
       note(.uuid, text)
-    } else if type.contains("int") || type.contains("numeric") || type.contains("double") || type.contains("real"), let number = Double(text) {
+    } else if type.contains("int") || type.contains("numeric") || type.contains("double") || type.contains("real"),
+      let number = Double(text)
+    {
       note(type.contains("int") ? .integer : .real, text, number: number)
     } else if let day = Self.day(text) {
       days.append(Double(day))
@@ -152,7 +159,9 @@ struct ColumnLearner {
     }
   }
 
-  private mutating func note(_ kind: SyntheticProfile.Column.Kind, _ text: String, number: Double? = nil, length: Int? = nil) {
+  private mutating func note(
+    _ kind: SyntheticProfile.Column.Kind, _ text: String, number: Double? = nil, length: Int? = nil
+  ) {
     kinds[kind, default: 0] += 1
     seen.insert(text.hashValue)
     lengths.append(length ?? text.count)
@@ -170,7 +179,10 @@ struct ColumnLearner {
   }
 
   static func look(_ text: String) -> String {
-    String(text.map { $0.isNumber ? "9" : $0.isUppercase ? "A" : $0.isLetter ? "a" : $0.isASCII && $0.isPunctuation ? $0 : " " })
+    String(
+      text.map {
+        $0.isNumber ? "9" : $0.isUppercase ? "A" : $0.isLetter ? "a" : $0.isASCII && $0.isPunctuation ? $0 : " "
+      })
   }
 
   private static func quantiles<T: Comparable>(_ values: [T]) -> [T] {
@@ -183,8 +195,12 @@ struct ColumnLearner {
     let sampled = min(count, Self.sample)
     let there = sampled - nulls
     // Names before counts: the same profile whatever the dictionary's order.
-    let kind = kinds.sorted { $0.value != $1.value ? $0.value > $1.value : $0.key.rawValue < $1.key.rawValue }.first?.key ?? .text
-    func percent(_ part: Int, of whole: Int) -> Int { whole == 0 ? 0 : Int((Double(part) * 100 / Double(whole)).rounded()) }
+    let kind =
+      kinds.sorted { $0.value != $1.value ? $0.value > $1.value : $0.key.rawValue < $1.key.rawValue }.first?.key
+      ?? .text
+    func percent(_ part: Int, of whole: Int) -> Int {
+      whole == 0 ? 0 : Int((Double(part) * 100 / Double(whole)).rounded())
+    }
     let isDate = kind == .date || kind == .timestamp
     let numbers = isDate ? Self.quantiles(days).map { ($0 / 30).rounded() * 30 } : Self.quantiles(numbers).map(rounded)
     let look = looks.max { $0.value != $1.value ? $0.value < $1.value : $0.key > $1.key }

@@ -26,7 +26,6 @@ final class Shop: @unchecked Sendable {
   let postgres: PostgreSQLServer
   let redis: RedisServer
   let program: String
-  private(set) var point = ""
 
   init() async throws {
     home = try TemporaryDirectory("shop")
@@ -51,7 +50,10 @@ final class Shop: @unchecked Sendable {
   func salvor(_ words: String...) async throws -> CommandRun {
     try await CommandRun(
       [program] + words, in: home.path,
-      environment: ["SALVOR_STATE": home.file("state"), "SALVOR_CATALOG": home.file("salvor.yaml"), "NO_COLOR": "1", "PGPASSWORD": PostgreSQLServer.password])
+      environment: [
+        "SALVOR_STATE": home.file("state"), "SALVOR_CATALOG": home.file("salvor.yaml"), "NO_COLOR": "1",
+        "PGPASSWORD": PostgreSQLServer.password,
+      ])
   }
 
   func write(_ name: String, _ text: String) throws { try Files.replace(home.file(name), with: Array(text.utf8)) }
@@ -60,12 +62,15 @@ final class Shop: @unchecked Sendable {
     try await postgres.sql(Self.schema)
     try await postgres.sql(Self.rows)
     // Old versions of rows stay in the pages.
-    try await postgres.sql("UPDATE customers SET name = 'After' WHERE email = 'upd@x.test'", "DELETE FROM customers WHERE email = 'del@x.test'", "ANALYZE", "CHECKPOINT")
+    try await postgres.sql(
+      "UPDATE customers SET name = 'After' WHERE email = 'upd@x.test'",
+      "DELETE FROM customers WHERE email = 'del@x.test'", "ANALYZE", "CHECKPOINT")
     _ = try await CommandRun(["redis-cli", "-p", "\(redis.port)", "EVAL", Self.keys, "0"]).succeeded()
     _ = try await CommandRun(["sqlite3", home.file("ledger.db"), Self.ledger]).succeeded()
     try Files.createDirectory(home.file("docs"))
     try Files.createDirectory(home.file("docs/invoices"))
     try write("docs/invoices/1.json", #"{"customer":1,"name":"\#(Planted.person)","total":5.50}"#)
+    try write("docs/.lock", "")
     try write("docs/list.csv", "id,name\n1,\"\(Planted.person)\"\n")
     try write("docs/app.log", "sent to \(Planted.email) twice\n")
     try write("docs/dump.bin", Planted.card)
@@ -82,7 +87,6 @@ final class Shop: @unchecked Sendable {
     try await salvor("vault", "init", "-r", home.file("repository"), "-p", home.file("password")).succeeded()
     let taken = try await salvor("backup", "-q", "-o", "json")
     try taken.succeeded()
-    point = "2"
   }
 
   private var catalog: String {
@@ -100,7 +104,7 @@ final class Shop: @unchecked Sendable {
       stores:
         - {name: accounts, driver: postgresql, options: {dataDirectory: \(postgres.data), port: \(postgres.port), password: "env:PGPASSWORD"}}
         - {name: cache, driver: redis, options: {port: \(redis.port), configFile: \(redis.configFile)}}
-        - {name: documents, driver: files, options: {path: \(home.file("docs"))}}
+        - {name: documents, driver: files, options: {path: \(home.file("docs")), lockFile: .lock}}
         - {name: ledger, driver: sqlite, options: {path: \(home.file("ledger.db"))}}
     ---
     apiVersion: salvor.dev/v1
@@ -147,6 +151,7 @@ final class Shop: @unchecked Sendable {
             "db2/note": "null"
         documents:
           paths:
+            .lock: keep
             "invoices/{customer}.json": {fields: {customer: {pseudonym: customer}, name: {pseudonym: person}, total: keep}}
             "list.csv": {csv: {id: {pseudonym: customer}, name: {pseudonym: person}}}
             "*.log": {replace: {"[a-z]+@[a-z.]+": {pseudonym: email}}}

@@ -86,7 +86,9 @@ private let orders = TableShape(
   @Test func `ends of a reference need the same rule`() throws {
     let other = try policy(policyText.replacing("customer: {pseudonym: customer}", with: "customer: keep"))
     let problems = other.problems(of: "ledger", shape())
-    #expect(problems.count == 1 && problems[0].contains("orders.customer") && problems[0].contains("customers.id"), "\(problems)")
+    #expect(
+      problems.count == 1 && problems[0].contains("orders.customer") && problems[0].contains("customers.id"),
+      "\(problems)")
     let dropped = try policy(policyText.replacing("audit: drop", with: "audit: drop\n        customers2: drop"))
     var shape = shape()
     shape.tables[0].name = "customers2"
@@ -110,7 +112,9 @@ private let orders = TableShape(
   }
 
   @Test func `patterns tell names apart`() throws {
-    func fits(_ pattern: String, _ name: String) throws -> Bool { try #require(NamePattern(pattern)).fits(Array(name.utf8)) }
+    func fits(_ pattern: String, _ name: String) throws -> Bool {
+      try #require(NamePattern(pattern)).fits(Array(name.utf8))
+    }
     #expect(try fits("a/*.json", "a/b.json") && !fits("a/*.json", "a/b/c.json") && fits("a/**.json", "a/b/c.json"))
     #expect(try fits("s:{c}:*", "s:1:") && !fits("s:{c}:*", "s::x") && !fits("s:{c}", "s:1:2"))
     // A hostile name costs no more than its length.
@@ -125,7 +129,8 @@ private let orders = TableShape(
   private func row(_ changes: [String: RowValue] = [:]) -> [RowValue] {
     let usual: [String: RowValue] = [
       "id": .integer(7), "name": .text("Zacharias"), "note": .text("x"), "kind": .text("y"),
-      "profile": .text(#"{"mail":"z@q.test","tags":["a","b"],"by":{"x":"y"},"none":null}"#), "friends": .text(#"{"Ada \"x\"",NULL,Bo}"#),
+      "profile": .text(#"{"mail":"z@q.test","tags":["a","b"],"by":{"x":"y"},"none":null}"#),
+      "friends": .text(#"{"Ada \"x\"",NULL,Bo}"#),
       "log": .text("from z@q.test on"),
     ]
     return customers.columns.dropLast().map { changes[$0.name] ?? usual[$0.name]! }
@@ -140,17 +145,24 @@ private let orders = TableShape(
     #expect(try cache.plan(Array("session:7:a".utf8)) == .drop)
     #expect(try cache.content(.set([Array("7".utf8)]), of: Array("group:a:b".utf8)) == .set([Array("\(id)".utf8)]))
     #expect(try files.plan(Array("in/7.json".utf8)) == .rewrite(as: Array("in/\(id).json".utf8)))
-    #expect(try files.content(.bytes(Array(#"{"id":7}"#.utf8)), of: Array("in/7.json".utf8)) == .bytes(Array("{\"id\":\(id)}".utf8)))
+    #expect(
+      try files.content(.bytes(Array(#"{"id":7}"#.utf8)), of: Array("in/7.json".utf8))
+        == .bytes(Array("{\"id\":\(id)}".utf8)))
     let csv = "id,\"a,b\"\r\n7,\"x \"\"y\"\"\"\n"
-    #expect(try files.content(.bytes(Array(csv.utf8)), of: Array("a.csv".utf8)) == .bytes(Array("id,\"a,b\"\n\(id),\"x \"\"y\"\"\"\n".utf8)))
+    #expect(
+      try files.content(.bytes(Array(csv.utf8)), of: Array("a.csv".utf8))
+        == .bytes(Array("id,\"a,b\"\n\(id),\"x \"\"y\"\"\"\n".utf8)))
   }
 
   @Test func `values inside of values are rewritten, and the rest stays`() throws {
     let result = try redactor("ledger").row(row(), of: customers)
-    let mail = "\(try Pseudonymizer(Domain(name: "email", shape: .email), testKey).pseudonym(of: RowText("z@q.test"), at: "").text)"
+    let mail =
+      "\(try Pseudonymizer(Domain(name: "email", shape: .email), testKey).pseudonym(of: RowText("z@q.test"), at: "").text)"
     #expect(result[2] == .null && result[3] == .text("private"))
     guard case .text(let profile) = result[4], case .text(let friends) = result[5] else { throw CancellationError() }
-    #expect(profile.hasPrefix(#"{"mail":"\#(mail)","tags":["a","b"],"by":{"x":""#) && profile.hasSuffix(#""},"none":null}"#), "\(profile)")
+    #expect(
+      profile.hasPrefix(#"{"mail":"\#(mail)","tags":["a","b"],"by":{"x":""#) && profile.hasSuffix(#""},"none":null}"#),
+      "\(profile)")
     #expect(friends.contains(",NULL,") && !friends.contains("Ada") && !friends.contains("Bo\""), "\(friends)")
     #expect(result[6] == .text("from \(mail) on"))
   }
@@ -166,7 +178,9 @@ private let orders = TableShape(
     #expect(throws: AnyFailure.self) {
       try redactor("cache").content(.fields([.init(Array("phone".utf8), [])]), of: Array("customer:7".utf8))
     }
-    #expect(throws: AnyFailure.self) { try redactor("files").content(.bytes(Array("id,new\n1,2\n".utf8)), of: Array("a.csv".utf8)) }
+    #expect(throws: AnyFailure.self) {
+      try redactor("files").content(.bytes(Array("id,new\n1,2\n".utf8)), of: Array("a.csv".utf8))
+    }
     #expect(throws: AnyFailure.self) { try ledger.carries("large objects") }
   }
 
@@ -174,7 +188,9 @@ private let orders = TableShape(
     for text in [#"{"b":1.50,"a":[1e400,-0,12345678901234567890,true,null,"é\"\\\u0001"],"b":{}}"#, "[]", "3"] {
       #expect(String(decoding: try #require(JSONText(Array(text.utf8))).written, as: UTF8.self) == text)
     }
-    for bad in ["", "{", "[1,]", "{\"a\"}", "\"a", "01x", "nul", "[1]2", #""\ud800""#, String(repeating: "[", count: 300)] {
+    for bad in [
+      "", "{", "[1,]", "{\"a\"}", "\"a", "01x", "nul", "[1]2", #""\ud800""#, String(repeating: "[", count: 300),
+    ] {
       #expect(JSONText(Array(bad.utf8)) == nil, "\(bad)")
     }
   }

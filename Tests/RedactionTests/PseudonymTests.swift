@@ -36,7 +36,9 @@ let testKey = try! PseudonymKey(Secret("a key of a test, thirty-two bytes"))
     #expect(FeistelCipher.longest(radix: 10) == 36)
   }
 
-  private func pseudonym(_ text: String, _ shape: Domain.Shape, key: PseudonymKey = testKey, name: String = "d") throws -> String {
+  private func pseudonym(_ text: String, _ shape: Domain.Shape, key: PseudonymKey = testKey, name: String = "d") throws
+    -> String
+  {
     try Pseudonymizer(Domain(name: name, shape: shape), key).pseudonym(of: RowText(text), at: "t.c").text
   }
 
@@ -77,7 +79,8 @@ let testKey = try! PseudonymKey(Secret("a key of a test, thirty-two bytes"))
 
   @Test func `what does not fit is an error, and says nothing of the value`() throws {
     for (text, shape) in [
-      ("4294967296", .integer(bits: 31)), ("secret", .integer(bits: 31)), ("007", .integer(bits: 31)), ("secret", .digits),
+      ("4294967296", .integer(bits: 31)), ("secret", .integer(bits: 31)), ("007", .integer(bits: 31)),
+      ("secret", .digits),
       (String(repeating: "1", count: 37), .digits), ("secret", .date(days: 3)),
     ] as [(String, Domain.Shape)] {
       let error = #expect(throws: RedactionError.self) { try pseudonym(text, shape) }

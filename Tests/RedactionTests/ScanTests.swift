@@ -52,7 +52,9 @@ import Testing
     #expect(Set(whole.map(\.value)) == Set(0..<200) && whole.count == 200)
     for size in [1, 7, 64] {
       var run = SecretScan.Run(scan)
-      for start in stride(from: 0, to: text.count, by: size) { run.take(Array(text[start..<min(text.count, start + size)])) }
+      for start in stride(from: 0, to: text.count, by: size) {
+        run.take(Array(text[start..<min(text.count, start + size)]))
+      }
       #expect(run.hits == whole)
     }
   }
@@ -67,20 +69,23 @@ import Testing
       """
     #expect(SQLLiterals.find(in: sql).map(\.text) == ["it's", "a'b", "12345", " SELECT 'in' "])
     let lite = "CREATE TABLE t(\"a\" TEXT DEFAULT \"Zacharias\" -- was Quill\n, b)"
-    #expect(SQLLiterals.find(in: lite, place: "table t", names: ["a", "t"]).map(\.text) == ["Zacharias", "-- was Quill"])
+    #expect(
+      SQLLiterals.find(in: lite, place: "table t", names: ["a", "t"]).map(\.text) == ["Zacharias", "-- was Quill"])
   }
 
   @Test func `a draft speaks of everything, marks what looks like somebody's, and is no policy yet`() throws {
     var shape = StoreShape()
     shape.tables = [
-      TableShape("customers", [.init("id", "integer"), .init("contact", "text"), .init("plan", "text")], keys: [["id"]]),
+      TableShape(
+        "customers", [.init("id", "integer"), .init("contact", "text"), .init("plan", "text")], keys: [["id"]]),
       TableShape("orders", [.init("customer", "integer")], references: [.init(["customer"], to: "customers", ["id"])]),
     ]
     shape.literals = [.init(place: "t", text: "it's \"x\"\n")]
     var draft = PolicyDraft()
     draft.add("ledger", shape, isFiles: false, samples: ["customers.contact": ["a@b.test", "c@d.test"]])
     let text = draft.text(name: "first")
-    #expect(text.contains("contact: {pseudonym: email}") && text.contains("customer: {pseudonym: customers-id}"), "\(text)")
+    #expect(
+      text.contains("contact: {pseudonym: email}") && text.contains("customer: {pseudonym: customers-id}"), "\(text)")
     #expect(throws: RedactionError.self) { try RedactionPolicy(text, file: "x") }
     let decided = try RedactionPolicy(text.replacing(": decide", with: ": keep"), file: "x")
     #expect(decided.problems(of: "ledger", shape) == [])

@@ -8,11 +8,13 @@ import Testing
   private let people = TableShape(
     "people",
     [
-      .init("id", "integer", isNullable: false), .init("name", "text", isNullable: false), .init("card", "text"), .init("born", "date"),
+      .init("id", "integer", isNullable: false), .init("name", "text", isNullable: false), .init("card", "text"),
+      .init("born", "date"),
       .init("plan", "text"), .init("paid", "numeric"), .init("mail", "text"),
     ], keys: [["id"], ["mail"]])
   private let orders = TableShape(
-    "public.orders", [.init("person", "integer", isNullable: false), .init("number", "integer", isNullable: false)], keys: [["number"]],
+    "public.orders", [.init("person", "integer", isNullable: false), .init("number", "integer", isNullable: false)],
+    keys: [["number"]],
     references: [])
   private let pairs = TableShape(
     "pairs", [.init("a", "integer", isNullable: false), .init("b", "integer", isNullable: false)], keys: [["a", "b"]],
@@ -30,15 +32,18 @@ import Testing
       let card = "49291234\(10_000_000 + chance.below(80_000_000))"
       values += [name, card, "person\(number)@quillfeather.test"]
       first.take([
-        .integer(Int64(1_000_000 + number * 7)), .text(name), number % 4 == 0 ? .null : .text(card), .text("19\(50 + chance.below(40))-05-06"),
-        .text(number % 10 == 0 ? "gold" : "free"), .real(Double(chance.below(100_000)) / 100), .text("person\(number)@quillfeather.test"),
+        .integer(Int64(1_000_000 + number * 7)), .text(name), number % 4 == 0 ? .null : .text(card),
+        .text("19\(50 + chance.below(40))-05-06"),
+        .text(number % 10 == 0 ? "gold" : "free"), .real(Double(chance.below(100_000)) / 100),
+        .text("person\(number)@quillfeather.test"),
       ])
       second.take([.integer(Int64(1_000_000 + number * 7)), .integer(Int64(number))])
       if number < 100 { third.take([.integer(Int64(1_000_000 + number * 7)), .integer(1_000_000)]) }
     }
     let profile = SyntheticProfile(
       stores: [
-        "ledger": .init(driver: "sqlite", tables: [first.profile, third.profile]), "shop": .init(driver: "postgresql", tables: [second.profile]),
+        "ledger": .init(driver: "sqlite", tables: [first.profile, third.profile]),
+        "shop": .init(driver: "postgresql", tables: [second.profile]),
       ], links: [.init("shop", "public.orders", "person", to: "ledger", "people", "id")])
     return (profile, values)
   }
@@ -58,7 +63,9 @@ import Testing
 
   @Test func `no real value is made, and the same seed makes the same`() throws {
     let made = try Synthesizer(try learned().0, seed: 1, scale: 2).make()
-    let text = made.map { LoadText.lines($0.table, $0.rows) + LoadText.insert($0.table, $0.rows) + LoadText.copy($0.table, $0.rows) }.joined()
+    let text = made.map {
+      LoadText.lines($0.table, $0.rows) + LoadText.insert($0.table, $0.rows) + LoadText.copy($0.table, $0.rows)
+    }.joined()
     #expect(SecretScan(try learned().1).hits(in: Array(text.utf8)).isEmpty)
     #expect(try self.made(7) == self.made(7))
     #expect(try self.made(7)["people"] != self.made(8)["people"])
@@ -74,6 +81,16 @@ import Testing
     #expect(Set(pairs).count == pairs.count && pairs.allSatisfy { ids.contains($0[0]) && ids.contains($0[1]) })
   }
 
+  @Test func `a key of several columns that refer to nothing is unique`() throws {
+    let shape = TableShape(
+      "parts", [.init("day", "date", isNullable: false), .init("who", "integer", isNullable: false)], keys: [["day", "who"]])
+    var learner = TableLearner(shape, isPublic: [])
+    for number in 0..<50 { learner.take([.text("2026-05-05"), .integer(Int64(number % 3))]) }
+    let profile = SyntheticProfile(stores: ["ledger": .init(driver: "sqlite", tables: [learner.profile])])
+    let rows = try #require(try Synthesizer(profile, seed: 1, scale: 2).make().first?.rows)
+    #expect(rows.count == 100 && Set(rows).count == 100)
+  }
+
   @Test func `shares, lengths and looks are near to what was learned`() throws {
     let people = try #require(try made(5, scale: 4)["people"])
     let share = Double(people.count { $0[2] == .null }) / Double(people.count)
@@ -83,7 +100,8 @@ import Testing
       guard case .text(let born) = row[3] else { continue }
       #expect(born.count == 10 && born > "1949" && born < "1992", "\(born)")
     }
-    let lengths = people.compactMap { row -> Int? in if case .text(let name) = row[1] { name.count } else { nil } }.sorted()
+    let lengths = people.compactMap { row -> Int? in if case .text(let name) = row[1] { name.count } else { nil } }
+      .sorted()
     #expect(abs(lengths[lengths.count / 2] - 25) < 5, "\(lengths[lengths.count / 2])")
     let gold = Double(people.count { $0[4] == .text("gold") }) / Double(people.count)
     #expect(abs(gold - 0.1) < 0.04, "\(gold)")

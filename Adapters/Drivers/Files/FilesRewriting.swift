@@ -87,7 +87,9 @@ struct FilesRewriter: StoreRewriter {
       try Files.createDirectory(place, mode: 0o700)
       for file in try found() {
         guard file.isRegular else {
-          if try rewriting.carries(other(file)) { throw DriverError.unsupported("\(other(file)) can't be made anew: drop it") }
+          if try rewriting.carries(other(file)) {
+            throw DriverError.unsupported("\(other(file)) can't be made anew: drop it")
+          }
           count.dropped += 1
           continue
         }
@@ -99,7 +101,8 @@ struct FilesRewriter: StoreRewriter {
         case .rewrite(let name):
           guard file.sizeBytes <= Self.largestBytes else {
             throw DriverError.unsupported(
-              "\(String(decoding: file.name, as: UTF8.self)) has more than \(Self.largestBytes >> 20) MiB: keep or drop it")
+              "\(String(decoding: file.name, as: UTF8.self)) has more than \(Self.largestBytes >> 20) MiB: keep or drop it"
+            )
           }
           let content = try rewriting.content(.bytes(try Files.read(file.path)), of: file.name)
           guard case .bytes(let bytes) = content else { throw DriverError.unsupported("a file holds bytes alone") }

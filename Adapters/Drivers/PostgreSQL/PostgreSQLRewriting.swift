@@ -91,7 +91,8 @@ struct PostgreSQLRewriter: StoreRewriter {
     do {
       do throws(DriverError) {
         try await ServerCommand(
-          executable: control, arguments: ["-D", data, "-l", server.log, "-w", "-t", "600", "-o", server.commandLine, "start"],
+          executable: control,
+          arguments: ["-D", data, "-l", server.log, "-w", "-t", "600", "-o", server.commandLine, "start"],
           user: owner
         ).run()
       } catch { throw driver.explained(error, log: server.log) }
@@ -108,12 +109,13 @@ struct PostgreSQLRewriter: StoreRewriter {
 
   private func initialise(_ place: String, like old: PrivateCluster) async throws {
     let connection = try await old.connect("postgres")
-    let row = try await connection.run(
-      """
-      SELECT pg_encoding_to_char(encoding), datcollate, datctype, current_setting('data_checksums')
-      FROM pg_database WHERE datname = 'template0'
-      """
-    ).rows.first ?? []
+    let row =
+      try await connection.run(
+        """
+        SELECT pg_encoding_to_char(encoding), datcollate, datctype, current_setting('data_checksums')
+        FROM pg_database WHERE datname = 'template0'
+        """
+      ).rows.first ?? []
     await connection.close()
     guard row.count == 4, let encoding = row[0], let collation = row[1], let type = row[2] else {
       throw DriverError.corrupt("the cluster has no template0")
@@ -126,7 +128,8 @@ struct PostgreSQLRewriter: StoreRewriter {
     try await ServerCommand(
       executable: program,
       arguments: [
-        "-D", place, "-U", old.user, "-E", encoding, "--lc-collate=\(collation)", "--lc-ctype=\(type)", "--lc-messages=C",
+        "-D", place, "-U", old.user, "-E", encoding, "--lc-collate=\(collation)", "--lc-ctype=\(type)",
+        "--lc-messages=C",
         "--auth-local=peer", "--auth-host=scram-sha-256", "--no-instructions",
       ] + (row[3] == "on" ? ["--data-checksums"] : []), user: owner
     ).run()
@@ -143,11 +146,15 @@ struct PostgreSQLRewriter: StoreRewriter {
     try await driver.environment.pool.run { () throws(AnyFailure) in
       do {
         try new.withPointer { target in
-          try begin("COPY \(table.sql) (\(columns.map { identifier($0) }.joined(separator: ", "))) FROM STDIN", PGRES_COPY_IN, target)
+          try begin(
+            "COPY \(table.sql) (\(columns.map { identifier($0) }.joined(separator: ", "))) FROM STDIN", PGRES_COPY_IN,
+            target)
           do {
             try rows(of: table, old, limit: nil) { values in
               let line = CopyText.line(try rewriting.row(values, of: table.shape))
-              let sent = line.withUnsafeBytes { PQputCopyData(target, $0.baseAddress?.assumingMemoryBound(to: CChar.self), Int32($0.count)) }
+              let sent = line.withUnsafeBytes {
+                PQputCopyData(target, $0.baseAddress?.assumingMemoryBound(to: CChar.self), Int32($0.count))
+              }
               guard sent == 1 else { throw StatementFailure(code: "", message: "the new server is gone") }
               counted.rows += 1
             }
@@ -166,7 +173,8 @@ struct PostgreSQLRewriter: StoreRewriter {
   }
 
   private func copyOut(
-    _ connection: Connection, _ table: PrivateCluster.Table, limit: Int, _ each: @escaping @Sendable ([RowValue]) throws -> Void
+    _ connection: Connection, _ table: PrivateCluster.Table, limit: Int,
+    _ each: @escaping @Sendable ([RowValue]) throws -> Void
   ) async throws {
     if table.written.isEmpty { return }
     try await driver.environment.pool.run { () throws(AnyFailure) in
@@ -179,12 +187,15 @@ struct PostgreSQLRewriter: StoreRewriter {
     return AnyFailure(error)
   }
 
-  private func rows(of table: PrivateCluster.Table, _ connection: Connection, limit: Int?, _ each: ([RowValue]) throws -> Void) throws {
+  private func rows(
+    of table: PrivateCluster.Table, _ connection: Connection, limit: Int?, _ each: ([RowValue]) throws -> Void
+  ) throws {
     let columns = table.written.map { identifier($0) }.joined(separator: ", ")
     let only = table.isPartitioned ? "" : "ONLY "
     try connection.withPointer { pointer in
       try begin(
-        "COPY (SELECT \(columns) FROM \(only)\(table.sql)\(limit.map { " LIMIT \($0)" } ?? "")) TO STDOUT", PGRES_COPY_OUT, pointer)
+        "COPY (SELECT \(columns) FROM \(only)\(table.sql)\(limit.map { " LIMIT \($0)" } ?? "")) TO STDOUT",
+        PGRES_COPY_OUT, pointer)
       while true {
         var buffer: UnsafeMutablePointer<CChar>?
         let count = PQgetCopyData(pointer, &buffer, 0)
@@ -216,7 +227,8 @@ struct PostgreSQLRewriter: StoreRewriter {
       // 67 is the code, 110 the name of a constraint, 99 that of a column.
       let parts = [67, 110, 99].compactMap { PQresultErrorField(result, Int32($0)).map { String(cString: $0) } }
       failure = StatementFailure(
-        code: parts.first ?? "XX000", message: "table \(table) does not take a row of the copy: \(parts.joined(separator: ", "))")
+        code: parts.first ?? "XX000",
+        message: "table \(table) does not take a row of the copy: \(parts.joined(separator: ", "))")
     }
     if let failure { throw failure }
   }

@@ -28,7 +28,9 @@ struct PrivateCluster: Sendable {
   func asSuperuser() async throws -> PrivateCluster {
     let connection = try await connect("postgres")
     var copy = self
-    if let name = try await connection.value("SELECT rolname FROM pg_roles WHERE rolsuper AND rolcanlogin ORDER BY oid LIMIT 1") {
+    if let name = try await connection.value(
+      "SELECT rolname FROM pg_roles WHERE rolsuper AND rolcanlogin ORDER BY oid LIMIT 1")
+    {
       copy.user = name
     }
     await connection.close()
@@ -41,8 +43,10 @@ struct PrivateCluster: Sendable {
   /// Those that hold something of somebody's; the engine's own is one if it was used.
   private func databases() async throws -> [String] {
     let first = try await connect("postgres")
-    let all = try await first.run("SELECT datname FROM pg_database WHERE datallowconn AND NOT datistemplate ORDER BY datname")
-      .rows.compactMap { $0[0] }
+    let all = try await first.run(
+      "SELECT datname FROM pg_database WHERE datallowconn AND NOT datistemplate ORDER BY datname"
+    )
+    .rows.compactMap { $0[0] }
     await first.close()
     var used: [String] = []
     for name in all {
@@ -118,7 +122,8 @@ struct PrivateCluster: Sendable {
             let one = try CanonicalJSON.decode(Described.self, from: Array(row.utf8))
             let shape = TableShape(
               prefix(database) + one.name,
-              one.columns.map { .init($0.name, $0.type, isNullable: $0.isNullable, isGenerated: $0.isGenerated) }, keys: one.keys,
+              one.columns.map { .init($0.name, $0.type, isNullable: $0.isNullable, isGenerated: $0.isGenerated) },
+              keys: one.keys,
               references: one.links.map { .init($0.columns, to: prefix(database) + $0.table, $0.targets) })
             return Table(shape: shape, sql: one.sql, isPartitioned: one.isPartitioned)
           }
@@ -159,7 +164,9 @@ struct PrivateCluster: Sendable {
       if try await connection.value("SELECT count(*) FROM pg_largeobject_metadata") != "0" {
         shape.others.append(isPrefixed ? "large objects of \(database)" : "large objects")
       }
-      for row in try await connection.run("SELECT c.oid::regclass::text FROM pg_class c WHERE c.relkind = 'f' ORDER BY 1").rows {
+      for row in try await connection.run(
+        "SELECT c.oid::regclass::text FROM pg_class c WHERE c.relkind = 'f' ORDER BY 1"
+      ).rows {
         if let name = row[0] { shape.others.append("foreign table \(prefix(database))\(name)") }
       }
       await connection.close()
@@ -229,7 +236,8 @@ struct PrivateCluster: Sendable {
   func refresh(_ database: String) async throws {
     let connection = try await connect(database)
     var left = try await connection.run(
-      "SELECT format('%I.%I', schemaname, matviewname) FROM pg_matviews ORDER BY 1").rows.compactMap { $0[0] }
+      "SELECT format('%I.%I', schemaname, matviewname) FROM pg_matviews ORDER BY 1"
+    ).rows.compactMap { $0[0] }
     while !left.isEmpty {
       var failed: [String] = []
       var last: StatementFailure?

@@ -24,14 +24,16 @@ struct RedisRewriter: StoreRewriter {
 
   private func directory() throws(DriverError) -> String {
     guard let directory = driver.configuration.dataDirectory else {
-      throw .badOption(store: driver.configuration.store, option: "dataDirectory", why: "is needed to make a copy of this store")
+      throw .badOption(
+        store: driver.configuration.store, option: "dataDirectory", why: "is needed to make a copy of this store")
     }
     return directory
   }
 
   func shape() async throws(AnyFailure) -> StoreShape {
     try await wrapped {
-      try await serving(try directory()) { connection in
+      try await serving([try directory()]) { connections in
+        let connection = connections[0]
         var shape = StoreShape()
         var names: Set<String> = []
         try each(connection) { names.insert(String(decoding: $0.name, as: UTF8.self)) }
@@ -46,7 +48,8 @@ struct RedisRewriter: StoreRewriter {
     limit: Int, _ each: @escaping @Sendable (ContentPiece) throws(AnyFailure) -> Void
   ) async throws(AnyFailure) {
     try await wrapped {
-      try await serving(try directory()) { connection in
+      try await serving([try directory()]) { connections in
+        let connection = connections[0]
         var count = 0
         try self.each(connection) { key in
           count += 1
@@ -59,21 +62,20 @@ struct RedisRewriter: StoreRewriter {
 
   func rewrite(to place: String, by rewriting: any ContentRewriting) async throws(AnyFailure) -> RewriteCount {
     try await wrapped {
-      let directory = try directory()
-      return try await serving(directory) { old in
-        try await serving(place, isNew: true) { new in
-          var count = RewriteCount()
-          try each(old) { key in
-            guard let written = try carry(key, from: old, to: new, rewriting) else { return }
-            if written { count.entries += 1 } else { count.dropped += 1 }
-          }
-          for library in try libraries(old) where try rewriting.carries("function library \(library.name)") {
-            _ = try new.call("FUNCTION", "LOAD", library.code)
-          }
-          _ = try new.call("SAVE")
-          count.proofs = ["redis-server saved \(count.entries) keys"]
-          return count
+      try Files.createDirectory(place, mode: 0o700)
+      return try await serving([try directory(), place]) { connections in
+        let (old, new) = (connections[0], connections[1])
+        var count = RewriteCount()
+        try each(old) { key in
+          guard let written = try carry(key, from: old, to: new, rewriting) else { return }
+          if written { count.entries += 1 } else { count.dropped += 1 }
         }
+        for library in try libraries(old) where try rewriting.carries("function library \(library.name)") {
+          _ = try new.call("FUNCTION", "LOAD", library.code)
+        }
+        _ = try new.call("SAVE")
+        count.proofs = ["redis-server saved \(count.entries) keys"]
+        return count
       }
     }
   }
@@ -88,7 +90,8 @@ struct RedisRewriter: StoreRewriter {
       var seen: Set<[UInt8]> = []
       var cursor = "0"
       repeat {
-        guard let page = try connection.call("SCAN", cursor, "COUNT", "512").elements, page.count == 2, let next = page[0].text,
+        guard let page = try connection.call("SCAN", cursor, "COUNT", "512").elements, page.count == 2,
+          let next = page[0].text,
           let keys = page[1].elements
         else { throw WireError.garbled("SCAN") }
         cursor = next
@@ -111,7 +114,9 @@ struct RedisRewriter: StoreRewriter {
     let prefix = Self.prefix(key.database)
     guard target.starts(with: prefix) else { throw DriverError.unsupported("a rule moves a key to another database") }
     let name = Array(target.dropFirst(prefix.count))
-    guard case .integer(let expiry) = try old.call(words: [Array("PEXPIRETIME".utf8), key.key]), expiry != -2 else { return nil }
+    guard case .integer(let expiry) = try old.call(words: [Array("PEXPIRETIME".utf8), key.key]), expiry != -2 else {
+      return nil
+    }
     _ = try new.call("SELECT", String(key.database))
     guard case .integer(0) = try new.call(words: [Array("EXISTS".utf8), name]) else {
       throw DriverError.unsupported("two keys would come to have one name: a pattern leaves out what tells them apart")
@@ -156,7 +161,9 @@ struct RedisRewriter: StoreRewriter {
     case "stream":
       return .stream(
         try ask("XRANGE", then: "-", "+").map { message in
-          guard let parts = message.elements, parts.count == 2, let id = parts[0].text else { throw WireError.garbled("XRANGE") }
+          guard let parts = message.elements, parts.count == 2, let id = parts[0].text else {
+            throw WireError.garbled("XRANGE")
+          }
           return .init(id: id, try fields(parts[1].elements ?? []))
         })
     default: throw DriverError.unsupported("a key of type '\(type)' can't be rewritten: keep or drop it")
@@ -164,7 +171,9 @@ struct RedisRewriter: StoreRewriter {
   }
 
   private func write(_ content: EntryContent, to name: [UInt8], _ connection: Connection) throws {
-    func say(_ command: String, _ words: [[UInt8]]) throws { _ = try connection.call(words: [Array(command.utf8), name] + words) }
+    func say(_ command: String, _ words: [[UInt8]]) throws {
+      _ = try connection.call(words: [Array(command.utf8), name] + words)
+    }
     switch content {
     case .bytes(let bytes): try say("SET", [bytes])
     case .fields(let fields): for field in fields { try say("HSET", [field.name, field.value]) }
@@ -172,7 +181,9 @@ struct RedisRewriter: StoreRewriter {
     case .set(let members): for member in members { try say("SADD", [member]) }
     case .scored(let fields): for field in fields { try say("ZADD", [field.value, field.name]) }
     case .stream(let messages):
-      for message in messages { try say("XADD", [Array(message.id.utf8)] + message.fields.flatMap { [$0.name, $0.value] }) }
+      for message in messages {
+        try say("XADD", [Array(message.id.utf8)] + message.fields.flatMap { [$0.name, $0.value] })
+      }
     }
   }
 
@@ -187,7 +198,9 @@ struct RedisRewriter: StoreRewriter {
     return replies.map { library in
       let fields = library.elements ?? []
       func value(_ name: String) -> String {
-        for index in stride(from: 0, to: fields.count - 1, by: 2) where fields[index].text == name { return fields[index + 1].text ?? "" }
+        for index in stride(from: 0, to: fields.count - 1, by: 2) where fields[index].text == name {
+          return fields[index + 1].text ?? ""
+        }
         return ""
       }
       return Library(name: value("library_name"), code: value("library_code"))
@@ -196,46 +209,75 @@ struct RedisRewriter: StoreRewriter {
 
   // MARK: Servers nobody else reaches
 
-  /// Runs `body` on the pool with a server over `directory`, which never saves by itself, and ends the server.
+  /// Runs `body` on the pool with a server over each directory, which never saves by itself, and ends the servers.
   private func serving<T: Sendable>(
-    _ directory: String, isNew: Bool = false, _ body: @escaping (Connection) async throws -> T
+    _ directories: [String], _ body: @escaping @Sendable ([Connection]) throws -> T
   ) async throws -> T {
-    if isNew { try Files.createDirectory(directory, mode: 0o700) }
-    let dump = try Files.names(in: directory).map(\.lossyText).first { $0.hasSuffix(".rdb") } ?? "dump.rdb"
-    let log = try unlinkedFile()
-    let child = try OwnProcess.start(
-      [
-        driver.configuration.binary, "--port", "0", "--unixsocket", ScratchServer.socketName, "--unixsocketperm", "700", "--dir",
-        directory, "--dbfilename", dump, "--save", "", "--appendonly", "no", "--databases", "1024", "--daemonize", "no", "--logfile",
-        "", "--maxmemory", "0", "--always-show-logo", "no",
-      ], output: log.descriptor)
+    var servers: [Server] = []
     let result: Result<T, any Error>
     do {
-      let connection = try await answering(child, directory, log)
-      result = .success(try await body(connection))
-    } catch let error as WireError {
-      result = .failure(error.driverError(at: "a private server", doing: "a copy"))
+      var connections: [Connection] = []
+      for directory in directories {
+        let server = try Server(directory, driver.configuration.binary)
+        servers.append(server)
+        connections.append(try await answering(server))
+      }
+      let ready = connections
+      result = .success(
+        try await driver.environment.pool.run { () throws(AnyFailure) in
+          do { return try body(ready) } catch let error as WireError {
+            throw AnyFailure(error.driverError(at: "a private server", doing: "a copy"))
+          } catch { throw AnyFailure(error) }
+        })
     } catch { result = .failure(error) }
-    child.kill()
-    _ = child.wait()
-    try? Files.removeTree("\(directory)/\(ScratchServer.socketName)")
+    for server in servers { await driver.environment.pool.run { server.end() } }
     return try result.get()
   }
 
-  private func answering(_ child: OwnProcess, _ directory: String, _ log: File) async throws -> Connection {
-    let interruption = Interruption()
-    while true {
+  private struct Server: Sendable {
+    let directory: String
+    let child: OwnProcess
+    let log: File
+
+    init(_ directory: String, _ binary: String) throws {
+      let dump = try Files.names(in: directory).map(\.lossyText).first { $0.hasSuffix(".rdb") } ?? "dump.rdb"
+      self.directory = directory
+      log = try unlinkedFile()
+      child = try OwnProcess.start(
+        [
+          binary, "--port", "0", "--unixsocket", ScratchServer.socketName, "--unixsocketperm", "700", "--dir",
+          directory,
+          "--dbfilename", dump, "--save", "", "--appendonly", "no", "--databases", "1024", "--daemonize", "no",
+          "--logfile",
+          "", "--maxmemory", "0", "--always-show-logo", "no",
+        ], output: log.descriptor)
+    }
+
+    func end() {
+      child.kill()
+      _ = child.wait()
+      try? Files.removeTree("\(directory)/\(ScratchServer.socketName)")
+    }
+
+    /// - Returns: `nil` while it does not answer, or loads.
+    func connection() -> Connection? {
       // The directory may lie deeper than a socket's address can say; its descriptor is short.
-      if let place = try? File(directory, O_RDONLY | O_DIRECTORY),
+      guard let place = try? File(directory, O_RDONLY | O_DIRECTORY),
         let socket = try? Socket.connect(
           host: "/proc/self/fd/\(place.descriptor)/\(ScratchServer.socketName)", port: 0, patience: .seconds(1)),
-        let connection = try? Connection(socket, patience: .seconds(60), interruption: interruption),
-        let text = try? connection.call("INFO", "persistence", patience: .seconds(1)).text, Info(text)["loading"] == "0"
-      {
-        return connection
-      }
-      if let code = child.ended() {
-        throw DriverError.engineFailed("\(driver.configuration.binary) ended with code \(code)", log: lastLines(try log.lastText(4096)))
+        let connection = try? Connection(socket, patience: .seconds(60), interruption: Interruption()),
+        let text = try? connection.call("INFO", "persistence", patience: .seconds(1)).text
+      else { return nil }
+      return Info(text)["loading"] == "0" ? connection : nil
+    }
+  }
+
+  private func answering(_ server: Server) async throws -> Connection {
+    while true {
+      if let connection = await driver.environment.pool.run({ server.connection() }) { return connection }
+      if let code = await driver.environment.pool.run({ server.child.ended() }) {
+        throw DriverError.engineFailed(
+          "\(driver.configuration.binary) ended with code \(code)", log: lastLines(try server.log.lastText(4096)))
       }
       try await driver.environment.time.sleep(for: .milliseconds(10))
     }

@@ -48,7 +48,8 @@ struct SQLiteRewriter: StoreRewriter {
     let names = table.columns.filter { !$0.isGenerated }.map { quoted($0.name) }
     if names.isEmpty { return }
     let select = try Statement(
-      database, "SELECT \(names.joined(separator: ", ")) FROM \(quoted(table.name))" + (limit.map { " LIMIT \($0)" } ?? ""))
+      database,
+      "SELECT \(names.joined(separator: ", ")) FROM \(quoted(table.name))" + (limit.map { " LIMIT \($0)" } ?? ""))
     while try select.step() {
       var values: [RowValue] = []
       for index in 0..<Int32(names.count) { values.append(try value(select, index, table)) }
@@ -117,7 +118,8 @@ struct SQLiteRewriter: StoreRewriter {
     let columns = table.columns.filter { !$0.isGenerated }
     let places = columns.map { _ in "?" }.joined(separator: ", ")
     let insert = try Insert(
-      new, "INSERT INTO \(quoted(table.name)) (\(columns.map { quoted($0.name) }.joined(separator: ", "))) VALUES (\(places))",
+      new,
+      "INSERT INTO \(quoted(table.name)) (\(columns.map { quoted($0.name) }.joined(separator: ", "))) VALUES (\(places))",
       table.name)
     var count = 0
     try rows(of: table, in: old) { values in
@@ -132,7 +134,9 @@ struct SQLiteRewriter: StoreRewriter {
     guard check == "ok" else { throw .corrupt("the database made anew fails its integrity check: \(check ?? "")") }
     let broken = try new.integer("SELECT count(*) FROM pragma_foreign_key_check") ?? 0
     let before = try old.integer("SELECT count(*) FROM pragma_foreign_key_check") ?? 0
-    guard broken <= before else { throw .corrupt("\(broken) references of the database made anew lead nowhere, and \(before) did before") }
+    guard broken <= before else {
+      throw .corrupt("\(broken) references of the database made anew lead nowhere, and \(before) did before")
+    }
     return ["integrity_check", "foreign_key_check"]
   }
 
@@ -180,7 +184,9 @@ private final class Insert {
           }
         }
       case .bytes(let bytes):
-        if bytes.isEmpty { sqlite3_bind_zeroblob(handle, place, 0) } else {
+        if bytes.isEmpty {
+          sqlite3_bind_zeroblob(handle, place, 0)
+        } else {
           bytes.withUnsafeBytes { _ = sqlite3_bind_blob(handle, place, $0.baseAddress, Int32($0.count), transient) }
         }
       }
@@ -189,7 +195,8 @@ private final class Insert {
     sqlite3_reset(handle)
     // What the engine says names columns, and never values.
     guard code == SQLITE_DONE else {
-      throw .engineFailed("table \(table) does not take a row of the copy", log: String(cString: sqlite3_errmsg(try connection.handle())))
+      throw .engineFailed(
+        "table \(table) does not take a row of the copy", log: String(cString: sqlite3_errmsg(try connection.handle())))
     }
   }
 }
@@ -207,13 +214,17 @@ private struct SQLiteSchema {
   var hasStatistics = false
 
   init(_ database: Connection) throws(DriverError) {
-    let shadows = Set(try Self.column(database, "SELECT name FROM pragma_table_list WHERE schema = 'main' AND type IN ('shadow', 'virtual')"))
-    let virtual = try Self.column(database, "SELECT name FROM pragma_table_list WHERE schema = 'main' AND type = 'virtual'")
+    let shadows = Set(
+      try Self.column(
+        database, "SELECT name FROM pragma_table_list WHERE schema = 'main' AND type IN ('shadow', 'virtual')"))
+    let virtual = try Self.column(
+      database, "SELECT name FROM pragma_table_list WHERE schema = 'main' AND type = 'virtual'")
     let rows = try Statement(database, "SELECT type, name, sql, tbl_name FROM sqlite_schema ORDER BY rowid")
     while try rows.step() {
       let name = rows.text(1) ?? ""
       if name.hasPrefix("sqlite_stat") { hasStatistics = true }
-      guard let sql = rows.text(2), !name.hasPrefix("sqlite_"), !shadows.contains(name), !shadows.contains(rows.text(3) ?? "")
+      guard let sql = rows.text(2), !name.hasPrefix("sqlite_"), !shadows.contains(name),
+        !shadows.contains(rows.text(3) ?? "")
       else { continue }
       objects.append(Object(type: rows.text(0) ?? "", name: name, sql: sql))
     }
@@ -250,22 +261,29 @@ private struct SQLiteSchema {
   private static func table(_ name: String, _ database: Connection) throws(DriverError) -> TableShape {
     var columns: [TableShape.Column] = []
     var key: [(Int64, String)] = []
-    let rows = try Statement(database, "SELECT name, type, \"notnull\", pk, hidden FROM pragma_table_xinfo(\(literal(name)))")
+    let rows = try Statement(
+      database, "SELECT name, type, \"notnull\", pk, hidden FROM pragma_table_xinfo(\(literal(name)))")
     while try rows.step() {
       let column = rows.text(0) ?? ""
       if rows.integer(3) > 0 { key.append((rows.integer(3), column)) }
       columns.append(
         .init(
-          column, rows.text(1) ?? "", isNullable: rows.integer(2) == 0 && rows.integer(3) == 0, isGenerated: rows.integer(4) > 1))
+          column, rows.text(1) ?? "", isNullable: rows.integer(2) == 0 && rows.integer(3) == 0,
+          isGenerated: rows.integer(4) > 1))
     }
     var keys = key.isEmpty ? [] : [key.sorted { $0.0 < $1.0 }.map(\.1)]
-    for index in try column(database, "SELECT name FROM pragma_index_list(\(literal(name))) WHERE \"unique\" AND NOT partial ORDER BY seq") {
-      let names = try column(database, "SELECT coalesce(name, '') FROM pragma_index_info(\(literal(index))) ORDER BY seqno")
+    for index in try column(
+      database, "SELECT name FROM pragma_index_list(\(literal(name))) WHERE \"unique\" AND NOT partial ORDER BY seq")
+    {
+      let names = try column(
+        database, "SELECT coalesce(name, '') FROM pragma_index_info(\(literal(index))) ORDER BY seqno")
       if !names.contains(""), !keys.contains(names) { keys.append(names) }
     }
     var references: [Int64: TableShape.Reference] = [:]
     let links = try Statement(
-      database, "SELECT id, \"table\", \"from\", coalesce(\"to\", '') FROM pragma_foreign_key_list(\(literal(name))) ORDER BY id, seq")
+      database,
+      "SELECT id, \"table\", \"from\", coalesce(\"to\", '') FROM pragma_foreign_key_list(\(literal(name))) ORDER BY id, seq"
+    )
     while try links.step() {
       var reference = references[links.integer(0)] ?? TableShape.Reference([], to: links.text(1) ?? "", [])
       reference.columns.append(links.text(2) ?? "")

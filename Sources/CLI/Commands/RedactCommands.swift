@@ -14,7 +14,8 @@ struct RedactCommand: AsyncParsableCommand {
 
 /// Which stores of which point.
 struct RedactTarget: ParsableArguments {
-  @Option(help: "A recovery point's id, its beginning, or its name (default: the newest that verifies).") var point: String?
+  @Option(help: "A recovery point's id, its beginning, or its name (default: the newest that verifies).") var point:
+    String?
   @Option(name: .customLong("store"), help: "A store; may be given again.") var stores: [String] = []
   @Flag(help: "Trust the point's copies without reading them first.") var noVerify = false
 
@@ -79,7 +80,8 @@ struct RedactCopyCommand: AsyncParsableCommand {
 enum RedactTexts {
   static func show(_ checked: RedactedCopies.Checked, _ output: OutputOptions) throws {
     try output.show(checked) { style in
-      let what = "\(checked.tables.of("table")), \(checked.columns.of("column")), \(checked.entries) keys and files of \(checked.point)"
+      let what =
+        "\(checked.tables.of("table")), \(checked.columns.of("column")), \(checked.entries) keys and files of \(checked.point)"
       return checked.problems.isEmpty
         ? ["\(checked.policy) speaks of everything: \(what)"]
         : ["\(checked.policy) does not fit \(what)"] + checked.problems.map { "  " + $0.harmless }
@@ -119,7 +121,8 @@ struct RedactCheckCommand: AsyncParsableCommand {
 
 struct RedactSuggestCommand: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
-    commandName: "suggest", abstract: "Write a first policy: everything stores hold, with what looks like somebody's marked.",
+    commandName: "suggest",
+    abstract: "Write a first policy: everything stores hold, with what looks like somebody's marked.",
     discussion: """
       What looks like nobody's gets the word 'decide', which is no action: somebody has to choose one.
 
@@ -173,7 +176,9 @@ struct RedactScanCommand: AsyncParsableCommand {
       let what = "\(outcome.values.of("value")) in \(outcome.files.of("file")), \(outcome.bytes) bytes"
       let read = outcome.stores.isEmpty ? "" : ", and through the engines of \(outcome.stores.joined(separator: ", "))"
       return ["looked for \(what)\(read)"]
-        + outcome.found.prefix(100).map { "  line \($0.line) \($0.way): \($0.place)\($0.offset.map { " at \($0)" } ?? "")" }
+        + outcome.found.prefix(100).map {
+          "  line \($0.line) \($0.way): \($0.place)\($0.offset.map { " at \($0)" } ?? "")"
+        }
         + [outcome.found.isEmpty ? "found none" : "found \(outcome.found.count)"]
     }
     if !outcome.found.isEmpty { throw ExitStatus.validationFailed }

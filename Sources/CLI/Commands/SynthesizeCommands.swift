@@ -27,9 +27,13 @@ struct SynthesizeLearnCommand: AsyncParsableCommand {
 
   @Option(help: "The profile's file.", completion: .file(extensions: ["json"])) var to: String
   @OptionGroup var target: RedactTarget
-  @Option(name: .customLong("public"), help: "A column whose values may stand in the profile, as store:table.column; may be given again.")
+  @Option(
+    name: .customLong("public"),
+    help: "A column whose values may stand in the profile, as store:table.column; may be given again.")
   var isPublic: [String] = []
-  @Option(name: .customLong("link"), help: "A column whose values are another store's, as store:table.column=store:table.column.")
+  @Option(
+    name: .customLong("link"),
+    help: "A column whose values are another store's, as store:table.column=store:table.column.")
   var links: [String] = []
   @Option(help: "Where the point is restored in private; a server's user must be able to pass.", completion: .directory)
   var work = "/var/tmp"
@@ -41,7 +45,9 @@ struct SynthesizeLearnCommand: AsyncParsableCommand {
     let display = ProgressDisplay(output, managed.host)
     let named = try target.request(policy: "", directory: work)
     var request = SyntheticData.Request()
-    (request.stores, request.point, request.verifies, request.work) = (named.stores, named.point, named.verifies, named.directory)
+    (request.stores, request.point, request.verifies, request.work) = (
+      named.stores, named.point, named.verifies, named.directory
+    )
     (request.isPublic, request.links) = (isPublic, links)
     let profile = try await SyntheticData(managed).learn(request) { display.line.show("learn", $0) }
     display.line.clear()
@@ -83,7 +89,9 @@ struct SynthesizeMakeCommand: AsyncParsableCommand {
     let read: SyntheticProfile
     do {
       read = try CanonicalJSON.decode(SyntheticProfile.self, from: Files.read(absolute(profile), limitBytes: 256 << 20))
-    } catch let error as SystemFailure { throw error } catch { throw SyntheticError.badProfile("\(profile) can't be read as one") }
+    } catch let error as SystemFailure { throw error } catch {
+      throw SyntheticError.badProfile("\(profile) can't be read as one")
+    }
     let outcome = try await SyntheticData.make(read, seed: seed, scale: scale, to: absolute(to), host: system.host)
     try output.show(outcome) { style in
       var table = Table("store", "table", "rows")

@@ -69,7 +69,8 @@ struct PrivateRestore: Sendable {
   ///   - work: A directory that is there, and goes with whoever made it.
   ///   - verifies: Read every byte of the copies first.
   func restore(
-    _ chosen: PointSelection.Chosen, _ stores: [StoreName], in work: String, progress: @escaping @Sendable (String) -> Void
+    _ chosen: PointSelection.Chosen, _ stores: [StoreName], in work: String,
+    progress: @escaping @Sendable (String) -> Void
   ) async throws -> [Restored] {
     var result: [Restored] = []
     for name in stores {
@@ -94,7 +95,9 @@ struct PrivateRestore: Sendable {
       var request = RestoreRequest(id: "redaction", source: copy.source, capture: copy.capture)
       if let forward {
         let pool = system.host.pool
-        request.replay = forward.replay { () async throws(AnyFailure) in LogArchive(vault: vault, store: name, pool: pool) }
+        request.replay = forward.replay { () async throws(AnyFailure) in
+          LogArchive(vault: vault, store: name, pool: pool)
+        }
         request.capture.contentDigest = nil
       }
       _ = try await driver.restoreBeside(request)
@@ -113,6 +116,18 @@ struct PrivateRestore: Sendable {
       .choose(stores: stores, named: point, at: nil, verifies: verifies, progress: progress)
   }
 
+  /// Ends what works in a directory that is nobody's any more: servers that a run left when it was killed. Blocks.
+  private static func endServers(in directory: String) throws(SystemFailure) {
+    for name in try Files.names(in: "/proc").map(\.lossyText) {
+      guard let pid = pid_t(name) else { continue }
+      var buffer = [CChar](repeating: 0, count: 4096)
+      let count = readlink("/proc/\(pid)/cwd", &buffer, buffer.count)
+      guard count > 0 else { continue }
+      let place = String(decoding: buffer.prefix(count).map { UInt8(bitPattern: $0) }, as: UTF8.self)
+      if place.hasPrefix(directory + "/") { kill(pid, SIGKILL) }
+    }
+  }
+
   /// Runs `body` with a new directory beside `place`, which is gone afterwards. Whatever a run that was killed left there goes first.
   static func withWorkspace<T>(
     beside place: String, host: Machine, _ body: (String) async throws -> T
@@ -123,7 +138,9 @@ struct PrivateRestore: Sendable {
     let lock = try await host.pool.run { () throws(SystemFailure) -> File in
       for name in try Files.names(in: parent).map(\.lossyText) where name.hasPrefix(prefix) {
         let left = try File("\(parent)/\(name)", O_RDONLY | O_DIRECTORY | O_NOFOLLOW)
-        if flock(left.descriptor, LOCK_EX | LOCK_NB) == 0 { try Files.removeTree("\(parent)/\(name)") }
+        guard flock(left.descriptor, LOCK_EX | LOCK_NB) == 0 else { continue }
+        try endServers(in: "\(parent)/\(name)")
+        try Files.removeTree("\(parent)/\(name)")
       }
       try Files.createDirectory(work, mode: 0o711)
       guard chmod(work, 0o711) == 0 else { throw SystemFailure("chmod", path: work) }

@@ -84,7 +84,8 @@ package struct RedactedCopies: Sendable {
       guard try await system.host.pool.run({ () throws(SystemFailure) in try !Files.isThere(request.directory) }) else {
         throw RedactionError.destination(request.directory, why: "is there already")
       }
-      let chosen = try await restore.choose(stores, point: request.point, verifies: request.verifies, progress: progress)
+      let chosen = try await restore.choose(
+        stores, point: request.point, verifies: request.verifies, progress: progress)
       let details: JSONValue = [
         "policy": .string(policy.name), "policyDigest": .string(digest.hex), "point": .string(chosen.facts.id),
         "stores": .array(stores.map { .string($0.text) }),
@@ -96,7 +97,8 @@ package struct RedactedCopies: Sendable {
           let made = "\(work)/made"
           try Files.createDirectory(made, mode: 0o711)
           var delivered = Delivered(
-            policy: policy.name, policyDigest: digest, point: chosen.facts.id, pointTime: chosen.point.time, stores: [:])
+            policy: policy.name, policyDigest: digest, point: chosen.facts.id, pointTime: chosen.point.time, stores: [:]
+          )
           for one in try await restoredAndChecked(policy, chosen, stores, work, progress) {
             progress("redact \(one.store)")
             let place = "\(made)/\(one.store)"
@@ -127,7 +129,8 @@ package struct RedactedCopies: Sendable {
   }
 
   private func restored(
-    _ chosen: PointSelection.Chosen, _ stores: [StoreName], _ work: String, _ progress: @escaping @Sendable (String) -> Void
+    _ chosen: PointSelection.Chosen, _ stores: [StoreName], _ work: String,
+    _ progress: @escaping @Sendable (String) -> Void
   ) async throws -> [PrivateRestore.Restored] {
     let raw = "\(work)/restored"
     try Files.createDirectory(raw, mode: 0o711)
@@ -157,9 +160,11 @@ package struct RedactedCopies: Sendable {
     try await wrapped {
       let (policy, _) = try await policy(request.policyFile)
       let stores = try stores(policy, request.stores)
-      let chosen = try await restore.choose(stores, point: request.point, verifies: request.verifies, progress: progress)
+      let chosen = try await restore.choose(
+        stores, point: request.point, verifies: request.verifies, progress: progress)
       return try await PrivateRestore.withWorkspace(beside: request.directory, host: system.host) { work in
-        var checked = Checked(policy: policy.name, point: chosen.facts.id, tables: 0, columns: 0, entries: 0, problems: [])
+        var checked = Checked(
+          policy: policy.name, point: chosen.facts.id, tables: 0, columns: 0, entries: 0, problems: [])
         for one in try await restored(chosen, stores, work, progress) {
           let shape = try await one.rewriter.shape()
           checked.tables += shape.tables.count
@@ -178,7 +183,8 @@ package struct RedactedCopies: Sendable {
   ) async throws(AnyFailure) -> String {
     try await wrapped {
       let stores = request.stores.isEmpty ? system.catalog.stores.map(\.name) : request.stores
-      let chosen = try await restore.choose(stores, point: request.point, verifies: request.verifies, progress: progress)
+      let chosen = try await restore.choose(
+        stores, point: request.point, verifies: request.verifies, progress: progress)
       return try await PrivateRestore.withWorkspace(beside: request.directory, host: system.host) { work in
         var draft = PolicyDraft()
         for one in try await restored(chosen, stores, work, progress) {

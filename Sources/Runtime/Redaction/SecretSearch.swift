@@ -36,7 +36,9 @@ package struct SecretSearch: Sendable {
     in directory: String, for list: String, progress: @escaping @Sendable (String) -> Void = { _ in }
   ) async throws(AnyFailure) -> Outcome {
     try await wrapped {
-      let text = try await host.pool.run { () throws(SystemFailure) in String(decoding: try Files.read(list, limitBytes: 64 << 20), as: UTF8.self) }
+      let text = try await host.pool.run { () throws(SystemFailure) in
+        String(decoding: try Files.read(list, limitBytes: 64 << 20), as: UTF8.self)
+      }
       let lines = text.split(separator: "\n", omittingEmptySubsequences: false).map(String.init)
       let scan = SecretScan(lines)
       guard !scan.spellings.isEmpty else { throw RedactionError.noNeedles(list) }
@@ -68,7 +70,9 @@ package struct SecretSearch: Sendable {
           try file(place, scan, &outcome)
         case S_IFLNK:
           var target = [UInt8](repeating: 0, count: 4096)
-          let count = target.withUnsafeMutableBytes { readlink(place, $0.baseAddress!.assumingMemoryBound(to: CChar.self), 4096) }
+          let count = target.withUnsafeMutableBytes {
+            readlink(place, $0.baseAddress!.assumingMemoryBound(to: CChar.self), 4096)
+          }
           add(scan.hits(in: Array(target.prefix(max(0, count)))), "the target of \(place)", &outcome)
         default: break
         }
@@ -94,7 +98,8 @@ package struct SecretSearch: Sendable {
   private func add(_ hits: [SecretScan.Hit], _ place: String, _ outcome: inout Outcome) {
     var seen: Set<Found> = []
     for hit in hits {
-      guard outcome.found.count < 10_000, seen.insert(Found(line: hit.value + 1, place: place, way: hit.way)).inserted else { continue }
+      guard outcome.found.count < 10_000, seen.insert(Found(line: hit.value + 1, place: place, way: hit.way)).inserted
+      else { continue }
       outcome.found.append(Found(line: hit.value + 1, place: place, way: hit.way, offset: hit.offset))
     }
   }
@@ -107,7 +112,8 @@ package struct SecretSearch: Sendable {
   ) async throws {
     let path = "\(directory)/\(RedactedCopies.Delivered.name)"
     guard Files.exists(path) else { return }
-    let delivered = try CanonicalJSON.decode(RedactedCopies.Delivered.self, from: Files.read(path, limitBytes: 64 << 20))
+    let delivered = try CanonicalJSON.decode(
+      RedactedCopies.Delivered.self, from: Files.read(path, limitBytes: 64 << 20))
     for (name, store) in delivered.stores.sorted(by: { $0.key < $1.key }) {
       // Written by us, but by now anybody's.
       guard !store.path.split(separator: "/").contains(".."), !store.path.hasPrefix("/"),

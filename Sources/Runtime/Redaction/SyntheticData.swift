@@ -34,13 +34,16 @@ package struct SyntheticData: Sendable {
   ) async throws(AnyFailure) -> SyntheticProfile {
     try await wrapped {
       let tables: Set<DriverName> = ["sqlite", "postgresql"]
-      let stores = request.stores.isEmpty ? system.catalog.stores.filter { tables.contains($0.driver) }.map(\.name) : request.stores
+      let stores =
+        request.stores.isEmpty
+        ? system.catalog.stores.filter { tables.contains($0.driver) }.map(\.name) : request.stores
       for name in stores {
         guard let store = system.catalog.store(name) else { throw RecoveryError.noSuchStore(name) }
         guard tables.contains(store.driver) else { throw SyntheticError.unsupported(name, driver: store.driver.text) }
       }
       let restore = PrivateRestore(system: system)
-      let chosen = try await restore.choose(stores, point: request.point, verifies: request.verifies, progress: progress)
+      let chosen = try await restore.choose(
+        stores, point: request.point, verifies: request.verifies, progress: progress)
       return try await PrivateRestore.withWorkspace(beside: "\(request.work)/synthesize", host: system.host) { work in
         var profile = SyntheticProfile(stores: [:])
         for one in try await restore.restore(chosen, stores, in: work, progress: progress) {
@@ -67,7 +70,9 @@ package struct SyntheticData: Sendable {
     let parts = text.split(separator: ":", maxSplits: 1)
     guard parts.count == 2, let store = StoreName(parts[0]), let dot = parts[1].lastIndex(of: ".") else { return nil }
     let (table, column) = (String(parts[1][..<dot]), String(parts[1][parts[1].index(after: dot)...]))
-    guard profile.stores[store]?.tables.contains(where: { $0.shape.name == table && $0.shape.index(of: column) != nil }) == true
+    guard
+      profile.stores[store]?.tables.contains(where: { $0.shape.name == table && $0.shape.index(of: column) != nil })
+        == true
     else { return nil }
     return (store, table, column)
   }
@@ -159,7 +164,8 @@ private final class Learning: @unchecked Sendable {
   }
 
   func take(_ piece: ContentPiece) {
-    guard case .row(let values, let table) = piece, let index = learners.firstIndex(where: { $0.0 == table.name }) else { return }
+    guard case .row(let values, let table) = piece, let index = learners.firstIndex(where: { $0.0 == table.name })
+    else { return }
     learners[index].1.take(values)
   }
 
