@@ -159,7 +159,8 @@ let doors: [Target] = [
     [
       "Core", "CShim", "IO", "Telemetry", "Catalog", "Vault", "DriverKit", "StateKit", "Planning", "Workflow",
       "Validation",
-      "Recovery", "Governance", "Drills", "Runbooks", "DriverContract", "Failover", "Web", .asyncHTTPClient, .crypto, .hummingbird,
+      "Recovery", "Governance", "Drills", "Runbooks", "DriverContract", "Failover", "Web", .asyncHTTPClient, .crypto,
+      .hummingbird,
       .hummingbirdCore, .logging, .nioCore, .subprocess,
     ] + adapterNames),
   module(
@@ -178,7 +179,8 @@ let doors: [Target] = [
     "CLI", at: "Sources/CLI",
     [
       "Core", "IO", "Telemetry", "Console", "Catalog", "Vault", "StateKit", "Planning", "Workflow", "Validation",
-      "Recovery", "Governance", "Drills", "Runbooks", "Failover", "Runtime", "Demo", "RepositoryServer", "DriverKit", "Web",
+      "Recovery", "Governance", "Drills", "Runbooks", "Failover", "Runtime", "Demo", "RepositoryServer", "DriverKit",
+      "Web",
       .arguments, .logging, .yams,
     ]),
   .executableTarget(name: "salvor", dependencies: ["CLI"], path: "Sources/salvor", swiftSettings: strict),
@@ -282,7 +284,7 @@ let testTargets: [Target] = [
   // Types what a runbook says, word by word.
   tests(
     "RunbookFollowTests",
-    ["Core", "IO", "Catalog", "Runtime", "Demo", "TestSupport", "salvor", "salvor-bank"]),
+    ["Core", "IO", "Catalog", "Runbooks", "Runtime", "Demo", "TestSupport", "salvor", "salvor-bank"]),
   tests("GovernanceTests", ["Core", "IO", "Governance", "TestSupport"]),
   // Measures the built program, as a shell would start it.
   tests("BenchmarkTests", ["Core", "IO", "Benchmarks", "TestSupport", "salvor"]),

@@ -184,7 +184,8 @@ import Testing
     }
   }
 
-  @Test(.timeLimit(.minutes(10))) func `a database made while writers wait puts the store outside the cut`() async throws
+  @Test(.timeLimit(.minutes(10))) func `a database made while writers wait puts the store outside the cut`()
+    async throws
   {
     try await contract.withStore { fixture in
       let scratch = try TemporaryDirectory("scratch")

@@ -168,7 +168,8 @@ import Testing
     }
   }
 
-  @Test("without redis-server on this machine a capture works, and says what was not compared", .timeLimit(.minutes(10)))
+  @Test(
+    "without redis-server on this machine a capture works, and says what was not compared", .timeLimit(.minutes(10)))
   func noBinary() async throws {
     try await RedisFixture.with { fixture in
       let driver = try fixture.driver(["binary": "no-such-redis-server"])

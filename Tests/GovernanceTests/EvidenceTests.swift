@@ -147,7 +147,8 @@ private func sample(_ signer: EvidenceSigner) throws -> Evidence {
     #expect(throws: EvidenceError.self) { _ = try builder.sealed(run: "r", by: signer) }
   }
 
-  @Test("a script in another language comes to the same verdict", .timeLimit(.minutes(10))) func otherLanguage() throws {
+  @Test("a script in another language comes to the same verdict", .timeLimit(.minutes(10))) func otherLanguage() throws
+  {
     let place = try TemporaryDirectory("evidence")
     try Data(signer.publicKey.text.utf8).write(to: URL(fileURLWithPath: place.file("key.pem")))
     let root = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
