@@ -44,7 +44,9 @@ extension RunbookPage {
       : password.hasPrefix("env:")
         ? "RESTIC_PASSWORD=\"$\(password.dropFirst(4))\""
         : "RESTIC_PASSWORD_COMMAND=\(Shell.word(String(password.dropFirst("command:".count))))"
-    var text: [Phrase] = []
+    var text: [Phrase] = [
+      "What restic restores lands below \(code: "$TARGET"), best on the disk of the stores; remove it when all is over."
+    ]
     for mirror in repository?.mirrors ?? [] {
       text.append("If it is gone or damaged, its copy will do: \(code: mirror).")
     }
@@ -56,7 +58,7 @@ extension RunbookPage {
       command: """
         export RESTIC_REPOSITORY=\(Shell.word(repository?.resticLocation ?? ""))
         export \(secret)
-        export TARGET="$(mktemp -d /var/tmp/manual.XXXXXX)" ASIDE="aside-$(date -u +%Y%m%dT%H%M%SZ)"
+        export TARGET="$(mktemp -d "${TMPDIR:-/var/tmp}/manual.XXXXXX")" ASIDE="aside-$(date -u +%Y%m%dT%H%M%SZ)"
         restic snapshots --tag salvor-point
         """,
       outcomes: next(["salvor-point"], otherwise: "take the copy, or the password from the escrow, and do it again"))

@@ -84,7 +84,8 @@ struct PageTests {
 @Suite("Hostile names")
 struct HostileTests {
   static let names = [
-    "<script>alert(1)</script>", "a\"><img src=x onerror=y>", "x' onload='y", "|a|b|", "`rm -rf /`", "```\nrm\n```", "x\n```\ny",
+    "<script>alert(1)</script>", "a\"><img src=x onerror=y>", "x' onload='y", "|a|b|", "`rm -rf /`", "```\nrm\n```",
+    "x\n```\ny",
     "[x](javascript:alert(1))", "<!-- notes:when -->", "--> <b>", "\u{202E}evil", "a\u{0}b\u{1B}[31mred", "&lt;",
     "# head",
     "](x)![y](http://evil.example/z)", "</pre></style><svg onload=x>", "<!-- /notes -->",
