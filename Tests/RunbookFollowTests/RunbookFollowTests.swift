@@ -8,8 +8,10 @@ import Testing
 /// A generated runbook is followed literally, command by command, by somebody who knows nothing else.
 @Suite("Following a runbook", .serialized)
 struct RunbookFollowTests {
-  private func withBank(_ basePort: Int, _ body: (RunbookBank) async throws -> Void) async throws {
-    let bank = try await RunbookBank(basePort: basePort)
+  private func withBank(
+    _ basePort: Int, engines: Bool = false, _ body: (RunbookBank) async throws -> Void
+  ) async throws {
+    let bank = try await RunbookBank(engines: engines, basePort: basePort)
     do { try await body(bank) } catch {
       await bank.close()
       throw error
@@ -77,7 +79,8 @@ struct RunbookFollowTests {
 
   @Test(.timeLimit(.minutes(10)))
   func `without Salvor the page brings the bank back too, with stock restic`() async throws {
-    try await withBank(18_720) { bank in
+    // SQLite, files, PostgreSQL and Redis.
+    try await withBank(18_720, engines: true) { bank in
       try await bank.work(3)
       let newest = try await bank.content()
       try await bank.salvor("backup", is: 0)
