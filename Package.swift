@@ -297,7 +297,7 @@ let testTargets: [Target] = [
   // Types what a runbook says, word by word.
   tests(
     "RunbookFollowTests",
-    ["Core", "IO", "Catalog", "Runtime", "Demo", "TestSupport", "salvor", "salvor-bank"]),
+    ["Core", "IO", "Catalog", "Runbooks", "Runtime", "Demo", "TestSupport", "salvor", "salvor-bank"]),
   tests("ReconciliationTests", ["Core", "IO", "Catalog", "DriverKit", "Reconciliation", "Replay", "TestSupport"]),
   // Finds, corrects and replays with live servers, by the built program.
   tests(

@@ -98,7 +98,7 @@ package struct Diagrams {
       if step.id == "m1" { lead(step, to: Step.end, isDashed: false) }
       for (index, outcome) in step.outcomes.enumerated() where step.id != "m1" {
         if case .situation = outcome.condition { lead(step, to: outcome.target, isDashed: false) }
-        if index == 0 { lead(step, to: outcome.target, isDashed: false) }
+        if index == 0 || step.id == "d3" { lead(step, to: outcome.target, isDashed: false) }
       }
     }
     // Trouble, as far as nothing else leads to where it is dealt with.

@@ -71,7 +71,8 @@ package enum Mermaid {
   private static func quoted(_ text: String) -> String {
     OneLine.of(text).unicodeScalars.map { scalar in
       let isPlain =
-        scalar.properties.isAlphabetic || scalar.properties.numericType != nil || " -._:/,".unicodeScalars.contains(scalar)
+        scalar.properties.isAlphabetic || scalar.properties.numericType != nil
+        || " -._:/,".unicodeScalars.contains(scalar)
       return isPlain ? String(scalar) : "#\(scalar.value);"
     }.joined()
   }

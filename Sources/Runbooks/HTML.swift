@@ -42,7 +42,10 @@ package struct HTML {
     case .table(let head, let rows): Self.table(head, rows)
     case .step(let step): lines(of: step, titles)
     case .drawing(let drawing):
-      ["<figure>", SVG.text(drawing, isAlone: false) + "<figcaption>\(Self.escape(drawing.title))</figcaption></figure>"]
+      [
+        "<figure>",
+        SVG.text(drawing, isAlone: false) + "<figcaption>\(Self.escape(drawing.title))</figcaption></figure>",
+      ]
     }
   }
 
@@ -57,7 +60,9 @@ package struct HTML {
       lines += step.needs.map { "<li>fill in <code>\(Self.escape($0.name))</code>: \(Self.inline($0.meaning))</li>" }
       lines += ["</ul>"]
     }
-    if let command = step.command { lines.append("<pre class=\"command\">\(Self.escape(command, keepsLines: true))</pre>") }
+    if let command = step.command {
+      lines.append("<pre class=\"command\">\(Self.escape(command, keepsLines: true))</pre>")
+    }
     let rows = step.outcomes.map { outcome -> [Phrase] in
       let link = Markdown.target(outcome.target, titles)
       return [outcome.condition.phrase, outcome.advice.map { $0 + ": " + link } ?? link]

@@ -93,7 +93,8 @@ package struct Lesson: Sendable, Equatable, Codable {
           id: "\(drill.id)/\(result.service)/rto", drill: drill.id, at: drill.at, services: [result.service],
           learned: "\(result.service) was back after \(now), and \(Duration.seconds(asked).brief) were asked",
           kind: .threshold,
-          change: "ask for \(Duration.seconds((seconds * 1.2).rounded(.up)).brief) or more, or make its restore faster: salvor objectives says how",
+          change:
+            "ask for \(Duration.seconds((seconds * 1.2).rounded(.up)).brief) or more, or make its restore faster: salvor objectives says how",
           before: asked, after: seconds))
     }
     if let lost = result.rpoSeconds, let asked = facts.figures[result.service]?.rpoAsked, lost > asked {

@@ -58,7 +58,8 @@ package struct Matrix: Sendable {
   package var cellRows: [[String]] { [Self.head] + rows.map(cells) }
 
   package var markdown: String {
-    Markdown.table(Self.head.map { Phrase($0) }, rows.map { cells($0).map { Phrase($0) } }).joined(separator: "\n") + "\n"
+    Markdown.table(Self.head.map { Phrase($0) }, rows.map { cells($0).map { Phrase($0) } }).joined(separator: "\n")
+      + "\n"
   }
 
   /// As RFC 4180 has it; a cell that a spreadsheet would take for a formula begins with `'`.

@@ -39,7 +39,7 @@ package struct RunbookDiff: Sendable, Equatable, Codable {
         if let kept, let text = old[name], let digest = kept.files[name], Digest.of(Notes.without(text)) != digest {
           reasons.append("it was changed by hand")
         }
-        if reasons.isEmpty, lessons.isEmpty { reasons = ["newer figures of restores and points"] }
+        if reasons.isEmpty, lessons.isEmpty { reasons = ["newer figures of restores and points, or a newer Salvor"] }
         changes.append(
           Change(file: name, section: title, lessons: lessons, reasons: reasons, lines: UnifiedDiff.hunks(was, now)))
       }

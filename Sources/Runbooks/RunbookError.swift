@@ -15,7 +15,8 @@ package enum RunbookError: Failure {
       Report("RUNBOOK-101", "there is no runbook in \(path)").remedy("write one with `salvor runbook write \(path)`")
     case .unreadable(let path, let why):
       Report("RUNBOOK-102", "\(path) can't be read as a runbook's facts: \(why)")
-        .remedy("bring the earlier edition back with `salvor runbook rollback`, or write a new one into an empty folder")
+        .remedy(
+          "bring the earlier edition back with `salvor runbook rollback`, or write a new one into an empty folder")
     case .occupied(let path, let names):
       Report("RUNBOOK-103", "\(path) holds what is no runbook's: \(names.prefix(5).joined(separator: ", "))")
         .state("nothing was written").remedy("name an empty folder, or one that a runbook was written into")

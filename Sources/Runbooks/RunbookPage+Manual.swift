@@ -44,8 +44,12 @@ extension RunbookPage {
       : password.hasPrefix("env:")
         ? "RESTIC_PASSWORD=\"$\(password.dropFirst(4))\""
         : "RESTIC_PASSWORD_COMMAND=\(Shell.word(String(password.dropFirst("command:".count))))"
-    var text: [Phrase] = []
-    for mirror in repository?.mirrors ?? [] { text.append("If it is gone or damaged, its copy will do: \(code: mirror).") }
+    var text: [Phrase] = [
+      "What restic restores lands below \(code: "$TARGET"), best on the disk of the stores; remove it when all is over."
+    ]
+    for mirror in repository?.mirrors ?? [] {
+      text.append("If it is gone or damaged, its copy will do: \(code: mirror).")
+    }
     if repositories.count > 1 {
       text.append("Other repositories of these stores: \(repositories.dropFirst().map(\.resticLocation).listed).")
     }
@@ -54,9 +58,10 @@ extension RunbookPage {
       command: """
         export RESTIC_REPOSITORY=\(Shell.word(repository?.resticLocation ?? ""))
         export \(secret)
-        export TARGET="$(mktemp -d /var/tmp/manual.XXXXXX)" ASIDE="aside-$(date -u +%Y%m%dT%H%M%SZ)"
+        export TARGET="$(mktemp -d "${TMPDIR:-/var/tmp}/manual.XXXXXX")" ASIDE="aside-$(date -u +%Y%m%dT%H%M%SZ)"
         restic snapshots --tag salvor-point
-        """, outcomes: next(["salvor-point"], otherwise: "take the copy, or the password from the escrow, and do it again"))
+        """,
+      outcomes: next(["salvor-point"], otherwise: "take the copy, or the password from the escrow, and do it again"))
   }
 
   private func check() -> Step {
@@ -106,7 +111,8 @@ extension RunbookPage {
       return Step(
         "", title,
         ["Restore its snapshot, and lay it out as the page of driver \(code: store.driver) says."],
-        command: "restic restore latest --tag \"store:\(store.name),point:$\(variable(store.group ?? store.name))\" --target \"$TARGET\"",
+        command:
+          "restic restore latest --tag \"store:\(store.name),point:$\(variable(store.group ?? store.name))\" --target \"$TARGET\"",
         outcomes: next(otherwise: "the point has no copy of it: take another point"))
     }
     var lines = [
@@ -120,7 +126,11 @@ extension RunbookPage {
     text.insert("It comes to \(code: path). What is there now is moved aside, not deleted.", at: 0)
     return Step(
       "", title, text, command: lines.joined(separator: "\n"),
-      outcomes: next(recipe.prints, otherwise: "see what it names; what it brought is below \(code: "$TARGET"), what was there has \(code: "$ASIDE") behind its name; then"))
+      outcomes: next(
+        recipe.prints,
+        otherwise:
+          "see what it names; what it brought is below \(code: "$TARGET"), what was there has \(code: "$ASIDE") behind its name; then"
+      ))
   }
 
   private func start(_ service: RunbookFacts.Service) -> Step? {
@@ -132,7 +142,7 @@ extension RunbookPage {
           ? "nohup \(command) >\"$TARGET/\(service.name).log\" 2>&1 </dev/null &" : command)
     }
     for question in questions {
-      lines.append("for try in $(seq 60); do \(question) && break; sleep 1; done")
+      lines.append("for try in $(seq 300); do \(question) && break; sleep 0.2; done")
       lines.append(question)
     }
     let title = "Start \(service.name)"
@@ -209,8 +219,10 @@ package struct ManualRecipe: Sendable {
       recipe.remarks = [
         "Needs PostgreSQL of the same major version. The server it starts is the store's: standbys have to be made anew, and \(code: "archive_command") needs a fresh place."
       ]
-    case "redis": recipe.remarks = ["Needs Redis 7. It proves the data; for service start it with its own configuration."]
-    case "mariadb": recipe.remarks = ["Needs MariaDB and mariadb-backup of the same series; then start the usual server."]
+    case "redis":
+      recipe.remarks = ["Needs Redis 7. It proves the data; for service start it with its own configuration."]
+    case "mariadb":
+      recipe.remarks = ["Needs MariaDB and mariadb-backup of the same series; then start the usual server."]
     case "nats", "etcd": recipe.remarks = ["It proves the data; for service start it with its own configuration."]
     default: break
     }
@@ -219,96 +231,96 @@ package struct ManualRecipe: Sendable {
 
   private static let blocks: [String: String] = [
     "files": #"""
-      test ! -e "$DESTINATION"
-      restic restore latest --tag "store:$STORE,point:$POINT" --target "$TARGET"
-      mv "$(find "$TARGET/$STORE" -mindepth 1 -maxdepth 1)" "$DESTINATION"    # the directory, under its own name
-      """#,
+    test ! -e "$DESTINATION"
+    restic restore latest --tag "store:$STORE,point:$POINT" --target "$TARGET"
+    mv "$(find "$TARGET/$STORE" -mindepth 1 -maxdepth 1)" "$DESTINATION"    # the directory, under its own name
+    """#,
     "sqlite": #"""
-      for old in "$DESTINATION" "$DESTINATION-wal" "$DESTINATION-shm" "$DESTINATION-journal"; do test ! -e "$old"; done
-      restic restore latest --tag "store:$STORE,point:$POINT" --target "$TARGET"
-      database="$(find "$TARGET/$STORE" -type f)"                        # the one file there is
-      sqlite3 "$database" 'PRAGMA integrity_check' | grep -qx ok
-      mv "$database" "$DESTINATION"
-      """#,
+    for old in "$DESTINATION" "$DESTINATION-wal" "$DESTINATION-shm" "$DESTINATION-journal"; do test ! -e "$old"; done
+    restic restore latest --tag "store:$STORE,point:$POINT" --target "$TARGET"
+    database="$(find "$TARGET/$STORE" -type f)"                        # the one file there is
+    sqlite3 "$database" 'PRAGMA integrity_check' | grep -qx ok
+    mv "$database" "$DESTINATION"
+    """#,
     "postgresql": #"""
-      test ! -e "$DESTINATION"
-      restic restore latest --tag "store:$STORE,point:$POINT" --target "$TARGET"
-      bin="/usr/lib/postgresql/$(cat "$TARGET/$STORE/data/PG_VERSION")/bin"
-      mv "$TARGET/$STORE/data" "$DESTINATION"
-      # Tablespaces, if there are any: tell the server where they are now.
-      for space in "$TARGET/$STORE/tablespaces"/*; do
-        if [ -d "$space" ]; then
-          oid="$(basename "$space")"
-          mv "$space" "$DESTINATION-$oid"
-          chown -R postgres: "$DESTINATION-$oid"
-          chmod 700 "$DESTINATION-$oid"
-          sed -i "s|^$oid .*|$oid $DESTINATION-$oid|" "$DESTINATION/tablespace_map"
-        fi
-      done
-      # Configuration that lived outside the data directory, as on Debian: it moves in.
-      for file in "$TARGET/$STORE/config"/*.conf; do
-        if [ -f "$file" ]; then
-          cp "$file" "$DESTINATION/"
-          mkdir -p "$DESTINATION/conf.d"
-          sed -Ei '/^(data_directory|hba_file|ident_file|external_pid_file)\>/d' "$DESTINATION/$(basename "$file")"
-        fi
-      done
-      touch "$DESTINATION/recovery.signal"
-      echo "restore_command = 'false'" >> "$DESTINATION/postgresql.auto.conf"
-      chown -R postgres: "$DESTINATION"
-      chmod 700 "$DESTINATION"
-      runuser -u postgres -- "$bin/pg_ctl" -D "$DESTINATION" -l "$DESTINATION/exit-door.log" -o "-p $PORT" -w -t 3600 start
-      until "$bin/pg_controldata" -D "$DESTINATION" | grep -q 'in production'; do sleep 0.2; done
-      sed -i "/^restore_command = 'false'\$/d" "$DESTINATION/postgresql.auto.conf"
-      """#,
-    "mariadb": #"""
-      test ! -e "$DESTINATION"
-      restic restore latest --tag "store:$STORE,point:$POINT" --target "$TARGET"
-      mv "$TARGET/$STORE/data" "$DESTINATION"
-      chown -R mysql: "$DESTINATION"
-      chmod 700 "$DESTINATION"
-      runuser -u mysql -- mariadb-backup --prepare --target-dir="$DESTINATION"
-      # With a place of its own for temporary tables: a server removes those it finds at its start.
-      runuser -u mysql -- mariadbd --no-defaults --datadir="$DESTINATION" --tmpdir="$DESTINATION" --skip-networking \
-        --socket="$DESTINATION/exit-door.sock" --log-error="$DESTINATION/exit-door.log" --log-bin=bin --server-id=1 >/dev/null 2>&1 &
-      until mariadb-admin --no-defaults --socket="$DESTINATION/exit-door.sock" --user=root ping; do sleep 0.2; done
-      # In the order of its numbers. Without it the store was outside the cut, and is as it was when it was copied.
-      if [ -d "$TARGET/$STORE/binlog" ]; then
-        mariadb-binlog "$TARGET/$STORE"/binlog/* \
-          | mariadb --no-defaults --binary-mode --socket="$DESTINATION/exit-door.sock" --user=root
+    test ! -e "$DESTINATION"
+    restic restore latest --tag "store:$STORE,point:$POINT" --target "$TARGET"
+    bin="/usr/lib/postgresql/$(cat "$TARGET/$STORE/data/PG_VERSION")/bin"
+    mv "$TARGET/$STORE/data" "$DESTINATION"
+    # Tablespaces, if there are any: tell the server where they are now.
+    for space in "$TARGET/$STORE/tablespaces"/*; do
+      if [ -d "$space" ]; then
+        oid="$(basename "$space")"
+        mv "$space" "$DESTINATION-$oid"
+        chown -R postgres: "$DESTINATION-$oid"
+        chmod 700 "$DESTINATION-$oid"
+        sed -i "s|^$oid .*|$oid $DESTINATION-$oid|" "$DESTINATION/tablespace_map"
       fi
-      mariadb-check --no-defaults --socket="$DESTINATION/exit-door.sock" --user=root --all-databases --check
-      mariadb-admin --no-defaults --socket="$DESTINATION/exit-door.sock" --user=root shutdown
-      """#,
+    done
+    # Configuration that lived outside the data directory, as on Debian: it moves in.
+    for file in "$TARGET/$STORE/config"/*.conf; do
+      if [ -f "$file" ]; then
+        cp "$file" "$DESTINATION/"
+        mkdir -p "$DESTINATION/conf.d"
+        sed -Ei '/^(data_directory|hba_file|ident_file|external_pid_file)\>/d' "$DESTINATION/$(basename "$file")"
+      fi
+    done
+    touch "$DESTINATION/recovery.signal"
+    echo "restore_command = 'false'" >> "$DESTINATION/postgresql.auto.conf"
+    chown -R postgres: "$DESTINATION"
+    chmod 700 "$DESTINATION"
+    runuser -u postgres -- "$bin/pg_ctl" -D "$DESTINATION" -l "$DESTINATION/exit-door.log" -o "-p $PORT" -w -t 3600 start
+    until "$bin/pg_controldata" -D "$DESTINATION" | grep -q 'in production'; do sleep 0.2; done
+    sed -i "/^restore_command = 'false'\$/d" "$DESTINATION/postgresql.auto.conf"
+    """#,
+    "mariadb": #"""
+    test ! -e "$DESTINATION"
+    restic restore latest --tag "store:$STORE,point:$POINT" --target "$TARGET"
+    mv "$TARGET/$STORE/data" "$DESTINATION"
+    chown -R mysql: "$DESTINATION"
+    chmod 700 "$DESTINATION"
+    runuser -u mysql -- mariadb-backup --prepare --target-dir="$DESTINATION"
+    # With a place of its own for temporary tables: a server removes those it finds at its start.
+    runuser -u mysql -- mariadbd --no-defaults --datadir="$DESTINATION" --tmpdir="$DESTINATION" --skip-networking \
+      --socket="$DESTINATION/exit-door.sock" --log-error="$DESTINATION/exit-door.log" --log-bin=bin --server-id=1 >/dev/null 2>&1 &
+    until mariadb-admin --no-defaults --socket="$DESTINATION/exit-door.sock" --user=root ping; do sleep 0.2; done
+    # In the order of its numbers. Without it the store was outside the cut, and is as it was when it was copied.
+    if [ -d "$TARGET/$STORE/binlog" ]; then
+      mariadb-binlog "$TARGET/$STORE"/binlog/* \
+        | mariadb --no-defaults --binary-mode --socket="$DESTINATION/exit-door.sock" --user=root
+    fi
+    mariadb-check --no-defaults --socket="$DESTINATION/exit-door.sock" --user=root --all-databases --check
+    mariadb-admin --no-defaults --socket="$DESTINATION/exit-door.sock" --user=root shutdown
+    """#,
     "redis": #"""
-      test ! -e "$DESTINATION"
-      restic restore latest --tag "store:$STORE,point:$POINT" --target "$TARGET"
-      redis-check-aof "$TARGET/$STORE/appendonlydir/appendonly.aof.manifest"
-      mv "$TARGET/$STORE" "$DESTINATION"
-      chown -R redis: "$DESTINATION"
-      runuser -u redis -- redis-server --dir "$DESTINATION" --appendonly yes --bind 127.0.0.1 --port "$PORT" \
-        --pidfile "$DESTINATION/exit-door.pid" --logfile "$DESTINATION/exit-door.log" --daemonize yes
-      until redis-cli -p "$PORT" ping | grep -q PONG; do sleep 0.2; done
-      """#,
+    test ! -e "$DESTINATION"
+    restic restore latest --tag "store:$STORE,point:$POINT" --target "$TARGET"
+    redis-check-aof "$TARGET/$STORE/appendonlydir/appendonly.aof.manifest"
+    mv "$TARGET/$STORE" "$DESTINATION"
+    chown -R redis: "$DESTINATION"
+    runuser -u redis -- redis-server --dir "$DESTINATION" --appendonly yes --bind 127.0.0.1 --port "$PORT" \
+      --pidfile "$DESTINATION/exit-door.pid" --logfile "$DESTINATION/exit-door.log" --daemonize yes
+    until redis-cli -p "$PORT" ping | grep -q PONG; do sleep 0.2; done
+    """#,
     "nats": #"""
-      test ! -e "$DESTINATION"
-      restic restore latest --tag "store:$STORE,point:$POINT" --target "$TARGET"
-      mv "$TARGET/$STORE" "$DESTINATION"
-      chown -R nats: "$DESTINATION"
-      runuser -u nats -- nats-server -js -sd "$DESTINATION" -a 127.0.0.1 -p "$PORT" \
-        -P "$DESTINATION/exit-door.pid" -l "$DESTINATION/exit-door.log" >/dev/null 2>&1 &
-      until bash -c ": < /dev/tcp/127.0.0.1/$PORT" 2>/dev/null; do sleep 0.2; done
-      """#,
+    test ! -e "$DESTINATION"
+    restic restore latest --tag "store:$STORE,point:$POINT" --target "$TARGET"
+    mv "$TARGET/$STORE" "$DESTINATION"
+    chown -R nats: "$DESTINATION"
+    runuser -u nats -- nats-server -js -sd "$DESTINATION" -a 127.0.0.1 -p "$PORT" \
+      -P "$DESTINATION/exit-door.pid" -l "$DESTINATION/exit-door.log" >/dev/null 2>&1 &
+    until bash -c ": < /dev/tcp/127.0.0.1/$PORT" 2>/dev/null; do sleep 0.2; done
+    """#,
     "etcd": #"""
-      test ! -e "$DESTINATION"
-      restic restore latest --tag "store:$STORE,point:$POINT" --target "$TARGET"
-      peer="http://127.0.0.1:$((PORT + 1))"
-      ETCDCTL_API=3 etcdctl snapshot restore "$TARGET/$STORE/snapshot.db" --data-dir "$DESTINATION" \
-        --initial-cluster "default=$peer" --initial-advertise-peer-urls "$peer"
-      chown -R etcd: "$DESTINATION"
-      runuser -u etcd -- etcd --data-dir "$DESTINATION" --listen-client-urls "http://127.0.0.1:$PORT" \
-        --advertise-client-urls "http://127.0.0.1:$PORT" --listen-peer-urls "$peer" >/dev/null 2>&1 &
-      until ETCDCTL_API=3 etcdctl --endpoints "http://127.0.0.1:$PORT" endpoint health; do sleep 0.2; done
-      """#,
+    test ! -e "$DESTINATION"
+    restic restore latest --tag "store:$STORE,point:$POINT" --target "$TARGET"
+    peer="http://127.0.0.1:$((PORT + 1))"
+    ETCDCTL_API=3 etcdctl snapshot restore "$TARGET/$STORE/snapshot.db" --data-dir "$DESTINATION" \
+      --initial-cluster "default=$peer" --initial-advertise-peer-urls "$peer"
+    chown -R etcd: "$DESTINATION"
+    runuser -u etcd -- etcd --data-dir "$DESTINATION" --listen-client-urls "http://127.0.0.1:$PORT" \
+      --advertise-client-urls "http://127.0.0.1:$PORT" --listen-peer-urls "$peer" >/dev/null 2>&1 &
+    until ETCDCTL_API=3 etcdctl --endpoints "http://127.0.0.1:$PORT" endpoint health; do sleep 0.2; done
+    """#,
   ]
 }

@@ -11,14 +11,18 @@ extension RunbookPage {
     return Section(
       "way", "The way",
       [
-        .text("Corruption is never failed over: a replica, a mirror and a cache have the same wrong data a moment later."),
+        .text(
+          "Corruption is never failed over: a replica, a mirror and a cache have the same wrong data a moment later."),
         .table(
           ["if", "then"],
           [
             ["a service does not answer, and its data was never wrong", "\(link: "P1", to: "#p1"): the newest point"],
             ["data is wrong, and since when is known", "\(link: "P3", to: "#p3"): a point from before"],
             ["data is wrong, and nobody knows since when", "\(link: "P2", to: "#p2"): look at the points"],
-            ["a host is lost, and a replica of a store is whole", "a failover is faster; then come back here for \(link: "C1", to: "#c1")"],
+            [
+              "a host is lost, and a replica of a store is whole",
+              "a failover is faster; then come back here for \(link: "C1", to: "#c1")",
+            ],
             ["this machine or the catalog is lost", "\(link: "N1", to: "#n1")"],
             ["Salvor itself can't be used", "\(link: "M1", to: "#m1"): stock restic does"],
           ]), .drawing(drawing),
@@ -139,12 +143,12 @@ extension RunbookPage {
       ])
     newest.who = operatorOnCall
     var older = Step(
-      "p2", "What is in the way, and which points there are",
+      "p2", "What is in the way? Which points?",
       [
         "\(code: "PLAN-106"): what is named would no longer fit what stays as it is; bring everything back.",
         "\(code: "PLAN-110"), \(code: "POINT-204"): the newest points are damaged, or lack a store; an older one, or the copy of the repository.",
         "\(code: "RESTORE-102"): a directory is missing, a disk is full, a server runs: mend what is named.",
-      ], command: "salvor points",
+      ] + seen(), command: "salvor points",
       outcomes: [
         .init(.situation("a point from before the data was wrong is listed"), to: "p3"),
         .init(.situation("what was in the way is mended"), to: "p1"),
@@ -162,6 +166,17 @@ extension RunbookPage {
     (before.who, before.approver) = (operatorOnCall, approver)
     before.needs = [("WHEN", "the last moment that was right, in UTC, such as \(code: "2026-11-21T08:00:00Z")")]
     return Section("decide", "Which point, and how much", [newest, older, before].map { .step($0) } + single())
+  }
+
+  /// What drills ran into, newest first: it may be in the way again.
+  private func seen() -> [Phrase] {
+    var codes: Set<String> = []
+    return Lesson.all(of: facts).reversed().compactMap { lesson -> Phrase? in
+      guard let code = lesson.code, !Set(lesson.services).isDisjoint(with: services.map(\.name)),
+        codes.insert(code).inserted, codes.count <= 5
+      else { return nil }
+      return "\(code: code), in drill \(code: lesson.drill) \(lesson.learned): \(lesson.change)."
+    }
   }
 
   /// Services that can come back alone without breaking what joins them to others.
@@ -183,7 +198,9 @@ extension RunbookPage {
     }
     let step = Step(
       "p4", "One service, or all?",
-      ["The others go on with what they have; nothing joins their stores to these services' but what they ask each other."],
+      [
+        "The others go on with what they have; nothing joins their stores to these services' but what they ask each other."
+      ],
       outcomes: [.init(.situation("several are hurt, or nobody knows"), to: "r1")]
         + alone.map { .init(.situation("only \(code: $0.name) is hurt"), to: "r-\($0.name)") })
     return [.step(step)]
@@ -242,7 +259,8 @@ extension RunbookPage {
       blocks.append(.text("In waves: all of one wave at once, the critical path in bold. \(time(of: plan))"))
       blocks.append(.table(["wave", "step", "expected time", "known from"], plan.steps.map(row)))
     } else {
-      blocks.append(.text("There was no point to plan with when this was written: \(code: "salvor plan restore") shows it."))
+      blocks.append(
+        .text("There was no point to plan with when this was written: \(code: "salvor plan restore") shows it."))
     }
     return Section("restore", "Bring it back", blocks)
   }

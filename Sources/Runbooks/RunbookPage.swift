@@ -119,12 +119,16 @@ package struct RunbookPage {
     var rows: [[Phrase]] = [
       ["the catalog", "\(code: facts.place.catalog)"],
       ["Salvor's state: journal, keys, evidence", "\(code: facts.place.state)"],
-      ["the program", "\(code: "salvor") \(facts.place.toolVersion) or later in the \(code: "PATH"), as root; \(code: "curl")"],
+      [
+        "the program",
+        "\(code: "salvor") \(facts.place.toolVersion) or later in the \(code: "PATH"), as root; \(code: "curl")",
+      ],
     ]
     for repository in repositories {
       rows.append(["repository \(code: repository.name)", "\(code: repository.location)"])
       rows.append([
-        "its password", "read from \(code: repository.password); whoever has neither that nor the escrow restores nothing",
+        "its password",
+        "read from \(code: repository.password); whoever has neither that nor the escrow restores nothing",
       ])
       for mirror in repository.mirrors { rows.append(["its copy", "\(code: mirror)"]) }
       if !repository.credentials.isEmpty { rows.append(["what its place asks for", repository.credentials.listed]) }

@@ -37,7 +37,8 @@ extension Edition {
   ) -> [Stale] {
     var result: [Stale] = []
     if format != RunbookPage.format {
-      result.append(Stale(.format, format, "was made in format \(format), and this program writes \(RunbookPage.format)"))
+      result.append(
+        Stale(.format, format, "was made in format \(format), and this program writes \(RunbookPage.format)"))
     }
     result += Self.changes(facts.documents, documents).map { Stale(.manifests, $0.name, $0.words) }
     if let current { result += figures(current, tolerance) }
@@ -63,7 +64,8 @@ extension Edition {
     for service in scopeServices {
       let (old, new) = (facts.figures[service] ?? .init(), current.figures[service] ?? .init())
       for (name, before, after) in [
-        ("may be lost at worst", old.rpoAtWorst, new.rpoAtWorst), ("predicted time", old.rtoPredicted, new.rtoPredicted),
+        ("may be lost at worst", old.rpoAtWorst, new.rpoAtWorst),
+        ("predicted time", old.rtoPredicted, new.rtoPredicted),
         ("time in the newest drill", old.rtoMeasured, new.rtoMeasured),
       ] {
         guard let words = Self.moved(before, after, tolerance) else { continue }
@@ -73,7 +75,8 @@ extension Edition {
         result.append(
           Stale(
             .figure, service,
-            new.hasFailed ? "\(service) did not come back in \(new.provenBy ?? "a drill")" : "\(service) comes back again"))
+            new.hasFailed
+              ? "\(service) did not come back in \(new.provenBy ?? "a drill")" : "\(service) comes back again"))
       }
       if old.provenBy == nil, new.provenBy != nil, !new.hasFailed {
         result.append(Stale(.figure, service, "\(service) was shown to come back, by \(new.provenBy ?? "")"))
@@ -105,7 +108,9 @@ extension Edition {
 
   private func proofs(_ now: Timestamp, _ figures: [String: RunbookFacts.Figures]) -> [Stale] {
     scopeServices.compactMap { service in
-      guard let known = figures[service], let until = known.provenUntil, until < now, !known.hasFailed else { return nil }
+      guard let known = figures[service], let until = known.provenUntil, until < now, !known.hasFailed else {
+        return nil
+      }
       return Stale(.proof, service, "\(service) is unproven since \(until.format(fractionDigits: 0)): practise again")
     }
   }

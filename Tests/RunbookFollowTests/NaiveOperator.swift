@@ -32,7 +32,8 @@ struct NaiveOperator {
   init(page: String, path: String, knows: [String], fillIns: [String: String] = [:]) throws {
     steps = Self.parse(page)
     (self.knows, directory) = (knows, try TemporaryDirectory("operator"))
-    environment = ["PATH": path, "HOME": directory.path, "LC_ALL": "C.UTF-8"].merging(fillIns) { $1 }
+    environment = ["PATH": path, "HOME": directory.path, "TMPDIR": directory.path, "LC_ALL": "C.UTF-8"].merging(fillIns)
+    { $1 }
   }
 
   // MARK: Reading

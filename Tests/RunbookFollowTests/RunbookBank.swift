@@ -74,9 +74,15 @@ final class RunbookBank: Sendable {
 
   /// Everything it holds, as a digest; whoever has it can't be told it came back by a health check.
   func content() async throws -> String {
+    let engines = """
+      redis-cli -p \(bank.basePort + 6) --scan | sort
+      \(psql) 'SELECT * FROM entries ORDER BY id'
+      """
+    let files = "for name in ledger sessions; do sqlite3 \"file:data/$name/$name.db?mode=rw\" .dump; done"
     let script = """
       set -e
-      for name in accounts ledger sessions; do sqlite3 "file:data/$name/$name.db?mode=rw" .dump; done
+      sqlite3 "file:data/accounts/accounts.db?mode=rw" .dump
+      \(bank.engines ? engines : files)
       cd data/statements
       find . -type f ! -name '.*' -print0 | sort -z | xargs -0r sha256sum
       """
@@ -84,13 +90,19 @@ final class RunbookBank: Sendable {
     return "\(run.output.split(separator: "\n").count) lines, \(Digest.of(run.output).short)"
   }
 
+  private var psql: String {
+    "PGPASSWORD=$(cat secrets/postgresql-admin) psql -h 127.0.0.1 -p \(bank.basePort + 5) -U salvor -d bank -XAtqc"
+  }
+
   /// Rules across stores, asked without Salvor.
   func brokenLinks() async throws -> String {
     let script = """
       set -e
-      sqlite3 data/accounts/accounts.db 'SELECT id FROM transfers ORDER BY id' > ../transfers
-      sqlite3 data/ledger/ledger.db "SELECT id FROM entries WHERE state = 'posted' ORDER BY id" > ../posted
-      diff ../transfers ../posted || true
+      sqlite3 data/accounts/accounts.db 'SELECT id FROM transfers' > ../transfers
+      \(bank.engines ? psql : "sqlite3 data/ledger/ledger.db") "SELECT id FROM entries WHERE state = 'posted'" > ../posted
+      for list in transfers posted; do sort ../$list > ../$list.sorted; done
+      test -s ../posted
+      diff ../transfers.sorted ../posted.sorted || true
       """
     return try await CommandRun(["sh", "-c", script], in: bank.directory).succeeded().output
   }

@@ -13,7 +13,8 @@ struct DrawingTests {
       Drawing.Node(
         "n\(number)",
         [String(repeating: ["w", "M", "漢", "é", "i"][random.below(5)], count: 1 + random.below(60)), "line"].prefix(
-          1 + random.below(2)).map { $0 }, Drawing.Kind.allCases[random.below(Drawing.Kind.allCases.count)])
+          1 + random.below(2)
+        ).map { $0 }, Drawing.Kind.allCases[random.below(Drawing.Kind.allCases.count)])
     }
     let edges = (0..<random.below(count * 2 + 1)).map { _ in
       Drawing.Edge("n\(random.below(count))", "n\(random.below(count))", isDashed: random.below(2) == 0)

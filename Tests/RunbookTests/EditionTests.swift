@@ -78,11 +78,12 @@ struct EditionTests {
     #expect(figures.lessons.map(\.kind) == [.runbook, .threshold])
     #expect(figures.lines.contains { $0.hasPrefix("-") && $0.contains("20.0 s") })
     #expect(figures.lines.contains { $0.hasPrefix("+") && $0.contains("1 min 30 s") }, "\(figures.lines)")
-    #expect(diff.text.contains("because of drill-2: ledger was back after") && diff.text.contains("(20.0 s → 1 min 30 s)"))
+    #expect(
+      diff.text.contains("because of drill-2: ledger was back after") && diff.text.contains("(20.0 s → 1 min 30 s)"))
     #expect(RunbookDiff(kept: kept, old: files, next: kept, new: kept.render()).changes == [])
   }
 
-  @Test func `findings, controls that were missed and objectives become lessons`() {
+  @Test func `findings, controls that were missed and objectives become lessons`() throws {
     var facts = Example.facts()
     var failed = Example.drill("drill-2", 1, day: 2)
     (failed.verdict, failed.results) = ("failed", [])
@@ -92,16 +93,21 @@ struct EditionTests {
     facts.drills += [failed, missed]
     let lessons = Lesson.all(of: facts)
     #expect(lessons.map(\.services) == [["web"], ["ledger"]] && lessons.map(\.kind) == [.runbook, .policy])
-    #expect(Markdown().render(Example.page(facts)).contains("VAULT-121"))
+    let way = try #require(Example.page(facts).steps.first { $0.id == "p2" })
+    #expect(way.text.contains { $0.plain.contains("VAULT-121") && $0.plain.contains("drill-2") }, "\(way.text)")
+    #expect(Markdown().render(Example.page(facts)).contains("a planted stale-schema was not noticed"))
   }
 
   @Test func `a unified difference can be put together again`() {
     for seed in UInt64(1)...100 {
       let random = SeededRandomness(seed: seed)
       let old = (0..<random.below(60)).map { _ in "\(random.below(8))" }
-      let new = random.below(5) == 0 ? old : old.flatMap { line in
-        [[line], [], [line, "x"], ["y"]][random.below(9) > 3 ? 0 : random.below(4)]
-      }
+      let new =
+        random.below(5) == 0
+        ? old
+        : old.flatMap { line in
+          [[line], [], [line, "x"], ["y"]][random.below(9) > 3 ? 0 : random.below(4)]
+        }
       #expect(Self.patched(old, UnifiedDiff.hunks(old, new)) == new, "seed \(seed)")
     }
   }
@@ -110,7 +116,9 @@ struct EditionTests {
     var (result, position) = ([String](), 0)
     for line in hunks {
       if line.hasPrefix("@@") {
-        guard let match = line.firstMatch(of: /-(\d+),/), let start = Int(match.1), start - 1 >= position else { return nil }
+        guard let match = line.firstMatch(of: /-(\d+),/), let start = Int(match.1), start - 1 >= position else {
+          return nil
+        }
         result += old[position..<(start - 1)]
         position = start - 1
         continue

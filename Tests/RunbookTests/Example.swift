@@ -36,9 +36,13 @@ enum Example {
     facts.rules = [.init(name: "pages-fit", words: "every page is of an entry", stores: ["ledger-db", "pages"])]
     var money = RunbookFacts.Duties(owner: "core@bank.example")
     money.approvers = ["head of payments"]
-    money.escalation = [.init(afterSeconds: 0, who: "on call", how: "pager"), .init(afterSeconds: 900, who: "the head")]
+    money.escalation = [
+      .init(afterSeconds: 0, who: "on call", how: "pager"), .init(afterSeconds: 900, who: "the head"),
+    ]
     money.triggers = ["payments are refused"]
-    money.completion = [.init(check: "the first payment is booked"), .init(check: "totals agree", command: "test 1 = 1")]
+    money.completion = [
+      .init(check: "the first payment is booked"), .init(check: "totals agree", command: "test 1 = 1"),
+    ]
     facts.domains = ["money": money]
     facts.figures = ["ledger": figures(20), "web": .init()]
     facts.plans = [plan([], 20), plan(["ledger"], 12), plan(["web"], 8)]

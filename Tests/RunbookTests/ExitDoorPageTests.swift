@@ -7,7 +7,8 @@ import Testing
 @Suite("By hand")
 struct ExitDoorPageTests {
   private static let page: String = {
-    let root = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent().deletingLastPathComponent()
+    let root = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
+      .deletingLastPathComponent()
     return (try? String(contentsOf: root.appending(path: "docs/exit-door.md"), encoding: .utf8)) ?? ""
   }()
 

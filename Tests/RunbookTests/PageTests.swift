@@ -34,7 +34,9 @@ struct PageTests {
     #expect(seen == Set(known.keys))
     // From each the end can be reached.
     var ending: Set<String> = [Step.end]
-    for _ in steps { for step in steps where step.outcomes.contains(where: { ending.contains($0.target) }) { ending.insert(step.id) } }
+    for _ in steps {
+      for step in steps where step.outcomes.contains(where: { ending.contains($0.target) }) { ending.insert(step.id) }
+    }
     #expect(ending.isSuperset(of: seen))
   }
 
@@ -83,8 +85,11 @@ struct PageTests {
 struct HostileTests {
   static let names = [
     "<script>alert(1)</script>", "a\"><img src=x onerror=y>", "x' onload='y", "|a|b|", "`rm -rf /`", "```\nrm\n```",
-    "[x](javascript:alert(1))", "<!-- notes:when -->", "--> <b>", "\u{202E}evil", "a\u{0}b\u{1B}[31mred", "&lt;", "# head",
-    "](x)![y](http://evil.example/z)", "</pre></style><svg onload=x>", "<!-- /notes -->", String(repeating: "x", count: 300),
+    "x\n```\ny",
+    "[x](javascript:alert(1))", "<!-- notes:when -->", "--> <b>", "\u{202E}evil", "a\u{0}b\u{1B}[31mred", "&lt;",
+    "# head",
+    "](x)![y](http://evil.example/z)", "</pre></style><svg onload=x>", "<!-- /notes -->",
+    String(repeating: "x", count: 300),
   ]
 
   static func facts(_ name: String) -> RunbookFacts {
@@ -119,7 +124,8 @@ struct HostileTests {
   /// Every tag is one of ours, and none has an attribute that runs or loads anything.
   private func markup(_ text: String, _ file: String) {
     let tags: Set<String> = [
-      "html", "head", "meta", "title", "style", "body", "h1", "h2", "h3", "nav", "ul", "li", "a", "main", "section", "p",
+      "html", "head", "meta", "title", "style", "body", "h1", "h2", "h3", "nav", "ul", "li", "a", "main", "section",
+      "p",
       "table", "thead", "tbody", "tr", "th", "td", "article", "dl", "dt", "dd", "pre", "code", "strong", "figure",
       "figcaption", "footer", "svg", "path", "polygon", "rect", "text", "aside", "!DOCTYPE",
     ]

@@ -100,8 +100,10 @@ struct RunbookWriteCommand: AsyncParsableCommand {
     let texts = try await target.texts()
     let (edition, files) = try Edition(facts, domain: known(domain, facts), formats: formats)
       .sealed(notes: RunbookFolder.notes(texts))
-    let edited = kept?.stale(now: system.host.time.now(), facts: nil, documents: kept?.facts.documents ?? [:], found: texts)
-      .filter { $0.kind == .text }.map(\.subject)
+    let edited = kept?.stale(
+      now: system.host.time.now(), facts: nil, documents: kept?.facts.documents ?? [:], found: texts
+    )
+    .filter { $0.kind == .text }.map(\.subject)
     if !dryRun { try await target.write(files) }
     let result = Result(
       folder: folder, isDryRun: dryRun, files: files.keys.sorted(), manifests: edition.facts.manifests,
@@ -253,9 +255,10 @@ struct RunbookMatrixCommand: AsyncParsableCommand {
       let rows = matrix.cellRows
       var table = Table(rows[0].map { .init($0) })
       for (cells, row) in zip(rows.dropFirst(), matrix.rows) {
-        table.add(cells.enumerated().map { index, cell in
-          row.missing.contains(rows[0][index]) ? style.paint("missing", .warning) : cell.harmless
-        })
+        table.add(
+          cells.enumerated().map { index, cell in
+            row.missing.contains(rows[0][index]) ? style.paint("missing", .warning) : cell.harmless
+          })
       }
       standardOutput(table.lines(style).joined(separator: "\n") + "\n")
     }

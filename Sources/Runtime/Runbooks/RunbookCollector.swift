@@ -222,6 +222,8 @@ extension DrillFact {
       .init(
         stage: finding.stage.rawValue, code: finding.code, summary: finding.summary, stores: finding.stores.map(\.text))
     }
-    results = record.results.map { .init(service: $0.service.text, rtoSeconds: $0.rtoSeconds, rpoSeconds: $0.rpoSeconds) }
+    results = record.results.map {
+      .init(service: $0.service.text, rtoSeconds: $0.rtoSeconds, rpoSeconds: $0.rpoSeconds)
+    }
   }
 }

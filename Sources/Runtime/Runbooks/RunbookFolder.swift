@@ -61,7 +61,8 @@ package struct RunbookFolder: Sendable {
       if Files.isDirectory("\(root)/\(relative)") {
         try collect(root, relative, depth + 1, &result)
       } else {
-        result[relative] = String(decoding: try Files.read("\(root)/\(relative)", limitBytes: limitBytes), as: UTF8.self)
+        result[relative] = String(
+          decoding: try Files.read("\(root)/\(relative)", limitBytes: limitBytes), as: UTF8.self)
       }
     }
   }

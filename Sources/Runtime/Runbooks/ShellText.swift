@@ -37,7 +37,8 @@ enum ShellText {
     case .tcp(let host, let port):
       return .init(
         name: name, words: "\(host):\(port) is open",
-        command: "curl --silent --max-time \(seconds) --output /dev/null \(Shell.word("telnet://\(host):\(port)")) </dev/null")
+        command:
+          "curl --silent --max-time \(seconds) --output /dev/null \(Shell.word("telnet://\(host):\(port)")) </dev/null")
     case .sql(let store, let query): return .init(name: name, words: "'\(query)' runs in \(store)")
     }
   }
@@ -59,7 +60,8 @@ enum ShellText {
     case .sql(let store, let query):
       if let store = catalog.store(store), store.driver == "sqlite", let path = store.options["path"]?.string {
         // Not made anew where there is none.
-        let file = "file:\(path.replacing("%", with: "%25").replacing("?", with: "%3f").replacing("#", with: "%23"))?mode=rw"
+        let file =
+          "file:\(path.replacing("%", with: "%25").replacing("?", with: "%3f").replacing("#", with: "%23"))?mode=rw"
         command = compare("sqlite3 \(Shell.word(file)) \(Shell.word(query))", validator.expectation)
       }
     case .workflow(let name):
