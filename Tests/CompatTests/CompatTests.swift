@@ -176,8 +176,22 @@ import Testing
       ] { #expect(different.output.contains(text), "\(text) in \(different.output)") }
 
       try await site.salvor("backup").succeeded()
-      let between = try await site.salvor("compare", "--point", id, "--with", "20", "-o", "json")
-      #expect(between.status == 2 || between.status == 4, "\(between.errors)")
+      let both = try await site.salvor("points", "-o", "json").succeeded()
+      let second = try #require(
+        try CanonicalJSON.decode(JSONValue.self, from: Array(both.output.utf8)).array?.last?["id"]?.string)
+      #expect(second != id)
+      let between = try await site.salvor("compare", "--point", id, "--with", second, "-o", "json")
+      #expect(between.status == 4, "\(between.errors)")
+      let report = try CanonicalJSON.decode(JSONValue.self, from: Array(between.output.utf8))
+      #expect(report["reference"]?.string == second && report["point"]?.string == id)
+      let tables = (report["stores"]?.array ?? []).flatMap { $0["tables"]?.array ?? [] }.map {
+        "\($0["name"]?.string ?? "") \($0["state"]?.string ?? "")"
+      }
+      #expect(
+        tables == [
+          "postgres.public.orders changed", "postgres.public.schema_migrations gone", "table:more new",
+          "table:sheets changed",
+        ], "\(tables)")
     }
   }
 }

@@ -34,7 +34,7 @@ import Testing
         rolledBack.status == 4 && rolledBack.output.contains("schema-of-paper"),
         "\(rolledBack.output)\(rolledBack.errors)")
       #expect(try await site.sqlite("SELECT count(*) FROM sheets").contains("4"), "what was live is live again")
-      try await site.salvor("run", "release", "latest").succeeded()
+      try await site.salvor("run", "release", "latest", "--yes").succeeded()
     }
   }
 
@@ -53,11 +53,11 @@ import Testing
       #expect(
         restored.output.contains("takings  it is 20100 EUR; 20100 when the point was taken; 5050 before the restore"),
         "\(restored.output)")
-      try await site.salvor("run", "release", "latest").succeeded()
+      try await site.salvor("run", "release", "latest", "--yes").succeeded()
       try site.write(metric("most: 20000"))
       let off = try await site.salvor("restore", "shop", "--yes")
       #expect(off.status == 4 && off.output.contains("it is 20100, above 20000"), "\(off.output)\(off.errors)")
-      try await site.salvor("run", "release", "latest").succeeded()
+      try await site.salvor("run", "release", "latest", "--yes").succeeded()
     }
   }
 }
