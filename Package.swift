@@ -161,7 +161,8 @@ let doors: [Target] = [
     [
       "Core", "CShim", "IO", "Telemetry", "Catalog", "Vault", "DriverKit", "StateKit", "Planning", "Workflow",
       "Validation",
-      "Recovery", "Governance", "Drills", "DriverContract", "Failover", "Reconciliation", "Replay", "Web", .asyncHTTPClient, .crypto, .hummingbird,
+      "Recovery", "Governance", "Drills", "DriverContract", "Failover", "Reconciliation", "Replay", "Web",
+      .asyncHTTPClient, .crypto, .hummingbird,
       .hummingbirdCore, .logging, .nioCore, .subprocess,
     ] + adapterNames),
   module(
