@@ -68,7 +68,7 @@ package struct CommandFailure: Failure {
   /// The plan says no, or something is in the way: a repository that is there, a key in use, a target that holds something.
   private static let refusals: Set<String> = [
     "RESTORE-101", "RESTORE-102", "POINT-204", "RUN-102", "RUN-205", "RUN-206", "JOURNAL-205", "JOURNAL-206",
-    "VAULT-103", "VAULT-106", "TREE-302", "RECON-203", "RECON-204", "RECON-205", "RECON-207",
+    "VAULT-103", "VAULT-106", "TREE-302", "RECON-203", "RECON-204", "RECON-205", "RECON-207", "RECON-208",
   ]
 
   /// The status that belongs to `error`, by its code.
