@@ -259,6 +259,7 @@ package enum ReconciliationError: Failure {
   case notLive(String)
   case damaged(String)
   case targetHolds(String)
+  case atWork(String)
   case unfinished(String, Report)
   case noHistory(StoreName, String)
 
@@ -296,6 +297,9 @@ package enum ReconciliationError: Failure {
       Report("RECON-206", "the report can't be read: \(what)").remedy("compare again")
     case .targetHolds(let path):
       Report("RECON-207", "\(path) is there already").remedy("name a directory that is not")
+    case .atWork(let id):
+      Report("RECON-208", "corrections of \(id) are being made by another process", retry: .afterBackoff)
+        .state("this one changed nothing").remedy("wait for it; what it made is not made twice")
     case .unfinished(let id, let why):
       Report("RECON-301", "not every correction of \(id) was tried: \(why.summary)", retry: .afterBackoff)
         .state("what was corrected is on record; nothing is half done")

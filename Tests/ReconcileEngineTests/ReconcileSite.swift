@@ -10,6 +10,9 @@ let hostileKeys = [
   "caf\u{E9}", "cafe\u{301}", "-rf", "{key}", "%s", "\u{1F4A3}",
 ]
 
+/// To Swift two spellings of a letter are one, and a set would have one of them.
+func plain(_ text: String) -> String { text.unicodeScalars.map { $0.escaped(asASCII: true) }.joined() }
+
 /// A bank in four stores that agree: PostgreSQL has the truth, SQLite a ledger, Redis a cache, and files are receipts.
 final class ReconcileSite: @unchecked Sendable {
   // Used by one task at a time.
@@ -163,7 +166,7 @@ final class ReconcileSite: @unchecked Sendable {
     let report = try CanonicalJSON.decode(JSONValue.self, from: Array(ran.output.utf8))
     let found = (report["findings"]?.array ?? []).map { finding in
       let key = (finding["key"]?.array ?? []).compactMap(\.string).joined(separator: "|")
-      return "\(finding["rule"]?.string ?? "") \(finding["kind"]?.string ?? "") \(key)"
+      return plain("\(finding["rule"]?.string ?? "") \(finding["kind"]?.string ?? "") \(key)")
     }
     #expect(ran.status == (found.isEmpty ? 0 : 4))
     return (report["id"]?.string ?? "", Set(found))

@@ -25,22 +25,23 @@ extension SQLiteDriver: StoreCorrector {
     _ request: RestoreRequest, _ texts: [String], limit: QueryLimit
   ) async throws(DriverError) -> [QueryResult] {
     let swap = swap(request)
-    let database = try await pool.run { () throws(DriverError) -> Connection in
-      try swap.isSwapped() ? Connection(swap.live, .readOnly) : Connection(swap.beside, .immutable)
+    var results: [QueryResult] = []
+    for text in texts {
+      // What a query may do is settled once for a connection.
+      let database = try await pool.run { () throws(DriverError) -> Connection in
+        try swap.isSwapped() ? Connection(swap.live, .readOnly) : Connection(swap.beside, .immutable)
+      }
+      let result: Result<QueryResult, DriverError>
+      do throws(DriverError) {
+        result = .success(
+          try await database.run(on: pool) { (database) throws(DriverError) in try database.rows(text, limit) })
+      } catch {
+        result = .failure(error)
+      }
+      await pool.run { database.close() }
+      results.append(try result.get())
     }
-    let result: Result<[QueryResult], DriverError>
-    do throws(DriverError) {
-      result = .success(
-        try await database.run(on: pool) { (database) throws(DriverError) in
-          var results: [QueryResult] = []
-          for text in texts { results.append(try database.rows(text, limit)) }
-          return results
-        })
-    } catch {
-      result = .failure(error)
-    }
-    await pool.run { database.close() }
-    return try result.get()
+    return results
   }
 }
 

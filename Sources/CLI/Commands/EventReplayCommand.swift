@@ -19,7 +19,6 @@ struct EventReplayCommand: AsyncParsableCommand {
         salvor replay sessions
         salvor replay sessions --from 3f9a1c0b77de --to 2026-11-21T08:00:00Z
         salvor replay --program ./consumer --events events.jsonl
-        salvor replay bus --query 'MESSAGES ORDERS' --program ./consumer
       """)
 
   @Argument(help: "A store whose log is followed, or that is asked with --query.") var store: String?
@@ -29,7 +28,8 @@ struct EventReplayCommand: AsyncParsableCommand {
   @Option(help: "How often it is replayed.") var times = 2
   @Option(help: "A program that is given the events, and says what its state is.") var program: String?
   @Option(help: "With --program: events from a file, a line of JSON each.") var events: String?
-  @Option(help: "With --program: events from a query to the store, each row one.") var query: String?
+  @Option(help: "With --program: events from a query to the store, each row one; such as a stream's messages.")
+  var query: String?
   @Option(name: .customLong("starting-state"), help: "With --program: a directory it finds a copy of as its own.")
   var startingState: String?
   @OptionGroup var system: SystemOptions

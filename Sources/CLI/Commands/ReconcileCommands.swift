@@ -15,7 +15,7 @@ struct ReconcileCommand: AsyncParsableCommand {
       EXAMPLES
         salvor reconcile
         salvor reconcile propose 3f9a1c0b77de --to review
-        salvor reconcile apply 3f9a1c0b77de --consent $(jq -r .digest review/manifest.json)
+        salvor reconcile apply 3f9a1c0b77de --consent DIGEST
       """,
     subcommands: [
       ReconcileFindCommand.self, ReconcileListCommand.self, ReconcileShowCommand.self, ReconcileProposeCommand.self,
@@ -165,7 +165,7 @@ struct ReconcileApplyCommand: AsyncParsableCommand {
       Exit status 3 if some were left or refused, 6 if the digest is not that of the proposal.
 
       EXAMPLE
-        salvor reconcile apply 3f9a1c0b77de --consent $(jq -r .digest review/manifest.json)
+        salvor reconcile apply 3f9a1c0b77de --consent DIGEST
       """)
 
   @Argument(help: "A report's id, or the end or beginning of one.") var id: String

@@ -45,6 +45,8 @@ extension Reconcile {
         throw ReconciliationError.otherDigest(consent)
       }
       guard report.isLive else { throw ReconciliationError.notLive(report.source) }
+      let lock = try await shelf.lock(report.id)
+      defer { withExtendedLifetime(lock) {} }
       let stores = Set(proposal.corrections.map(\.store)).union(report.rules.flatMap { [$0.leftStore, $0.rightStore] })
       let outcome = try await journal.whileReading(stores, time: system.host.time) {
         try await Correcting(reconcile: self, report: report, proposal: proposal, consent: consent).carryOut(progress)

@@ -2,6 +2,10 @@ import Core
 import IO
 import Reconciliation
 
+#if canImport(Glibc)
+  import Glibc
+#endif
+
 /// Reports and proposals, in `reconcile/` of the state directory; they hold rows of the stores, so they are its owner's alone.
 struct ReportShelf: Sendable {
   let host: Machine
@@ -47,6 +51,16 @@ struct ReportShelf: Sendable {
     let path = "\(directory(id))/proposal.json"
     guard await host.pool.run({ Files.exists(path) }) else { return nil }
     return try await read(Proposal.self, path)
+  }
+
+  /// Keeps other applications of a report out for as long as the file is held; a process that dies lets go.
+  func lock(_ id: String) async throws -> File {
+    let path = "\(directory(id))/lock"
+    return try await host.pool.run {
+      let file = try File(path, O_RDWR | O_CREAT)
+      guard flock(file.descriptor, LOCK_EX | LOCK_NB) == 0 else { throw ReconciliationError.atWork(id) }
+      return file
+    }
   }
 
   private func read<T: Decodable & Sendable>(_ type: T.Type, _ path: String) async throws -> T {
