@@ -6,6 +6,10 @@ import IO
 import Runtime
 import TestSupport
 
+#if canImport(Glibc)
+  import Glibc
+#endif
+
 /// The demo's bank, running, with a repository, and the built program beside it.
 final class RunbookBank: Sendable {
   let directory: TemporaryDirectory
@@ -22,7 +26,8 @@ final class RunbookBank: Sendable {
   var path: String { "\(Files.parent(of: program)):\(Self.usual)" }
   static let usual = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
 
-  init(engines: Bool = false, basePort: Int) async throws {
+  init(engines: Bool = false) async throws {
+    let basePort = try Self.freePorts()
     directory = try TemporaryDirectory("runbook")
     let root = directory.path
     chmod(root, 0o755)
@@ -43,6 +48,30 @@ final class RunbookBank: Sendable {
     try Files.replace(password, with: Array("0123456789abcdef".utf8), mode: 0o600)
     _ = try await system.vaults.create(declared)
     _ = try await system.startAll()
+  }
+
+  /// The first of seven ports nobody listens on, below those that the kernel gives away.
+  private static func freePorts() throws -> Int {
+    let random = SystemRandomness()
+    for _ in 0..<200 {
+      let base = 20_000 + random.below(1500) * 8
+      if (0..<7).allSatisfy({ isFree(UInt16(base + $0)) }) { return base }
+    }
+    throw SystemFailure("bind", path: "127.0.0.1", number: EADDRINUSE)
+  }
+
+  private static func isFree(_ port: UInt16) -> Bool {
+    let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
+    defer { Glibc.close(descriptor) }
+    var address = sockaddr_in()
+    address.sin_family = sa_family_t(AF_INET)
+    address.sin_port = port.bigEndian
+    address.sin_addr.s_addr = UInt32(0x7F00_0001).bigEndian
+    return withUnsafePointer(to: &address) { pointer in
+      pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+        bind(descriptor, $0, socklen_t(MemoryLayout<sockaddr_in>.size)) == 0
+      }
+    }
   }
 
   func system() async throws -> ManagedSystem {

@@ -9,9 +9,9 @@ import Testing
 @Suite("Following a runbook", .serialized)
 struct RunbookFollowTests {
   private func withBank(
-    _ basePort: Int, engines: Bool = false, _ body: (RunbookBank) async throws -> Void
+    engines: Bool = false, _ body: (RunbookBank) async throws -> Void
   ) async throws {
-    let bank = try await RunbookBank(engines: engines, basePort: basePort)
+    let bank = try await RunbookBank(engines: engines)
     do { try await body(bank) } catch {
       await bank.close()
       throw error
@@ -25,7 +25,7 @@ struct RunbookFollowTests {
 
   @Test(.timeLimit(.minutes(10)))
   func `every disk is lost, and the page brings the bank back; then to an older moment`() async throws {
-    try await withBank(18_700) { bank in
+    try await withBank { bank in
       try await bank.work(1)
       let before = try await bank.content()
       let first = try await bank.salvor("backup", "-o", "json", is: 0)
@@ -80,7 +80,7 @@ struct RunbookFollowTests {
   @Test(.timeLimit(.minutes(10)))
   func `without Salvor the page brings the bank back too, with stock restic`() async throws {
     // SQLite, files, PostgreSQL and Redis.
-    try await withBank(18_720, engines: true) { bank in
+    try await withBank(engines: true) { bank in
       try await bank.work(3)
       let newest = try await bank.content()
       try await bank.salvor("backup", is: 0)
@@ -137,7 +137,7 @@ struct RunbookFollowTests {
 
   @Test(.timeLimit(.minutes(10)))
   func `a page is stale after a manifest or a drill changed, and the edition before comes back`() async throws {
-    try await withBank(18_740) { bank in
+    try await withBank { bank in
       try await bank.work(4)
       try await bank.salvor("backup", is: 0)
       try await bank.salvor("runbook", "write", bank.runbooks, is: 0)
