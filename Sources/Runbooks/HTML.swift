@@ -118,7 +118,7 @@ package struct HTML {
     pre.command{background:#f4f6f8;border-left:4px solid #0b57d0;padding:.7rem;white-space:pre-wrap}
     .notes{border-left:4px solid #8a6d00;padding-left:.8rem}.notes pre{white-space:pre-wrap}
     dl{display:grid;grid-template-columns:max-content 1fr;gap:.1rem 1rem;margin:.4rem 0}dt{font-weight:600}dd{margin:0}
-    .step{break-inside:avoid;margin:1.6rem 0}.done{color:#57606a;font-size:.85em}figure{margin:1rem 0;overflow-x:auto}
+    .step{break-inside:avoid;margin:1.6rem 0}.done{color:#57606a;font-size:.85em}figure{margin:1rem 0;overflow-x:auto}svg.drawing{max-width:100%;height:auto}td:first-child code{overflow-wrap:normal;white-space:nowrap}
     figcaption{font-size:.85em}footer{margin-top:3rem;border-top:2px solid #57606a;font-size:.85em}
     @media (prefers-color-scheme:dark){body{color:#eef1f4;background:#14181d}pre.command{background:#222a33}a{color:#8ab4f8}.done{color:#c3cad2}}
     @media print{body{max-width:none;margin:0;font-size:10.5pt}nav{display:none}a{color:inherit;text-decoration:none}pre.command{border:1px solid #000}}
