@@ -166,7 +166,8 @@ let doors: [Target] = [
     [
       "Core", "CShim", "IO", "Telemetry", "Catalog", "Vault", "DriverKit", "StateKit", "Planning", "Workflow",
       "Validation",
-      "Recovery", "Governance", "Drills", "Runbooks", "DriverContract", "Failover", "Load", "Reconciliation", "Replay", "Redaction", "Synthetic", "Web",
+      "Recovery", "Governance", "Drills", "Runbooks", "DriverContract", "Failover", "Load", "Reconciliation", "Replay",
+      "Redaction", "Synthetic", "Web",
       .asyncHTTPClient, .crypto,
       .hummingbird,
       .hummingbirdCore, .logging, .nioCore, .subprocess,
@@ -187,7 +188,8 @@ let doors: [Target] = [
     "CLI", at: "Sources/CLI",
     [
       "Core", "IO", "Telemetry", "Console", "Catalog", "Vault", "StateKit", "Planning", "Workflow", "Validation",
-      "Recovery", "Governance", "Drills", "Runbooks", "Failover", "Load", "Reconciliation", "Replay", "Redaction", "Synthetic", "Runtime", "Demo", "RepositoryServer",
+      "Recovery", "Governance", "Drills", "Runbooks", "Failover", "Load", "Reconciliation", "Replay", "Redaction",
+      "Synthetic", "Runtime", "Demo", "RepositoryServer",
       "DriverKit", "Web",
       .arguments, .logging, .yams,
     ]),

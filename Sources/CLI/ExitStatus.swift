@@ -69,7 +69,8 @@ package struct CommandFailure: Failure {
   private static let refusals: Set<String> = [
     "RESTORE-101", "RESTORE-102", "POINT-204", "RUN-102", "RUN-205", "RUN-206", "JOURNAL-205", "JOURNAL-206",
     "VAULT-103", "VAULT-106", "TREE-302", "LOAD-201",
-    "COMPAT-201", "RECON-203", "RECON-204", "RECON-205", "RECON-207", "REDACT-102", "REDACT-103", "REDACT-107", "SYNTH-106", "RECON-208",
+    "COMPAT-201", "RECON-203", "RECON-204", "RECON-205", "RECON-207", "REDACT-102", "REDACT-103", "REDACT-107",
+    "SYNTH-106", "RECON-208",
   ]
 
   /// The status that belongs to `error`, by its code.

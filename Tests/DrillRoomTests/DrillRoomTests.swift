@@ -117,6 +117,11 @@ import Testing
         #expect(fetched > 0 && record.times.restore ?? 0 > fetched)
         #expect(record.results.count == 5 && record.results.allSatisfy { $0.rtoSeconds ?? 0 > fetched })
       }
+      // What it took is part of what is predicted from then on.
+      let again = try await bank.runner.run(DrillRunner.Request(bank.drill("whole")))
+      #expect(again.verdict == .passed)
+      let first = try #require(try await bank.history.list("whole").first?.times.fetch)
+      #expect(again.results.allSatisfy { $0.predictedSeconds ?? 0 > first }, "\(again.results)")
       // Damage is found in what was fetched, too.
       let fault = Drill.Fault(kind: .flippedByte)
       let record = try await bank.runner.run(DrillRunner.Request(bank.drill("whole"), fault: fault))

@@ -83,7 +83,8 @@ import Testing
 
   @Test func `a key of several columns that refer to nothing is unique`() throws {
     let shape = TableShape(
-      "parts", [.init("day", "date", isNullable: false), .init("who", "integer", isNullable: false)], keys: [["day", "who"]])
+      "parts", [.init("day", "date", isNullable: false), .init("who", "integer", isNullable: false)],
+      keys: [["day", "who"]])
     var learner = TableLearner(shape, isPublic: [])
     for number in 0..<50 { learner.take([.text("2026-05-05"), .integer(Int64(number % 3))]) }
     let profile = SyntheticProfile(stores: ["ledger": .init(driver: "sqlite", tables: [learner.profile])])

@@ -1,5 +1,6 @@
 import Core
 import IO
+import Synchronization
 
 #if canImport(Glibc)
   import Glibc
@@ -22,20 +23,30 @@ package final class TemporaryDirectory: Sendable {
   package func file(_ name: String) -> String { "\(path)/\(name)" }
 }
 
-/// A TCP port on loopback that was free a moment ago.
+private let portsGiven = Mutex<Set<UInt16>>([])
+
+/// A TCP port on loopback that nobody has, and that no other caller in this process gets.
+///
+/// None of those the kernel gives out by itself: until a slow server listens, any connection of anybody could take it.
 package func freePort() throws -> UInt16 {
+  for _ in 0..<1000 {
+    let port = UInt16(20_000 + SystemRandomness().below(12_000))
+    if portsGiven.withLock({ $0.insert(port).inserted }), canListen(on: port) { return port }
+  }
+  throw SystemFailure("bind", path: "loopback", number: EADDRINUSE)
+}
+
+private func canListen(on port: UInt16) -> Bool {
   let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
-  guard descriptor >= 0 else { throw SystemFailure("socket") }
+  guard descriptor >= 0 else { return false }
   defer { close(descriptor) }
   var address = sockaddr_in()
   address.sin_family = sa_family_t(AF_INET)
   address.sin_addr.s_addr = inet_addr("127.0.0.1")
-  var length = socklen_t(MemoryLayout<sockaddr_in>.size)
-  let bound = withUnsafeMutablePointer(to: &address) { pointer in
-    pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) { raw in
-      bind(descriptor, raw, length) == 0 && getsockname(descriptor, raw, &length) == 0
+  address.sin_port = port.bigEndian
+  return withUnsafePointer(to: &address) { pointer in
+    pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+      bind(descriptor, $0, socklen_t(MemoryLayout<sockaddr_in>.size)) == 0
     }
   }
-  guard bound else { throw SystemFailure("bind") }
-  return UInt16(bigEndian: address.sin_port)
 }

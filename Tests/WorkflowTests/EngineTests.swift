@@ -94,15 +94,21 @@ struct EngineTests {
   /// What blocks runs on threads that the kernel gives less the less hangs on it.
   @Test func `who shares a resource gets of the processors what hangs on it`() async throws {
     let journal = MemoryJournal(time: time)
-    let gate = Lines()
+    let levels: [StepID: Int] = ["high": 0, "middle": 1, "low": 2]
+    let (begun, asked) = (Lines(), Lines())
     var handler = Scripted()
     handler.act = { [time] context in
-      gate.add(context.step.text)
-      // Until all run, each has another level than it will have.
-      while gate.all.count < 4 { try await time.sleep(for: .milliseconds(5)) }
-      try await time.sleep(for: .milliseconds(50))
+      begun.add(context.step.text)
+      while begun.all.count < 4 { try await time.sleep(for: .milliseconds(5)) }
+      // It is told its level as soon as all have begun, not before; and nobody ends before everybody was asked.
+      for _ in 0..<4000 where WorkShare.current?.level != levels[context.step] {
+        try await time.sleep(for: .milliseconds(5))
+      }
       let nice = await BlockingPool.shared.run { getpriority(__priority_which_t(PRIO_PROCESS.rawValue), 0) }
-      return ["nice": .integer(Int64(nice)), "level": .integer(Int64(WorkShare.current?.level ?? -1))]
+      let level = Int64(WorkShare.current?.level ?? -1)
+      asked.add(context.step.text)
+      while asked.all.count < 4 { try await time.sleep(for: .milliseconds(5)) }
+      return ["nice": .integer(Int64(nice)), "level": .integer(level)]
     }
     func step(_ id: StepID, _ priority: Int, _ resource: String?) -> StepSpec {
       StepSpec(id: id, kind: "test.v1", title: "", priority: priority, resource: resource)

@@ -74,7 +74,8 @@ package struct Catalog: Sendable, Equatable {
 
 extension Catalog: Codable {
   private enum CodingKeys: String, CodingKey {
-    case services, stores, repositories, policies, groups, invariants, drills, workflows, metrics, domains, reconciliations
+    case services, stores, repositories, policies, groups, invariants, drills, workflows, metrics, domains,
+      reconciliations
   }
 
   package init(from decoder: any Decoder) throws {

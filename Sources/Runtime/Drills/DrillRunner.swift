@@ -150,13 +150,26 @@ package struct DrillRunner: Sendable {
     request.verifies = false
     request.allowsBrokenLinks = drill.level <= .service
     let prepared = try await Restore(system, journal: journal).prepare(request)
+    let fetch = try await expectedFetch(drill)
     for prediction in prepared.plan.predictions {
       var result = DrillRecord.ServiceResult(service: prediction.service, isBack: false)
-      result.predictedSeconds = prediction.isComplete ? prediction.seconds : nil
+      result.predictedSeconds = prediction.isComplete ? fetch.map { prediction.seconds + $0 } : nil
       result.rtoObjectiveSeconds = prediction.rtoSeconds
       record.results.append(result)
     }
     return prepared
+  }
+
+  /// How long bringing the copies here will take, by the newest drills of that name: their median. `nil` if that was never
+  /// measured; nothing where all of them are here.
+  private func expectedFetch(_ drill: Drill) async throws -> Double? {
+    let locations = try locations(drill)
+    let areHere = system.catalog.repositories.allSatisfy { repository in
+      if case .local = locations[repository.name] ?? repository.location { true } else { false }
+    }
+    if areHere || drill.level == .tabletop { return 0 }
+    let measured = try await DrillHistory(journal, system).list(drill.name).compactMap(\.times.fetch).suffix(5).sorted()
+    return measured.isEmpty ? nil : measured[measured.count / 2]
   }
 
   /// A tabletop: what the plan says of itself.

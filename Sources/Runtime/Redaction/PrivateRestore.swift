@@ -72,6 +72,16 @@ struct PrivateRestore: Sendable {
     _ chosen: PointSelection.Chosen, _ stores: [StoreName], in work: String,
     progress: @escaping @Sendable (String) -> Void
   ) async throws -> [Restored] {
+    // No prune takes away what is being read.
+    try await system.holdingRepositories(of: stores, until: ReadingEnd()) {
+      try await bringBack(chosen, stores, in: work, progress)
+    }
+  }
+
+  private func bringBack(
+    _ chosen: PointSelection.Chosen, _ stores: [StoreName], in work: String,
+    _ progress: @escaping @Sendable (String) -> Void
+  ) async throws -> [Restored] {
     var result: [Restored] = []
     for name in stores {
       guard let store = system.catalog.store(name) else { throw RecoveryError.noSuchStore(name) }
