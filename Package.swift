@@ -74,10 +74,14 @@ let libraries: [Target] = [
   system("CISAL", "libisal", apt: "libisal-dev"),
   system("CCrypt", "libcrypt", apt: "libcrypt-dev"),
   system("CFUSE", "fuse3", apt: "libfuse3-dev"),
+  .target(name: "CWatchdog", path: "Sources/C/CWatchdog"),
   // Hashes every byte twice: optimised in debug builds too.
   .target(
     name: "CShim", path: "Sources/C/CShim", cSettings: [.unsafeFlags(["-O2"])],
     linkerSettings: [.linkedLibrary("crypto")]),
+  // Network namespaces for the rig; no part of Salvor.
+  .target(name: "CRig", path: "Sources/C/CRig"),
+  .target(name: "CRigShim", path: "Sources/C/CRigShim"),
 ]
 
 // MARK: Ground: values, time, chance, descriptors, requests. Knows nothing of backups.
@@ -129,6 +133,13 @@ let adapters: [Target] = [
   module("JournalSQLite", at: "Adapters/Journals/SQLite", ["Core", "IO", "StateKit", .grdb]),
   module("JournalMemory", at: "Adapters/Journals/Memory", ["Core", "StateKit"]),
   module("LeaseEtcd", at: "Adapters/Leases/Etcd", ["Core", "StateKit", "Web"]),
+  module("TrafficHAProxy", at: "Adapters/Traffic/HAProxy", ["Core", "IO", "DriverKit", "StateKit"]),
+  module("TrafficNGINX", at: "Adapters/Traffic/NGINX", ["Core", "IO", "DriverKit", "StateKit", "Web"]),
+  module("TrafficEnvoy", at: "Adapters/Traffic/Envoy", ["Core", "IO", "StateKit", "Web"]),
+  module("TrafficExec", at: "Adapters/Traffic/Exec", ["Core", "DriverKit", "StateKit"]),
+  module("TrafficPgBouncer", at: "Adapters/Traffic/PgBouncer", ["Core", "IO", "StateKit", "CPQ"]),
+  module("LeasePostgreSQL", at: "Adapters/Leases/PostgreSQL", ["Core", "IO", "StateKit", "CPQ"]),
+  module("WatchdogDevice", at: "Adapters/Watchdogs/Device", ["Core", "IO", "StateKit", "CWatchdog"]),
   module("MountFUSE", at: "Adapters/Mounts/FUSE", ["Core", "IO", "Vault", "CFUSE"]),
   module(
     "ServiceExec", at: "Adapters/Services/Exec", ["Core", "IO", "StateKit", .asyncHTTPClient, .nioCore, .nioHTTP1]),
@@ -152,6 +163,8 @@ let acts: [Target] = [
   // Looks at every byte of a copy.
   module("Redaction", at: "Sources/Redaction", ["Core", "Catalog", "DriverKit", .crypto], settings: hot),
   module("Synthetic", at: "Sources/Synthetic", ["Core", "DriverKit", .crypto]),
+  module("Rollouts", at: "Sources/Rollouts", ["Core", "Catalog", "StateKit"]),
+  module("Flags", at: "Sources/Flags", ["Core", "IO", "Web"]),
   // A simulation runs it a thousand times a second: optimised in debug builds too.
   module("Failover", at: "Sources/Failover", ["Core", "Catalog", "DriverKit", "StateKit"], settings: hot),
 ]
@@ -166,11 +179,11 @@ let doors: [Target] = [
     [
       "Core", "CShim", "IO", "Telemetry", "Catalog", "Vault", "DriverKit", "StateKit", "Planning", "Workflow",
       "Validation",
-      "Recovery", "Governance", "Drills", "Runbooks", "DriverContract", "Failover", "Load", "Reconciliation", "Replay",
-      "Redaction", "Synthetic", "Web",
+      "Recovery", "Governance", "Drills", "Runbooks", "DriverContract", "Failover", "Flags", "Load", "Reconciliation",
+      "Replay", "Redaction", "Rollouts", "Synthetic", "Web",
       .asyncHTTPClient, .crypto,
       .hummingbird,
-      .hummingbirdCore, .logging, .nioCore, .subprocess,
+      .hummingbirdCore, .logging, .nioCore, .nioSSL, .subprocess,
     ] + adapterNames),
   module(
     "Demo", at: "Sources/Demo",
@@ -188,15 +201,20 @@ let doors: [Target] = [
     "CLI", at: "Sources/CLI",
     [
       "Core", "IO", "Telemetry", "Console", "Catalog", "Vault", "StateKit", "Planning", "Workflow", "Validation",
-      "Recovery", "Governance", "Drills", "Runbooks", "Failover", "Load", "Reconciliation", "Replay", "Redaction",
-      "Synthetic", "Runtime", "Demo", "RepositoryServer",
+      "Recovery", "Governance", "Drills", "Runbooks", "Failover", "Flags", "Load", "Reconciliation", "Replay",
+      "Redaction",
+      "Rollouts", "Synthetic", "Runtime", "Demo", "RepositoryServer",
       "DriverKit", "Web",
       .arguments, .logging, .yams,
     ]),
   .executableTarget(name: "salvor", dependencies: ["CLI"], path: "Sources/salvor", swiftSettings: strict),
+  // Hosts, a switch between them, faults, load and a checker: what failovers are proved and measured on.
+  module("FailoverRig", at: "Sources/FailoverRig", ["Core", "IO", "Catalog", "CPQ", "CRig"], settings: hot),
   .executableTarget(
     name: "salvor-torture",
-    dependencies: ["Core", "IO", "Catalog", "DriverKit", "Vault", "Recovery", "Runtime", "Demo", .arguments],
+    dependencies: [
+      "Core", "IO", "Catalog", "DriverKit", "Vault", "Recovery", "Runtime", "Demo", "FailoverRig", .arguments,
+    ],
     path: "Sources/Torture", swiftSettings: strict),
   // Carries one run out for `KillTests`, which kills it at random moments; not a product.
   .executableTarget(
@@ -214,7 +232,7 @@ let doors: [Target] = [
     at: "Benchmarks/Suite",
     [
       "Core", "IO", "CShim", "Console", "Catalog", "Vault", "DriverKit", "StateKit", "Planning", "Recovery",
-      "Workflow", "Drills", "Runtime", "Demo", "DriverSQLite", "ObjectStoreLocal", .sqlite, .subprocess,
+      "Workflow", "Drills", "Runtime", "Demo", "DriverSQLite", "ObjectStoreLocal", "FailoverRig", .sqlite, .subprocess,
     ]),
   .executableTarget(
     name: "salvor-bench", dependencies: ["Core", "Console", "Benchmarks"], path: "Benchmarks/salvor-bench",
@@ -228,7 +246,10 @@ let testTargets: [Target] = [
   module("TestSupport", at: "Tests/Support", ["Core", "IO", .subprocess]),
   module("ObjectStoreContract", at: "Tests/Contracts/ObjectStore", ["Core", "IO", "Vault", "TestSupport"]),
   module("JournalContract", at: "Tests/Contracts/Journal", ["Core", "StateKit", "TestSupport"]),
+  module(
+    "ReplicatedEngineContract", at: "Tests/Contracts/ReplicatedEngine", ["Core", "IO", "DriverKit", "TestSupport"]),
   module("LeaseContract", at: "Tests/Contracts/Lease", ["Core", "StateKit", "TestSupport"]),
+  module("TrafficContract", at: "Tests/Contracts/Traffic", ["Core", "StateKit", "TestSupport"]),
   tests("CoreTests", ["Core", "IO"]),
   tests("CatalogTests", ["Core", "Catalog", "TestSupport"]),
   tests(
@@ -238,7 +259,7 @@ let testTargets: [Target] = [
       "ObjectStoreParity", "ObjectStoreContract", "TestSupport",
     ], settings: hot),
   tests("TreeTests", ["Core", "CShim", "IO", "Vault", "ObjectStoreLocal", "TestSupport"], settings: hot),
-  tests("DriverKitTests", ["Core", "DriverKit"]),
+  tests("DriverKitTests", ["Core", "IO", "DriverKit", "TestSupport"]),
   tests("DriverFilesTests", ["Core", "CShim", "IO", "DriverKit", "DriverFiles", "DriverContract", "TestSupport"]),
   tests("DriverSQLiteTests", ["Core", "IO", "DriverKit", "DriverSQLite", "DriverContract", "TestSupport", .sqlite]),
   tests(
@@ -330,7 +351,22 @@ let testTargets: [Target] = [
   tests("FailoverTests", ["Core", "Catalog", "DriverKit", "StateKit", "Failover", "TestSupport"]),
   tests(
     "FailoverEngineTests",
-    ["Core", "IO", "StateKit", "LeaseEtcd", "LeaseContract", "Web", "TestSupport"]),
+    [
+      "Core", "IO", "Catalog", "DriverKit", "DriverPostgreSQL", "DriverRedis", "DriverMariaDB", "StateKit", "LeaseEtcd",
+      "LeasePostgreSQL", "LeaseContract", "ReplicatedEngineContract", "Failover", "Runtime", "Web", "WatchdogDevice",
+      "CFUSE", "CWatchdog", "JournalMemory", "TestSupport", "salvor",
+    ]),
+  tests("RolloutTests", ["Core", "Catalog", "StateKit", "Rollouts"]),
+  // Real routers, before servers that say who they are.
+  tests(
+    "TrafficTests",
+    [
+      "Core", "IO", "Catalog", "DriverKit", "StateKit", "Flags", "Failover", "Rollouts", "Runtime", "TrafficContract",
+      "TrafficHAProxy", "TrafficNGINX", "TrafficEnvoy", "TrafficExec", "TrafficPgBouncer", "Web", "TestSupport",
+      "salvor",
+    ]),
+  // Real servers and agents on hosts of their own, a proxy before them, and what may happen to them.
+  tests("FailoverRoomTests", ["Core", "IO", "Catalog", "FailoverRig", "TestSupport", "salvor"]),
   tests("KillTests", ["Core", "IO", "StateKit", "TestSupport", "salvor", .sqlite]),
   tests("ArchitectureTests", ["Core", "IO", "DriverKit", "Runtime", "TestSupport"]),
   tests(
@@ -351,6 +387,8 @@ let package = Package(
     .executable(name: "salvor", targets: ["salvor"]),
     .executable(name: "salvor-bank", targets: ["salvor-bank"]),
     .executable(name: "salvor-bench", targets: ["salvor-bench"]),
+    // Loaded into what runs on the rig's hosts.
+    .library(name: "RigShim", type: .dynamic, targets: ["CRigShim"]),
   ],
   dependencies: packages,
   targets: libraries + ground + engine + adapters + acts + doors + testTargets,

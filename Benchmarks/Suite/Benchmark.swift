@@ -84,7 +84,7 @@ package protocol Benchmark: Sendable {
 package enum BenchmarkRegistry {
   package static let all: [any Benchmark.Type] = [
     CatalogBench.self, VaultBench.self, IndexBench.self, PointsBench.self, PostgreSQLBench.self,
-    DrillsBench.self, MakespanBench.self,
+    DrillsBench.self, MakespanBench.self, FailoverBench.self,
   ]
 }
 

@@ -29,6 +29,7 @@ package struct SalvorCommand: AsyncParsableCommand {
       InitCommand.self, ValidateCommand.self, GraphCommand.self, SchemaCommand.self,
       BackupCommand.self, PointCommand.self, PointsCommand.self, PlanCommand.self, RestoreCommand.self,
       FollowCommand.self, RPOCommand.self, TimelineCommand.self, FailoverCommand.self,
+      TrafficCommand.self, RolloutCommand.self, FlagCommand.self,
       RunsCommand.self, RunCommand.self, VerifyCommand.self, EvidenceCommand.self, DrillCommand.self,
       RedactCommand.self,
       SynthesizeCommand.self,

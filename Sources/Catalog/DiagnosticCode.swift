@@ -24,6 +24,7 @@ package enum DiagnosticCode: String, Sendable, CaseIterable {
   case twoGroups = "CATALOG-120"
   case noRepository = "CATALOG-121"
   case nothingToProtect = "CATALOG-122"
+  case badFailover = "CATALOG-130"
   case tierInversion = "CATALOG-150"
   case noObjectives = "CATALOG-151"
   case repositoryInStore = "CATALOG-152"
@@ -34,12 +35,13 @@ package enum DiagnosticCode: String, Sendable, CaseIterable {
   case scheduleMissesObjective = "CATALOG-157"
   case nobodyAnswers = "CATALOG-170"
   case emptyDomain = "CATALOG-171"
+  case oddFailover = "CATALOG-180"
 
   package var severity: Diagnostic.Severity {
     switch self {
     case .noObjectives: .note
     case .tierInversion, .repositoryInStore, .passwordInRepository, .linkedOutsideGroup, .shellSyntax, .noPolicy,
-      .scheduleMissesObjective, .nobodyAnswers, .emptyDomain:
+      .scheduleMissesObjective, .nobodyAnswers, .emptyDomain, .oddFailover:
       .warning
     default: .error
     }
@@ -83,6 +85,8 @@ package enum DiagnosticCode: String, Sendable, CaseIterable {
     case .scheduleMissesObjective: "The store is backed up less often than its service's RPO asks for."
     case .nobodyAnswers: "A critical service has no owner, or nobody is called when it is down."
     case .emptyDomain: "A Domain that no service names."
+    case .badFailover: "A failover policy under which nothing could be promised."
+    case .oddFailover: "A failover policy that is allowed and hardly what was meant."
     }
   }
 }

@@ -35,6 +35,17 @@ package protocol ReplicatedEngine: Sendable {
 
   /// No commit is acknowledged before enough standbys have it; or each when it is flushed here.
   func hold(_ holds: Bool) async throws(DriverError)
+
+  /// Commits wait for enough of `voters`, and nobody else's word counts once this returns, nor after a restart.
+  ///
+  /// - Throws: ``DriverError/unsupported(_:)`` if an engine can't choose; then ``EngineFacts/voters`` is `nil` too.
+  func acknowledge(by voters: [MemberName]) async throws(DriverError)
+}
+
+extension ReplicatedEngine {
+  package func acknowledge(by voters: [MemberName]) async throws(DriverError) {
+    throw .unsupported("this engine can't choose whose word counts")
+  }
 }
 
 /// What one look at an engine over the network found.
@@ -72,6 +83,10 @@ package struct EngineFacts: Sendable, Equatable, Codable {
   /// Age of the oldest commit that too few standbys have confirmed; of a primary whose loss is bounded.
   package var lagMilliseconds: Int64?
   package var lagBytes: Int64?
+  /// Whose word commits wait for; of a primary whose engine can choose, and `nil` of any other.
+  package var voters: [MemberName]?
+  /// Something that was committed after ``voters`` were last changed has been acknowledged: enough of them have all there is.
+  package var votersHoldAll: Bool?
 
   package init(
     role: Role, forMilliseconds: Int64 = 0, position: EnginePosition? = nil, following: MemberName? = nil,

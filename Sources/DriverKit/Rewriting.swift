@@ -135,6 +135,8 @@ package struct RewriteCount: Sendable, Codable, Equatable {
   package var dropped = 0
   /// What the engine checked once everything was there.
   package var proofs: [String] = []
+  /// Whom the new state knows as the one who may do everything, where there is such a one.
+  package var role: String?
 
   package init() {}
 }

@@ -22,6 +22,9 @@ package struct AgentCore: Sendable {
     var since: Int64 = 0
     var suspicion = Suspicion()
     var suspectedSince: Int64?
+    /// In the eyes of our own engine, a primary.
+    var attachedSince: Int64?
+    var absentSince: Int64?
   }
 
   private var looks: [Look]
@@ -29,8 +32,24 @@ package struct AgentCore: Sendable {
   private var reports: [(report: AgentReport, at: Int64)?]
   private var store: (view: StoreFacts, at: Int64)?
   private var recordSince: Int64?
+  private var traffic: [TrafficFacts]?
   private var plannedAt: Int64?
   private var worstLate: (late: Int64, at: Int64) = (0, .min / 2)
+  private var confirmedVoters: [MemberName]?
+  private var meter = SignalMeter()
+  private var acknowledgedAt: (primary: MemberName, at: Int64)?
+  /// What whoever runs it knows of the world beside the engines.
+  package var surroundings = Surroundings()
+
+  /// Recorded with every decision, since it is made of it.
+  package struct Surroundings: Sendable, Equatable {
+    package var context: [String: String]?
+    package var zones: [String: Int]?
+
+    package init(context: [String: String]? = nil, zones: [String: Int]? = nil) {
+      (self.context, self.zones) = (context, zones)
+    }
+  }
 
   package init(
     _ policy: FailoverPolicy, as name: MemberName, memory: AgentMemory = AgentMemory(), at now: Int64,
@@ -68,6 +87,9 @@ package struct AgentCore: Sendable {
       // A store that forgets is no reason to.
       if (known.view.record?.epoch ?? .none) > (record?.epoch ?? .none) { return }
       if known.view.record?.epoch != record?.epoch { recordSince = now }
+    } else {
+      // How old it is, whoever has just come can't know.
+      recordSince = now
     }
     store = (
       StoreFacts(ageMilliseconds: 0, record: record, recordAgeMilliseconds: nil, conductor: conductor, order: order),
@@ -75,7 +97,24 @@ package struct AgentCore: Sendable {
     )
   }
 
-  package mutating func engineSaid(_ facts: EngineFacts, at now: Int64) { engine = facts }
+  package mutating func engineSaid(_ facts: EngineFacts, at now: Int64) {
+    engine = facts
+    for index in looks.indices {
+      let isThere = facts.role == .primary ? facts.attached.contains(policy.members[index].name) : nil
+      looks[index].attachedSince = isThere == true ? looks[index].attachedSince ?? now : nil
+      looks[index].absentSince = isThere == false ? looks[index].absentSince ?? now : nil
+    }
+  }
+
+  /// Voters that are known to be written, and that nothing sent before can still undo; `nil` before anything is sent.
+  package mutating func confirmed(_ voters: [MemberName]?) { confirmedVoters = voters }
+  /// What a check came to; about this member if it is asked beside it, else about the recorded primary.
+  package mutating func sampled(_ name: CheckName, _ sample: SignalSample, at now: Int64) {
+    guard let check = policy.check(name), let subject = check.asks.isLocal ? self.name : primary else { return }
+    meter.took(check, of: subject, sample, at: now)
+  }
+
+  package mutating func routersSaid(_ facts: [TrafficFacts]?) { traffic = facts }
 
   // MARK: Commands
 
@@ -109,15 +148,19 @@ package struct AgentCore: Sendable {
   package func report(at now: Int64) -> AgentReport {
     var verdict = Verdict.unknown
     if let primary, let index = policy.members.firstIndex(where: { $0.name == primary }) {
-      verdict = policy.verdict(on: memberFacts(index, now), late: protections.contains(.doubt) ? late(now) : 0)
+      verdict = policy.verdict(
+        on: memberFacts(index, now), late: protections.contains(.doubt) ? late(now) : 0, signals(at: now) ?? [])
       if name == primary {
         // Nobody knows better that its process is gone, nor worse whether others reach it.
         verdict = engine?.role == .stopped ? verdict : .unknown
       }
     }
-    return AgentReport(
+    var report = AgentReport(
       member: name, promised: memory.promised, isDetached: memory.isFenced && isDetached, engine: engine,
       verdict: verdict, of: primary)
+    let local = policy.checks.filter(\.asks.isLocal)
+    if !local.isEmpty { report.signals = meter.facts(local, by: name, at: now) }
+    return report
   }
 
   private var isDetached: Bool {
@@ -131,6 +174,7 @@ package struct AgentCore: Sendable {
     package var facts: FailoverFacts
     package var decisions: [FailoverDecision]
     package var duty: MemberDuty?
+    package var voterStep: VoterStep?
     package var actions: [FailoverAction] { decisions.last?.actions ?? [] }
   }
 
@@ -151,6 +195,7 @@ package struct AgentCore: Sendable {
           looks[index].suspicion.excuse(at: now)
           looks[index].suspectedSince = nil
           looks[index].since = now
+          if looks[index].absentSince != nil { looks[index].absentSince = now }
         }
       }
     }
@@ -164,11 +209,53 @@ package struct AgentCore: Sendable {
         looks[index].suspectedSince = now
       }
     }
+    if isPlanned { derive(at: now) }
     let facts = facts(at: now, wall: wall)
     let decisions = policy.decide(standing, facts, with: protections)
     if let last = decisions.last { standing = last.next }
     let duty = engine.flatMap { policy.duty(memory, $0, facts, with: protections) }
-    return Outcome(facts: facts, decisions: decisions, duty: duty)
+    let step = engine.flatMap { policy.voterStep(memory, $0, facts, confirmed: confirmedVoters, with: protections) }
+    return Outcome(facts: facts, decisions: decisions, duty: duty, voterStep: duty == nil ? step : nil)
+  }
+
+  /// Checks that follow from what agents tell each other.
+  private mutating func derive(at now: Int64) {
+    guard let primary, policy.checks.contains(where: \.asks.isDerived) else { return }
+    var members = policy.members.indices.map { memberFacts($0, now) }
+    if let index { (members[index].report, members[index].reportAgeMilliseconds) = (report(at: now), 0) }
+    let lag = policy.lag(members, behind: primary)
+    let found = members.first { $0.name == primary }
+    if acknowledgedAt?.primary != primary { acknowledgedAt = (primary, now) }
+    if let engine = found?.report?.engine, engine.acknowledges {
+      acknowledgedAt = (primary, max(acknowledgedAt?.at ?? now, now - (found?.reportAgeMilliseconds ?? 0)))
+    }
+    for check in policy.checks {
+      let value: Int64?
+      switch check.asks {
+      // Thousandths of a second are milliseconds.
+      case .beat: value = acknowledgedAt.map { now - $0.at }
+      case .lagSeconds: value = lag.milliseconds
+      case .lagBytes: value = lag.bytes.map { $0.multipliedReportingOverflow(by: 1000).overflow ? .max : $0 * 1000 }
+      default: continue
+      }
+      if let value { meter.took(check, of: primary, .value(value), at: now) }
+    }
+  }
+
+  /// Its own, and what agents beside the members said of theirs.
+  private func signals(at now: Int64) -> [SignalFact]? {
+    guard !policy.checks.isEmpty else { return nil }
+    var result = meter.facts(policy.checks, by: name, at: now)
+    for (index, known) in reports.enumerated() where index < policy.members.count {
+      guard let known, known.report.member != name else { continue }
+      for fact in known.report.signals?.prefix(policy.checks.count) ?? []
+      where fact.of == known.report.member && fact.by == fact.of && policy.check(fact.check)?.asks.isLocal == true {
+        var older = fact
+        older.ageMilliseconds = max(0, fact.ageMilliseconds) + max(0, now - known.at)
+        result.append(older)
+      }
+    }
+    return result
   }
 
   private func late(_ now: Int64) -> Int64 {
@@ -194,6 +281,8 @@ package struct AgentCore: Sendable {
         at: now, expecting: policy.signals.interval.wholeMilliseconds)
       facts.suspectedMilliseconds = look.suspectedSince.map { now - $0 }
     }
+    facts.attachedMilliseconds = look.attachedSince.map { now - $0 }
+    facts.absentMilliseconds = look.absentSince.map { now - $0 }
     if let known = reports[index] { (facts.report, facts.reportAgeMilliseconds) = (known.report, now - known.at) }
     return facts
   }
@@ -209,8 +298,12 @@ package struct AgentCore: Sendable {
     var view = store?.view
     view?.ageMilliseconds = store.map { now - $0.at } ?? 0
     view?.recordAgeMilliseconds = recordSince.map { now - $0 }
-    return FailoverFacts(
+    var facts = FailoverFacts(
       observer: name, atMilliseconds: now, now: wall, lateMilliseconds: late(now), store: view, members: members,
       witnesses: witnesses)
+    facts.signals = signals(at: now)
+    (facts.context, facts.zones) = (surroundings.context, surroundings.zones)
+    facts.traffic = traffic
+    return facts
   }
 }

@@ -15,7 +15,8 @@ extension FailoverPolicy {
     var standing = standing
     // The table has no circle that a single set of facts could keep turning; the bound is for those who change it.
     for _ in 0..<12 {
-      let decision = DecisionMaker(policy: self, standing: standing, facts: facts, protections: protections).decide()
+      let maker = DecisionMaker(policy: self, standing: standing, facts: facts, protections: protections)
+      let decision = maker.withoutIdleLease(maker.decide())
       decisions.append(decision)
       if decision.next.state == standing.state || !decision.actions.isEmpty { break }
       standing = decision.next
@@ -24,16 +25,16 @@ extension FailoverPolicy {
   }
 }
 
-private struct DecisionMaker {
+struct DecisionMaker {
   let policy: FailoverPolicy
   let standing: FailoverStanding
   let facts: FailoverFacts
   let protections: Protections
 
-  private var now: Int64 { facts.atMilliseconds }
-  private var record: PrimaryRecord? { facts.store?.record }
-  private var elapsed: Int64 { now - standing.sinceMilliseconds }
-  private var freshness: Int64 { policy.signals.freshness.wholeMilliseconds }
+  var now: Int64 { facts.atMilliseconds }
+  var record: PrimaryRecord? { facts.store?.record }
+  var elapsed: Int64 { now - standing.sinceMilliseconds }
+  var freshness: Int64 { policy.signals.freshness.wholeMilliseconds }
 
   func decide() -> FailoverDecision {
     if standing.state.isConducting { return conduct() }
@@ -53,13 +54,24 @@ private struct DecisionMaker {
     }
   }
 
+  /// A lease that came after the claim was given up would keep everybody else from acting, for as long as it is renewed.
+  func withoutIdleLease(_ decision: FailoverDecision) -> FailoverDecision {
+    let state = decision.next.state
+    guard facts.store?.conductor?.isMine == true, !state.isConducting, state != .claim,
+      !decision.actions.contains(.release)
+    else { return decision }
+    var decision = decision
+    decision.actions.append(.release)
+    return decision
+  }
+
   // MARK: Calm
 
   private var isPaused: Bool {
     policy.consent == .off || policy.isInMaintenance || facts.store?.order?.kind == .pause
   }
 
-  private var pendingOrder: FailoverOrder? {
+  var pendingOrder: FailoverOrder? {
     guard let order = facts.store?.order, order.id != record?.order else { return nil }
     return order
   }
@@ -102,13 +114,13 @@ private struct DecisionMaker {
     return begin(.adopted, facts.observer)
   }
 
-  private func obey(_ order: FailoverOrder) -> FailoverDecision {
+  func obey(_ order: FailoverOrder) -> FailoverDecision {
     var decision = begin(.ordered, record?.primary)
     decision.next.order = order
     return decision
   }
 
-  private func begin(_ rule: FailoverRule, _ subject: MemberName?) -> FailoverDecision {
+  func begin(_ rule: FailoverRule, _ subject: MemberName?) -> FailoverDecision {
     var decision = move(rule, .claim)
     decision.next = FailoverStanding(.claim, sinceMilliseconds: now)
     decision.next.subject = subject
@@ -117,139 +129,19 @@ private struct DecisionMaker {
   }
 
   /// Somebody promised a higher epoch than the recorded one, and nobody conducts it any more.
-  private func isUnfinished(_ record: PrimaryRecord) -> Bool {
+  func isUnfinished(_ record: PrimaryRecord) -> Bool {
     guard let store = facts.store, store.ageMilliseconds <= freshness, store.conductor == nil,
-      (store.recordAgeMilliseconds ?? .max) >= policy.signals.dwell.wholeMilliseconds
+      (store.recordAgeMilliseconds ?? 0) >= policy.signals.dwell.wholeMilliseconds
     else { return false }
     // Its own agent sees it first; others would only race it for the lease.
     return facts.members.contains { ($0.report?.promised ?? Fence.none) > record.epoch }
-  }
-
-  // MARK: Suspicion and consent
-
-  private var subjectFacts: MemberFacts? { facts.member(standing.subject ?? record?.primary) }
-
-  private var verdict: Verdict {
-    guard let member = facts.member(record?.primary) else { return .unknown }
-    return policy.verdict(on: member, late: protections.contains(.doubt) ? facts.lateMilliseconds : 0)
-  }
-
-  private var isUp: Bool { verdict == .up }
-
-  /// What others say, as long as it is fresh and about the same primary.
-  private var voices: [(MemberName, Verdict)] {
-    var result: [(MemberName, Verdict)] = [(facts.observer, verdict)]
-    func add(_ name: MemberName, _ report: AgentReport?, _ age: Int64?) {
-      guard name != facts.observer, let report, let age, age <= freshness, report.of == record?.primary else { return }
-      result.append((name, report.verdict))
-    }
-    for member in facts.members { add(member.name, member.report, member.reportAgeMilliseconds) }
-    for witness in facts.witnesses { add(witness.name, witness.report, witness.reportAgeMilliseconds) }
-    return result
-  }
-
-  private func suspect() -> FailoverDecision {
-    if record?.epoch != standing.basis {
-      return move(.seenAgain, .steady, [FailoverReason("another primary is recorded")])
-    }
-    if isUp { return move(.seenAgain, .steady) }
-    if let record, isUnfinished(record) { return begin(.unfinished, record.primary) }
-    var reasons: [FailoverReason] = []
-    let voices = voices
-    let downs = voices.count { $0.1 == .down }
-    let ups = voices.count { $0.1 == .up }
-    let needed = protections.contains(.observers) ? policy.signals.observers : 1
-    if verdict != .down, protections.contains(.dwell) || verdict != .suspect {
-      reasons.append(FailoverReason("this observer's verdict is \(verdict.rawValue)"))
-    }
-    let counted = protections.contains(.dwell) ? downs : voices.count { $0.1 == .down || $0.1 == .suspect }
-    if counted < needed || (ups >= counted && protections.contains(.observers)) {
-      reasons.append(FailoverReason("\(counted) of \(needed) observers say it is down, \(ups) that it is up"))
-    }
-    if protections.contains(.peers) { reasons += peers }
-    guard reasons.isEmpty else { return move(.stillSuspect, .suspect, reasons) }
-    return move(.agreed, .confirmed, voices.map { FailoverReason("says \($0.1.rawValue)", $0.0) })
-  }
-
-  /// What the engine's own peers say: whoever receives from the primary speaks for it, and enough must be there to speak.
-  private var peers: [FailoverReason] {
-    // A process that is gone sends nothing: what a peer has from it is from before.
-    let isGone = subjectFacts?.sight == .refused
-    var reasons: [FailoverReason] = []
-    let patience = policy.signals.dwell.wholeMilliseconds + freshness / 2
-    var silent = 0
-    for member in facts.members where member.name != record?.primary {
-      guard let age = member.reportAgeMilliseconds, age <= freshness, let engine = member.report?.engine,
-        engine.role == .standby, engine.position != nil
-      else { continue }
-      if !isGone, engine.following == record?.primary, let heard = engine.heardMilliseconds, heard < patience {
-        reasons.append(FailoverReason("still receives from it", member.name))
-      } else {
-        silent += 1
-      }
-    }
-    if silent < policy.fenceQuorum {
-      reasons.append(FailoverReason("\(silent) of \(policy.fenceQuorum) standbys can say that they receive nothing"))
-    }
-    return reasons
-  }
-
-  private func consent() -> FailoverDecision {
-    if record?.epoch != standing.basis { return move(.otherConducts, .steady) }
-    if isUp { return move(.seenAgain, .steady) }
-    if let order = pendingOrder, order.kind == .switchover || order.kind == .breakGlass { return obey(order) }
-    if facts.store?.conductor.map({ !$0.isMine }) ?? false {
-      return move(.awaitsConsent, .consent, [FailoverReason("\(facts.store!.conductor!.holder) conducts")])
-    }
-    var reasons: [FailoverReason] = []
-    switch policy.consent {
-    case .off, .observe: reasons.append(FailoverReason("the policy only observes"))
-    case .propose:
-      let order = pendingOrder
-      if order?.kind != .approve || order?.target != standing.subject {
-        reasons.append(FailoverReason("nobody has approved it: `salvor failover approve`"))
-      }
-    case .autoZeroLoss, .autoBounded: break
-    }
-    for window in policy.freezes where window.from <= facts.now && facts.now < window.until {
-      reasons.append(FailoverReason("a freeze lasts until \(window.until)"))
-    }
-    let pause = policy.budgets.pause.wholeMilliseconds
-    if let age = facts.store?.recordAgeMilliseconds, age < pause, record?.previous != nil {
-      reasons.append(FailoverReason("the last failover was \(age) ms ago, and \(pause) must lie between two"))
-    }
-    guard reasons.isEmpty else { return move(.awaitsConsent, .consent, reasons) }
-    return move(.consented, .claim)
-  }
-
-  private func claim() -> FailoverDecision {
-    if let epoch = record?.epoch, epoch != standing.basis { return move(.otherConducts, .steady) }
-    guard let store = facts.store else { return move(.awaitsLease, .claim, [], [.claim]) }
-    if let conductor = store.conductor {
-      guard conductor.isMine else {
-        return move(.otherConducts, .steady, [FailoverReason("\(conductor.holder) conducts")])
-      }
-      let highest = facts.members.compactMap { $0.report?.promised }.max() ?? Fence.none
-      guard conductor.epoch > max(highest, record?.epoch ?? Fence.none) else {
-        // A lease store that was brought back from an old copy counts from an old number.
-        return move(
-          .awaitsLease, .claim, [FailoverReason("epoch \(conductor.epoch) isn't above \(highest)")], [.release])
-      }
-      var decision = move(.claimed, standing.order?.kind == .breakGlass ? .breakGlass : .fence)
-      decision.next.epoch = conductor.epoch
-      return decision
-    }
-    if standing.order == nil, record != nil, standing.subject == record?.primary, isUp, !isUnfinished(record!) {
-      return move(.seenAgain, .steady)
-    }
-    return move(.awaitsLease, .claim, [], [.claim])
   }
 
   // MARK: Conducting
 
   private func conduct() -> FailoverDecision {
     guard let epoch = standing.epoch else { return move(.leaseLost, .steady) }
-    if let store = facts.store, !(store.conductor?.isMine ?? false) || store.conductor?.epoch != epoch {
+    guard let store = facts.store, store.conductor?.isMine ?? false, store.conductor?.epoch == epoch else {
       return move(.leaseLost, .steady)
     }
     switch standing.state {
@@ -267,7 +159,10 @@ private struct DecisionMaker {
     case .repoint: return repoint(epoch)
     case .shift:
       if target?.report?.engine?.acknowledges == true || policy.acknowledgements == 0, let name = standing.target {
-        return move(.shifted, .observe, [], [.shift(name, epoch)])
+        // Routers are told and asked, and wait for nobody longer than this.
+        let objections = (facts.traffic ?? []).compactMap { $0.objection(name, epoch) }
+        if !objections.isEmpty, !isTooLate { return move(.awaitsTraffic, .shift, objections, [.shift(name, epoch)]) }
+        return move(.shifted, .observe, objections, [.shift(name, epoch)])
       }
       return isTooLate ? give() : move(.awaitsStandbys, .shift, [], follows(epoch))
     case .observe: return observe(epoch)
@@ -277,7 +172,7 @@ private struct DecisionMaker {
 
   private var target: MemberFacts? { facts.member(standing.target) }
 
-  private func isFresh(_ member: MemberFacts?) -> Bool { (member?.reportAgeMilliseconds ?? .max) <= freshness }
+  func isFresh(_ member: MemberFacts?) -> Bool { (member?.reportAgeMilliseconds ?? .max) <= freshness }
 
   private var isTooLate: Bool { elapsed > policy.budgets.fence.wholeMilliseconds }
 
@@ -285,7 +180,19 @@ private struct DecisionMaker {
 
   private func isFenced(_ member: MemberFacts, _ epoch: Fence) -> Bool {
     guard let report = member.report, report.promised == epoch, report.isDetached else { return false }
-    return report.engine?.role == .standby
+    // One whose position isn't known can't say what was acknowledged.
+    return report.engine?.role == .standby && report.engine?.position != nil
+  }
+
+  private var needed: Int {
+    !protections.contains(.fenceBeforePromote)
+      ? 0 : protections.contains(.fenceQuorum) ? quorum : max(1, quorum - 1)
+  }
+
+  /// One that was named and never came to serve has all there is, and can't come to serve behind our back.
+  private func neverServed(_ epoch: Fence) -> Bool {
+    guard let report = facts.member(standing.subject)?.report, report.promised == epoch else { return false }
+    return report.isDetached && report.engine?.role == .standby && report.engine?.position != nil
   }
 
   private func fence(_ epoch: Fence) -> FailoverDecision {
@@ -294,7 +201,8 @@ private struct DecisionMaker {
       return move(.fenced, .choose)
     }
     let standbys = facts.members.filter { $0.name != subject }
-    let fenced = standbys.filter { isFenced($0, epoch) }
+    let voters = voters
+    let fenced = standbys.filter { voters.contains($0.name) && isFenced($0, epoch) }
     let missing = standbys.filter { !isFenced($0, epoch) }
     var actions = missing.map { FailoverAction.fence($0.name, epoch) }
     let subjectReport = facts.member(subject)?.report
@@ -313,11 +221,7 @@ private struct DecisionMaker {
       actions.append(.fence(subject, epoch))
     }
 
-    let needed =
-      !protections.contains(.fenceBeforePromote)
-      ? 0 : protections.contains(.fenceQuorum) ? policy.fenceQuorum : max(1, policy.fenceQuorum - 1)
-    // One that was named and never came to serve has all there is, and can't come to serve behind our back.
-    let neverServed = subjectObeys && subjectReport?.isDetached == true && subjectReport?.engine?.role == .standby
+    let neverServed = neverServed(epoch)
     if fenced.count >= needed || neverServed {
       let isSilenced =
         subjectObeys && (subjectReport?.engine?.role != .primary || subjectReport?.engine?.isHeld == true)
@@ -332,6 +236,7 @@ private struct DecisionMaker {
           return decision
         }
       }
+      if standing.state == .hold { return chooseAgain(epoch, actions) }
       return move(.fenced, .choose)
     }
     if standing.state == .breakGlass, isTooLate {
@@ -345,6 +250,16 @@ private struct DecisionMaker {
     if standing.state == .hold, elapsed > 2 * policy.budgets.fence.wholeMilliseconds { return give() }
     if standing.state == .fence, isTooLate { return move(.fenceBudgetSpent, .hold, reasons, actions) }
     return move(.awaitsFence, standing.state, reasons, actions)
+  }
+
+  /// Held since nobody fitted: chosen only once somebody does, and given up when that takes too long.
+  private func chooseAgain(_ epoch: Fence, _ actions: [FailoverAction]) -> FailoverDecision {
+    let choice = choose(epoch)
+    guard choice.rule == .noneFit else { return move(.fenced, .choose) }
+    if elapsed > 2 * policy.budgets.fence.wholeMilliseconds { return give() }
+    var decision = move(.noneFit, .hold, choice.reasons, actions)
+    decision.candidates = choice.candidates
+    return decision
   }
 
   private func choose(_ epoch: Fence) -> FailoverDecision {
@@ -395,6 +310,14 @@ private struct DecisionMaker {
       best = candidate
     }
     let isEnough = best.map { ($0.position ?? .none) >= (most ?? .none) } ?? false
+    // Enough had detached a moment ago; what isn't known of them any more can't be compared.
+    let known = facts.members.count { $0.name != subject && isFenced($0, epoch) }
+    if known < needed, !neverServed(epoch), standing.order?.kind != .breakGlass {
+      var decision = move(
+        .noneFit, .hold, [FailoverReason("\(known) of \(needed) standbys are known to have detached")])
+      decision.candidates = candidates
+      return decision
+    }
     guard let best, isEnough || !protections.contains(.mostComplete) || standing.order?.kind == .breakGlass else {
       var decision = move(
         .noneFit, .hold, [FailoverReason(most.map { "what must be kept reaches \($0)" } ?? "no position is known")])
@@ -404,13 +327,14 @@ private struct DecisionMaker {
     return record(.chosen, best.member, best.position, epoch, candidates)
   }
 
-  private func record(
+  func record(
     _ rule: FailoverRule, _ target: MemberName?, _ position: EnginePosition?, _ epoch: Fence,
     _ candidates: [FailoverCandidate]
   ) -> FailoverDecision {
     var decision = move(rule, .record)
     decision.next.target = target
     decision.next.position = position
+    decision.next.choice = "\(rule.rawValue) \((try? CanonicalJSON.digest(facts))?.hex ?? "")"
     decision.candidates = candidates
     return decision
   }
@@ -419,7 +343,7 @@ private struct DecisionMaker {
     PrimaryRecord(
       epoch: epoch, primary: standing.target ?? standing.subject ?? facts.observer,
       previous: standing.target == standing.subject ? nil : standing.subject, position: standing.position,
-      order: facts.store?.order?.id, decision: standing.id)
+      order: facts.store?.order?.id, decision: standing.choice)
   }
 
   private func promote(_ epoch: Fence) -> FailoverDecision {
@@ -454,14 +378,16 @@ private struct DecisionMaker {
   }
 
   private func observe(_ epoch: Fence) -> FailoverDecision {
-    if verdict == .down { return move(.relapsed, .steady, [], [.release]) }
+    // By the engine alone: what checks say may be no fault of this member's, nor better with another.
+    let engine = facts.member(record?.primary).map { policy.verdict(on: $0, late: late) }
+    if engine == .down { return move(.relapsed, .steady, [], [.release]) }
     if elapsed >= policy.budgets.observe.wholeMilliseconds { return move(.observed, .steady, [], [.release]) }
     return move(.observing, .observe, [], follows(epoch))
   }
 
   // MARK: Moving
 
-  private func move(
+  func move(
     _ rule: FailoverRule, _ state: FailoverState, _ reasons: [FailoverReason] = [], _ actions: [FailoverAction] = []
   ) -> FailoverDecision {
     var next = standing

@@ -19,6 +19,14 @@ package struct FailoverFacts: Sendable, Equatable, Codable {
   /// In the order of the policy.
   package var members: [MemberFacts]
   package var witnesses: [WitnessFacts]
+  /// What checks found, here and beside the members; `nil` if the policy has none.
+  package var signals: [SignalFact]?
+  /// What the context's file says: the release, values of flags, a deployment. `nil` if there is none, or it can't be read.
+  package var context: [String: String]?
+  /// Seconds east of Greenwich, of the zones that the policy's freezes name.
+  package var zones: [String: Int]?
+  /// What routers said to whoever conducts; `nil` where there are none.
+  package var traffic: [TrafficFacts]?
 
   package init(
     observer: MemberName, atMilliseconds: Int64, now: Timestamp, lateMilliseconds: Int64, store: StoreFacts?,
@@ -36,7 +44,7 @@ package struct StoreFacts: Sendable, Equatable, Codable {
   package var ageMilliseconds: Int64
   /// `nil`: nobody has ever been recorded.
   package var record: PrimaryRecord?
-  /// How long this observer has known the record's epoch; `nil` if it was there when the observer came.
+  /// How long this observer has known the record's epoch: it is at least so old. `nil` counts for no time at all.
   package var recordAgeMilliseconds: Int64?
   package var conductor: Conductor?
   package var order: FailoverOrder?
@@ -71,13 +79,15 @@ package struct PrimaryRecord: Sendable, Equatable, Codable {
   package var order: String?
   /// Why this member: the rule that chose it, and the facts' digest. ``FailoverLog`` has the rest.
   package var decision: String?
+  /// Standbys of whom `W` hold every commit, as the primary's agent has written since; `nil`: all others.
+  package var voters: [MemberName]?
 
   package init(
     epoch: Fence, primary: MemberName, previous: MemberName? = nil, position: EnginePosition? = nil,
-    order: String? = nil, decision: String? = nil
+    order: String? = nil, decision: String? = nil, voters: [MemberName]? = nil
   ) {
     (self.epoch, self.primary, self.previous) = (epoch, primary, previous)
-    (self.position, self.order, self.decision) = (position, order, decision)
+    (self.position, self.order, self.decision, self.voters) = (position, order, decision, voters)
   }
 }
 
@@ -120,6 +130,8 @@ package struct AgentReport: Sendable, Equatable, Codable {
   package var verdict: Verdict
   /// The primary that is meant.
   package var of: MemberName?
+  /// What checks beside it found about its own host; `nil` if there are none.
+  package var signals: [SignalFact]?
 
   package init(
     member: MemberName, promised: Fence, isDetached: Bool, engine: EngineFacts?, verdict: Verdict, of: MemberName?
@@ -139,6 +151,9 @@ package struct MemberFacts: Sendable, Equatable, Codable {
   package var suspectedMilliseconds: Int64?
   package var report: AgentReport?
   package var reportAgeMilliseconds: Int64?
+  /// How long the observer's own engine, a primary, has had it attached, or hasn't.
+  package var attachedMilliseconds: Int64?
+  package var absentMilliseconds: Int64?
 
   package init(
     name: MemberName, sight: Sight? = nil, forMilliseconds: Int64 = 0, suspicionThousandths: Int? = nil,

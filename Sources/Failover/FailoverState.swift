@@ -30,6 +30,8 @@ package struct FailoverStanding: Sendable, Equatable, Codable {
   package var basis: Fence?
   package var target: MemberName?
   package var position: EnginePosition?
+  /// The rule that chose it, and the digest of the facts it was chosen from.
+  package var choice: String?
   package var order: FailoverOrder?
   /// When enough standbys were detached.
   package var fencedMilliseconds: Int64?
@@ -96,6 +98,7 @@ package enum FailoverRule: String, Sendable, Codable, CaseIterable {
   case stillSuspect = "F-021"
   case seenAgain = "F-022"
   case agreed = "F-023"
+  case ailing = "F-024"
   case confirmedAsks = "F-030"
   case consented = "F-031"
   case awaitsConsent = "F-032"
@@ -124,6 +127,7 @@ package enum FailoverRule: String, Sendable, Codable, CaseIterable {
   case repointed = "F-100"
   case awaitsStandbys = "F-101"
   case shifted = "F-110"
+  case awaitsTraffic = "F-111"
   case observed = "F-120"
   case observing = "F-121"
   case relapsed = "F-122"
@@ -152,6 +156,8 @@ package enum FailoverRule: String, Sendable, Codable, CaseIterable {
     case .seenAgain:
       row([.suspect, .confirmed, .consent, .claim], [.steady], "the primary is seen again; nothing was touched")
     case .agreed: row([.suspect], [.confirmed], "enough observers agree, and no peer still sees the primary")
+    case .ailing:
+      row([.suspect], [.confirmed], "it runs, and enough observers agree by their checks that it can't do its work")
     case .confirmedAsks: row([.confirmed], [.consent], "the failure is confirmed; consent is asked for")
     case .consented: row([.consent], [.claim], "the policy, or a person, consents")
     case .awaitsConsent: row([.consent], [.consent], "consent is missing")
@@ -173,7 +179,7 @@ package enum FailoverRule: String, Sendable, Codable, CaseIterable {
     case .primaryIsBack: row([.fence, .hold], [.abort], "the primary is back before it was fenced")
     case .glassBroken: row([.breakGlass], [.choose], "an operator goes on with what can be reached")
     case .chosen: row([.choose], [.record], "the most complete of those that may serve")
-    case .noneFit: row([.choose], [.hold], "the most complete copy may not serve")
+    case .noneFit: row([.choose, .hold], [.hold], "the most complete copy may not serve")
     case .goesBack: row([.abort], [.record], "service stays where it was, under a new epoch")
     case .recorded: row([.record], [.promote], "the record names the new primary")
     case .awaitsRecord: row([.record], [.record], "waiting for the record to be written")
@@ -188,6 +194,7 @@ package enum FailoverRule: String, Sendable, Codable, CaseIterable {
     case .repointed: row([.repoint], [.shift], "enough standbys follow the new primary")
     case .awaitsStandbys: row([.repoint, .shift], [.repoint, .shift], "too few standbys follow")
     case .shifted: row([.shift], [.observe], "it acknowledges; traffic goes there")
+    case .awaitsTraffic: row([.shift], [.shift], "it acknowledges; routers don't show yet that traffic goes there")
     case .observed: row([.observe], [.steady], "watched for as long as the policy says")
     case .observing: row([.observe], [.observe], "being watched")
     case .relapsed: row([.observe], [.steady], "the new primary fails; the next epoch decides")

@@ -35,6 +35,7 @@ package enum DutyRule: String, Sendable, Codable, CaseIterable {
   case recordMoved = "D-022"
   case otherHistory = "D-023"
   case fencedAndStopped = "D-024"
+  case followsInVain = "D-025"
 
   package var says: String {
     switch self {
@@ -46,6 +47,8 @@ package enum DutyRule: String, Sendable, Codable, CaseIterable {
     case .recordNamesMe: "the record names this member, and it doesn't serve yet"
     case .recordMoved: "the record names another primary than the one this member follows"
     case .otherHistory: "the engine is stopped and must follow the recorded primary"
+    case .followsInVain:
+      "it follows the recorded primary, which doesn't count it, and has got nothing from it for too long"
     case .fencedAndStopped: "detached and stopped: started again so that its position can be read"
     }
   }
@@ -89,7 +92,9 @@ extension FailoverPolicy {
     if isMine {
       guard isCurrent, isKnown else { return nil }
       if engine.role == .standby { return .promote(record.epoch, .recordNamesMe) }
-      return engine.forMilliseconds >= budgets.restart.wholeMilliseconds ? .start(.leftToItself) : nil
+      guard healing.response(to: .process).restart == .auto else { return nil }
+      let patience = healing.restartFirst > .zero ? 0 : budgets.restart.wholeMilliseconds
+      return engine.forMilliseconds >= patience ? .start(.leftToItself) : nil
     }
     guard isCurrent else { return nil }
     if engine.role == .stopped { return .rejoin(record.primary, record.epoch, .otherHistory) }

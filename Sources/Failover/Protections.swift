@@ -17,7 +17,11 @@ package struct Protections: OptionSet, Sendable {
   package static let peers = Protections(rawValue: 1 << 10)
   package static let mostComplete = Protections(rawValue: 1 << 11)
 
-  package static let all = Protections(rawValue: (1 << 12) - 1)
+  package static let votersRecorded = Protections(rawValue: 1 << 12)
+  package static let votersCaughtUp = Protections(rawValue: 1 << 13)
+  package static let watchdog = Protections(rawValue: 1 << 14)
+
+  package static let all = Protections(rawValue: (1 << 15) - 1)
 
   /// By the name a command takes.
   package static let names: [(name: String, protection: Protections)] = [
@@ -25,5 +29,7 @@ package struct Protections: OptionSet, Sendable {
     ("positions-after-detach", .positionsAfterDetach), ("epoch-check", .epochCheck), ("epoch-on-disk", .epochOnDisk),
     ("record-under-lease", .recordUnderLease), ("self-stop", .selfStop), ("doubt", .doubt), ("dwell", .dwell),
     ("observers", .observers), ("peers", .peers), ("most-complete", .mostComplete),
+    ("voters-recorded", .votersRecorded), ("voters-caught-up", .votersCaughtUp),
+    ("watchdog", .watchdog),
   ]
 }

@@ -20,6 +20,18 @@ package final class File: Sendable {
   /// Takes over a descriptor.
   package init(adopting descriptor: Int32, path: String) { (self.descriptor, self.path) = (descriptor, path) }
 
+  /// A file without a name that holds `bytes`, to be read from its beginning: what a program is given to read, so that
+  /// nobody waits for it to do so, and nothing breaks if it doesn't.
+  package static func unnamed(_ bytes: [UInt8]) throws(SystemFailure) -> File {
+    let descriptor = salvor_unnamed_file()
+    guard descriptor >= 0 else { throw SystemFailure("memfd_create") }
+    let file = File(adopting: descriptor, path: "an input")
+    let written = bytes.withUnsafeBytes { buffer in Result { () throws(SystemFailure) in try file.write(buffer) } }
+    try written.get()
+    guard lseek(descriptor, 0, SEEK_SET) == 0 else { throw SystemFailure("lseek", path: file.path) }
+    return file
+  }
+
   deinit { close(descriptor) }
 
   /// - Returns: How many bytes were read; 0 at the end.

@@ -52,6 +52,15 @@ struct PointSelection: Sendable {
     }
   }
 
+  /// The point that was named, or the newest whose copies verify; what was passed over for it is told.
+  func chooseGood(
+    _ stores: [StoreName], named: String?, progress: @escaping @Sendable (_ phase: String) -> Void = { _ in }
+  ) async throws(AnyFailure) -> Chosen {
+    let chosen = try await choose(stores: stores, named: named, at: nil, verifies: named == nil, progress: progress)
+    for rejected in chosen.rejected { system.host.log("passed over \(rejected.id): \(rejected.why)") }
+    return chosen
+  }
+
   private struct Part {
     var name: GroupName
     var stores: [StoreName]

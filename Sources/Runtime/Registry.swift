@@ -13,6 +13,7 @@ import IO
 import JournalMemory
 import JournalSQLite
 import LeaseEtcd
+import LeasePostgreSQL
 import MountFUSE
 import ObjectStoreCache
 import ObjectStoreFaulty
@@ -27,7 +28,13 @@ import ObjectStoreRetry
 import ObjectStoreS3
 import ServiceExec
 import StateKit
+import TrafficEnvoy
+import TrafficExec
+import TrafficHAProxy
+import TrafficNGINX
+import TrafficPgBouncer
 import Vault
+import WatchdogDevice
 import Web
 
 /// Every adapter there is: the one list a newcomer adds a line to.
@@ -122,32 +129,122 @@ package enum Registry {
     return try await SQLiteJournal.open(host.path("journal.sqlite"), time: host.time)
   }
 
-  /// - Parameter endpoints: Those of etcd, such as `http://10.0.0.1:2379`.
-  package static func leases(at endpoints: [String], host: Machine) throws -> any LeaseStore {
-    EtcdLeaseStore(endpoints: endpoints, web: try WebClient(time: host.time))
+  /// What a database needs to keep leases, as statements for psql.
+  package static func leaseSchema(for role: String) -> String { LeaseSchema.script(for: role) }
+
+  /// - Parameters:
+  ///   - policy: Its members must not keep the leases themselves.
+  ///   - dataDirectory: Of the member that asks; the database it has is refused wherever it is met.
+  ///   - promised: The highest epoch that who asks has on its disk; a store that knows a lower one has forgotten.
+  package static func leases(
+    at place: LeasePlace, for policy: FailoverPolicy, dataDirectory: String? = nil, promised: Fence = .none,
+    host: Machine
+  ) throws -> any LeaseStore {
+    switch try place.kind() {
+    case .etcd(let endpoints):
+      let trust = WebTrust(authorityFile: place.authorityFile, clientCertificateFile: place.certificateFile)
+      return EtcdLeaseStore(
+        endpoints: endpoints, web: try WebClient(trust, time: host.time), user: try place.etcdUser(host))
+    case .postgreSQL(let address):
+      var settings = try place.postgreSQL(address, for: policy, dataDirectory: dataDirectory, host)
+      settings.floors = [SeatName(unchecked: policy.name.text): promised]
+      return try PostgreSQLLeaseStore(settings, pool: host.pool, time: host.time, randomness: host.randomness)
+    }
   }
 
-  /// The engine of a policy's member, or a witness's eyes for all of them: PostgreSQL.
-  ///
-  /// - Parameters:
-  ///   - dataDirectory: The member's own; `nil` for a witness.
-  ///   - passwordFile: In the form of `.pgpass`, readable for the server's user.
+  /// - Parameter path: Such as `/dev/watchdog`.
+  package static func watchdog(at path: String) -> any Watchdog { DeviceWatchdog(path) }
+
+  /// The engine of a policy's member, or a witness's eyes for all of them.
   package static func engine(
-    of name: MemberName, in policy: FailoverPolicy, dataDirectory: String?, user: String, password: SecretReference?,
-    passwordFile: String?, host: Machine
+    of name: MemberName, in policy: FailoverPolicy, _ options: MemberOptions, host: Machine
   ) throws -> any ReplicatedEngine {
     let peers = try policy.members.map { member in
       let parts = member.address.split(separator: ":")
       guard parts.count == 2, let port = UInt16(parts[1]) else {
         throw FailoverFailure.badPolicy(policy.name.text, "'\(member.address)' is no host:port")
       }
-      return PostgreSQLMemberSettings.Peer(name: member.name, host: String(parts[0]), port: port)
+      return MemberAddress(name: member.name, host: String(parts[0]), port: port)
     }
-    var settings = PostgreSQLMemberSettings(name: name, peers: peers)
-    (settings.dataDirectory, settings.user, settings.passwordFile) = (dataDirectory, user, passwordFile)
-    (settings.password, settings.acknowledgements) = (password, policy.acknowledgements)
-    (settings.isBounded, settings.freshness) = (policy.isBounded, policy.signals.freshness)
-    return PostgreSQLMember(settings, in: host.driverEnvironment)
+    switch policy.engine {
+    case .postgresql:
+      var settings = PostgreSQLMemberSettings(
+        name: name, peers: peers.map { .init(name: $0.name, host: $0.host, port: $0.port) })
+      (settings.dataDirectory, settings.passwordFile) = (options.dataDirectory, options.passwordFile)
+      (settings.user, settings.password) = (options.user ?? settings.user, options.password)
+      (settings.acknowledgements, settings.isBounded) = (policy.acknowledgements, policy.isBounded)
+      (settings.freshness, settings.keptCopies) = (policy.signals.freshness, options.keptCopies)
+      return PostgreSQLMember(settings, in: host.driverEnvironment)
+    case .redis:
+      var settings = RedisMemberSettings(name: name, peers: peers)
+      (settings.dataDirectory, settings.configFile) = (options.dataDirectory, options.configFile)
+      (settings.user, settings.password) = (options.user, options.password)
+      (settings.acknowledgements, settings.isBounded) = (policy.acknowledgements, policy.isBounded)
+      (settings.freshness, settings.keptCopies) = (policy.signals.freshness, options.keptCopies)
+      return try RedisMember(settings, in: host.driverEnvironment)
+    case .mariadb:
+      // How far standbys are isn't known to a primary that doesn't wait for them.
+      if policy.isBounded {
+        throw FailoverFailure.badPolicy(policy.name.text, "MariaDB bounds no loss: consent must be another")
+      }
+      var settings = MariaDBMemberSettings(name: name, peers: peers)
+      (settings.dataDirectory, settings.configFile) = (options.dataDirectory, options.configFile)
+      (settings.user, settings.password) = (options.user ?? settings.user, options.password)
+      (settings.socket, settings.copyCommand) = (options.socket, options.copyCommand)
+      (settings.isBounded, settings.freshness) = (policy.isBounded, policy.signals.freshness)
+      settings.keptCopies = options.keptCopies
+      return MariaDBMember(settings, in: host.driverEnvironment)
+    }
+  }
+
+  /// The router of a route, as the catalog declares it.
+  package static func router(_ declared: TrafficRoute, host: Machine) throws(AnyFailure) -> any TrafficRouter {
+    let route = RouteName(unchecked: declared.name.text)
+    let names = declared.backends.sorted { $0.key < $1.key }.map { (name: $0.key, server: $0.value) }
+    do {
+      switch declared.router {
+      case .haproxy(let found):
+        var settings = HAProxySettings(route: route, socket: found.socket, backend: found.backend, servers: names)
+        (settings.stateFile, settings.patience) = (found.stateFile, declared.patience)
+        return try HAProxyRouter(settings, time: host.time, pool: host.pool)
+      case .nginx(let found):
+        var settings = NGINXSettings(
+          route: route, upstream: found.upstream, servers: names.map { ($0.name, $0.server) }, file: found.file,
+          echo: found.echo, pidFile: found.pidFile)
+        (settings.test, settings.patience) = (found.test, declared.patience)
+        return try NGINXRouter(settings, web: WebClient(time: host.time), time: host.time, pool: host.pool)
+      case .envoy(let found):
+        var settings = EnvoySettings(
+          route: route, cluster: found.cluster, servers: try names.map { try address($0.name, $0.server, route) },
+          file: found.file, admin: found.admin)
+        settings.patience = declared.patience
+        return EnvoyRouter(settings, web: try WebClient(time: host.time), time: host.time, pool: host.pool)
+      case .pgbouncer(let found):
+        var settings = PgBouncerSettings(
+          route: route, host: found.host, port: found.port, user: found.user, password: found.password,
+          database: found.database, servers: try names.map { try address($0.name, $0.server, route) },
+          file: found.file, parameters: found.parameters)
+        (settings.patience, settings.grace) = (declared.patience, min(declared.patience, .seconds(2)))
+        let secrets = host.secrets
+        return try PgBouncerRouter(settings, time: host.time, pool: host.pool) { (reference) async throws(AnyFailure) in
+          try await secrets.resolve(reference)
+        }
+      case .exec(let command):
+        var settings = ExecRouterSettings(
+          route: route, words: command.words, servers: names.map { ($0.name, $0.server) })
+        settings.patience = declared.patience
+        return try ExecRouter(settings, time: host.time)
+      }
+    } catch { throw AnyFailure(error) }
+  }
+
+  private static func address(
+    _ name: BackendName, _ text: String, _ route: RouteName
+  ) throws(TrafficError) -> (name: BackendName, host: String, port: UInt16) {
+    guard let colon = text.lastIndex(of: ":"), let port = UInt16(text[text.index(after: colon)...]) else {
+      throw .settings(route, "'\(text)' is not host:port")
+    }
+    return (name, String(text[..<colon]), port)
   }
 
   /// - Parameter query: Answers `sql` ready checks.

@@ -112,12 +112,15 @@ func execute(
     words = ["setpriv", "--reuid=\(user)", "--regid=\(user)", "--init-groups", "--"] + words
   }
   guard let program = words.first else { throw SecretFailure.badCommand(.command("")) }
+  // Subprocess ends the whole program if a child doesn't read what is written to it.
+  let given = try File.unnamed(input)
   let result = try await SystemTime().withTimeLimit(command.timeout) { [words] in
     try await Subprocess.run(
       program.contains("/") ? .path(.init(program)) : .name(program),
       arguments: Arguments(Array(words.dropFirst())),
       environment: .custom(variables), workingDirectory: command.workingDirectory.map { .init($0) },
-      input: .array(input), output: .bytes(limit: answerLimitBytes), error: .discarded)
+      input: .fileDescriptor(.init(rawValue: given.descriptor), closeAfterSpawningProcess: false),
+      output: .bytes(limit: answerLimitBytes), error: .discarded)
   }
   let output = String(decoding: result.standardOutput, as: UTF8.self)
   switch result.terminationStatus {

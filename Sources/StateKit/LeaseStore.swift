@@ -65,6 +65,10 @@ package enum LeaseError: Failure, Equatable {
   case unavailable(String)
   /// Its answer makes no sense.
   case corrupt(String)
+  /// It must not be one, or isn't prepared to be.
+  case unsuited(String)
+  /// It is an older copy of itself: what it once acknowledged may be given out again.
+  case forgetful(String)
   case cancelled
 
   package var report: Report {
@@ -82,6 +86,13 @@ package enum LeaseError: Failure, Equatable {
     case .corrupt(let what):
       Report("LEASE-202", "the lease store's answer makes no sense: \(what)", retry: .never)
         .remedy("see whether something else writes below its prefix")
+    case .unsuited(let what):
+      Report("LEASE-203", "leases can't be kept there: \(what)")
+        .remedy("see docs/operating/failover.md, \"Where leases are kept\"")
+    case .forgetful(let what):
+      Report("LEASE-204", "the lease store has lost what it knew: \(what)", retry: .never)
+        .state("no failover begins until a person has looked")
+        .remedy("see docs/operating/failover.md, \"When the lease store was restored\"")
     case .cancelled: Report("CORE-001", "cancelled", retry: .afterBackoff)
     }
   }

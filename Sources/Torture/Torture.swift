@@ -8,7 +8,8 @@ import Runtime
 @main
 struct Torture: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
-    commandName: "salvor-torture", abstract: "Break Salvor on purpose.", subcommands: [Points.self])
+    commandName: "salvor-torture", abstract: "Break Salvor on purpose.",
+    subcommands: [Points.self, FailoverSchedules.self])
 }
 
 struct Points: AsyncParsableCommand {

@@ -6,9 +6,12 @@ package struct WebTrust: Sendable, Hashable {
   package var authorityFile: String?
   /// A certificate chain and its private key, both in PEM, in one file, for servers that ask for one.
   package var clientCertificateFile: String?
+  /// The private key, if it has a file of its own.
+  package var clientKeyFile: String?
 
-  package init(authorityFile: String? = nil, clientCertificateFile: String? = nil) {
+  package init(authorityFile: String? = nil, clientCertificateFile: String? = nil, clientKeyFile: String? = nil) {
     (self.authorityFile, self.clientCertificateFile) = (authorityFile, clientCertificateFile)
+    self.clientKeyFile = clientKeyFile
   }
 
   /// Blocks while files are read.
@@ -24,9 +27,11 @@ package struct WebTrust: Sendable, Hashable {
     if let clientCertificateFile {
       do {
         result.certificateChain = try NIOSSLCertificate.fromPEMFile(clientCertificateFile).map { .certificate($0) }
-        result.privateKey = .privateKey(try NIOSSLPrivateKey(file: clientCertificateFile, format: .pem))
+        result.privateKey = .privateKey(
+          try NIOSSLPrivateKey(file: clientKeyFile ?? clientCertificateFile, format: .pem))
       } catch {
-        throw .trust("\(clientCertificateFile) doesn't hold a certificate and its private key")
+        let files = [clientCertificateFile, clientKeyFile].compactMap { $0 }.joined(separator: ", ")
+        throw .trust("\(files) doesn't hold a certificate and its private key")
       }
     }
     return result

@@ -6,7 +6,7 @@ import Testing
 
 @Suite("Benchmarks, tiny, so that they never rot")
 struct BenchmarkTests {
-  @Test(arguments: ["catalog", "vault", "index", "points", "postgres", "drills", "makespan"])
+  @Test(arguments: ["catalog", "vault", "index", "points", "postgres", "drills", "makespan", "failover"])
   func `it runs and has figures`(_ name: String) async throws {
     let directory = try TemporaryDirectory("bench")
     let benchmark = try #require(BenchmarkRegistry.all.first { $0.name == name })
@@ -19,7 +19,7 @@ struct BenchmarkTests {
   @Test func `names are unique, and all are tried above`() {
     #expect(
       BenchmarkRegistry.all.map { $0.name }
-        == ["catalog", "vault", "index", "points", "postgres", "drills", "makespan"])
+        == ["catalog", "vault", "index", "points", "postgres", "drills", "makespan", "failover"])
   }
 
   /// The first of those of the bench, which are the same every time.

@@ -44,12 +44,8 @@ struct LiveStateTests {
       options.holdBudget = "300ms"
       return options
     }
-    let writer = try Program(
-      ["sqlite3", site.ledger, "-cmd", ".timeout 60000", "-cmd", "BEGIN IMMEDIATE;", "-cmd", ".shell sleep 300"],
-      in: site.work,
-      environment: ["PATH": "/usr/bin:/bin"])
+    let writer = try await site.waitingWriter()
     defer { writer.signal(SIGKILL) }
-    try await site.until("the writer has the lock") { try await !site.canWrite() }
     let ran = try await site.salvor("backup", is: 1)
     #expect(ran.err.contains("POINT-101") && ran.err.contains("ledger-db"), "\(ran)")
     #expect(ran.err.contains("next:") && ran.err.contains("holdBudget"), "\(ran)")
@@ -150,10 +146,7 @@ struct LiveStateTests {
       options.holdBudget = "60s"
       return options
     }
-    let writer = try Program(
-      ["sqlite3", site.ledger, "-cmd", "BEGIN IMMEDIATE;", "-cmd", ".shell sleep 300"], in: site.work,
-      environment: ["PATH": "/usr/bin:/bin"])
-    try await site.until("the writer has the lock") { try await !site.canWrite() }
+    let writer = try await site.waitingWriter()
     let backup = try site.start(["backup"])
     try await site.until("the backup is under way") { try !Files.names(in: site.vault + "/locks").isEmpty }
     try await SystemTime().sleep(for: .milliseconds(300))
@@ -212,6 +205,16 @@ extension Site {
       try #require(time.monotonicNanoseconds() - start < 300_000_000_000, "\(what), within five minutes")
       try await time.sleep(for: .milliseconds(20))
     }
+  }
+
+  /// A program that has the ledger's lock for five minutes. It waits for the lock: whoever looks whether it is taken takes it
+  /// for a moment.
+  func waitingWriter() async throws -> Program {
+    let writer = try Program(
+      ["sqlite3", ledger, "-cmd", ".timeout 60000", "-cmd", "BEGIN IMMEDIATE;", "-cmd", ".shell sleep 300"], in: work,
+      environment: ["PATH": "/usr/bin:/bin"])
+    try await until("the writer has the lock") { try await !canWrite() }
+    return writer
   }
 
   func canWrite() async throws -> Bool {

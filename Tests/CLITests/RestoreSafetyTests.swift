@@ -240,10 +240,7 @@ struct RestoreSafetyTests {
       return options
     }
     try await site.salvor("backup", is: 0)
-    let writer = try Program(
-      ["sqlite3", site.ledger, "-cmd", "BEGIN IMMEDIATE;", "-cmd", ".shell sleep 300"], in: site.work,
-      environment: ["PATH": "/usr/bin:/bin"])
-    try await site.until("the writer has the lock") { try await !site.canWrite() }
+    let writer = try await site.waitingWriter()
     let backup = try site.start(["backup"])
     try await site.until("the backup is under way") { try !Files.names(in: site.vault + "/locks").isEmpty }
     let refused = try await site.salvor("restore", "--yes", "-q", is: 6)

@@ -86,8 +86,19 @@ final class CompatSite: Sendable {
     try await CommandRun(["sqlite3", "-cmd", ".timeout 20000", file, sql]).succeeded().output
   }
 
+  /// Every pack of the repository.
+  func packs() throws -> [String] {
+    let data = home.file("vault/data")
+    return try Files.names(in: data).flatMap { folder in
+      try Files.names(in: "\(data)/\(folder.lossyText)").map { "\(data)/\(folder.lossyText)/\($0.lossyText)" }
+    }
+  }
+
   @discardableResult
-  func salvor(_ words: String...) async throws -> CommandRun {
+  func salvor(_ words: String...) async throws -> CommandRun { try await salvor(words) }
+
+  @discardableResult
+  func salvor(_ words: [String]) async throws -> CommandRun {
     try await CommandRun(
       [program] + words, in: home.path, environment: ["SALVOR_STATE": home.file("state"), "NO_COLOR": "1"])
   }

@@ -148,6 +148,41 @@ import Testing
 }
 
 @Suite("Compare", .serialized, .timeLimit(.minutes(10))) struct CompareTests {
+  @Test func `the newest point is passed over where its copy is damaged, as for a restore`() async throws {
+    try await CompatSite.with { site in
+      func newest() async throws -> String {
+        let points = try await site.salvor("points", "-o", "json").succeeded()
+        let list = try CanonicalJSON.decode(JSONValue.self, from: Array(points.output.utf8)).array ?? []
+        let ids = list.compactMap { $0["id"]?.string }
+        return try #require(ids.max())
+      }
+      try await site.salvor("backup").succeeded()
+      let good = try await newest()
+      let before = Set(try site.packs())
+      try await site.sqlite("CREATE TABLE large (b BLOB); INSERT INTO large VALUES (randomblob(3000000))")
+      try await site.salvor("backup").succeeded()
+      let damaged = try await newest()
+      #expect(damaged > good)
+      // The largest of the new packs is what the new row is in.
+      func size(_ path: String) -> Int { (try? Files.read(path).count) ?? 0 }
+      let new = try site.packs().filter { !before.contains($0) }
+      let pack = try #require(new.max { size($0) < size($1) })
+      var bytes = try Files.read(pack)
+      bytes[bytes.count / 2] ^= 1
+      chmod(pack, 0o600)
+      try Files.replace(pack, with: bytes)
+      for words in [["compare"], ["compare", "--live"]] {
+        let run = try await site.salvor(words + ["-o", "json"])
+        #expect([0, 4].contains(run.status), "\(run.errors)")
+        let report = try CanonicalJSON.decode(JSONValue.self, from: Array(run.output.utf8))
+        #expect(report["point"]?.string == good, "\(words)")
+        #expect(run.errors.contains("passed over \(damaged)"), "\(run.errors)")
+      }
+      // Whoever names it has it, and is told.
+      #expect(try await site.salvor("compare", "--point", damaged).status == 1)
+    }
+  }
+
   @Test func `same, changed, new, gone and laid out otherwise are told apart`() async throws {
     try await CompatSite.with { site in
       try await site.salvor("backup").succeeded()

@@ -47,6 +47,11 @@ struct PageTests {
     #expect(said.contains("found none") && said.contains("plan: decide"), "\(said)")
   }
 
+  @Test(.timeLimit(.minutes(10))) func `a rollout goes as it is written`() throws {
+    let said = try walk("docs/operating/rollout.md", "rollout", atLeast: 4)
+    #expect(said.contains("R-052") && said.contains("replayed to the same decisions"), "\(said.suffix(3000))")
+  }
+
   /// Runs every block of a page that is marked, one after the other, in one shell and an empty directory.
   private func walk(_ page: String, _ mark: String, atLeast count: Int) throws -> String {
     let blocks = try Pages.blocks(of: page, marked: mark)
@@ -63,7 +68,8 @@ struct PageTests {
     bash.arguments = ["bash", "-euo", "pipefail", script]
     bash.currentDirectoryURL = URL(filePath: directory.file("walk"))
     bash.environment = [
-      "PATH": "\(Files.parent(of: program)):/usr/local/bin:/usr/bin:/bin", "HOME": directory.path, "LC_ALL": "C.UTF-8",
+      "PATH": "\(Files.parent(of: program)):/usr/local/bin:/usr/bin:/bin:/usr/sbin", "HOME": directory.path,
+      "LC_ALL": "C.UTF-8",
     ]
     let log = directory.file("walk.log")
     try "".write(toFile: log, atomically: true, encoding: .utf8)

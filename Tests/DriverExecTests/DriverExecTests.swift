@@ -256,7 +256,7 @@ import Testing
   /// A driver for a shell script that is given each request as `$line`.
   private func driver(_ body: String, timeout: String = "2s") throws -> any DataStoreDriver {
     let place = try TemporaryDirectory("program")
-    Self.kept.withLock { $0.append(place) }
+    kept.places.withLock { $0.append(place) }
     let hello = #"printf '{"id":1,"result":{"protocol":1,"program":"p"}}\n'"#
     try Files.replace(
       place.file("program"),
@@ -270,7 +270,10 @@ import Testing
         ]), in: .live)
   }
 
-  private static let kept = Mutex<[TemporaryDirectory]>([])
+  /// Directories of programs, until their test has ended.
+  private final class Kept: Sendable { let places = Mutex<[TemporaryDirectory]>([]) }
+
+  private let kept = Kept()
 
   private func failure(_ body: () async throws -> Void) async throws -> DriverError {
     do { try await body() } catch let error as DriverError { return error }

@@ -41,6 +41,9 @@ final class Shop: @unchecked Sendable {
     }
   }
 
+  /// The processes of the servers in use.
+  var servers: [pid_t] { postgres.processes() + [redis.pid].compactMap { $0 } }
+
   func close() async {
     await postgres.shutDown()
     redis.stop()

@@ -76,36 +76,3 @@ func rcloneS3(_ directory: String) throws -> ServerProcess {
       ])
   }
 }
-
-/// A certificate authority, a server's certificate for 127.0.0.1 and a client's, as files in PEM.
-struct Certificates {
-  let directory: TemporaryDirectory
-  var authority: String { directory.file("ca.pem") }
-  var server: String { directory.file("server.pem") }
-  var serverKey: String { directory.file("server.key") }
-  /// Certificate and key.
-  var client: String { directory.file("client-both.pem") }
-
-  init() async throws {
-    directory = try TemporaryDirectory("certificates")
-    func run(_ words: String...) async throws {
-      try await CommandRun(["openssl"] + words, in: directory.path).succeeded()
-    }
-    try await run(
-      "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", "ca.key", "-out",
-      "ca.pem", "-days", "2", "-subj", "/CN=test authority", "-addext", "basicConstraints=critical,CA:TRUE")
-    try Files.replace(
-      directory.file("names"), with: Array("subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n".utf8)
-    )
-    for name in ["server", "client"] {
-      try await run(
-        "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", "\(name).key", "-out",
-        "\(name).csr", "-subj", "/CN=\(name)")
-      try await run(
-        "x509", "-req", "-in", "\(name).csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2",
-        "-out", "\(name).pem", "-extfile", "names")
-    }
-    try Files.replace(
-      client, with: try Files.read(directory.file("client.pem")) + Files.read(directory.file("client.key")))
-  }
-}

@@ -76,7 +76,10 @@ package final class MariaDBServer: Sendable {
   /// - Parameter signal: SIGTERM, or SIGKILL for a crash.
   package func stop(_ signal: Int32 = SIGTERM) async throws {
     for process in processes() { kill(process, signal) }
-    for _ in 0..<1200 where !processes().isEmpty { try await SystemTime().sleep(for: .milliseconds(25)) }
+    for _ in 0..<1200 {
+      if processes().isEmpty { return }
+      try await SystemTime().sleep(for: .milliseconds(25))
+    }
   }
 
   /// Runs statements as root, each on its own, and returns what they print: no headers, columns split by tabs.

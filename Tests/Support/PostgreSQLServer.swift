@@ -55,6 +55,23 @@ package final class PostgreSQLServer: Sendable {
     return server
   }
 
+  /// A copy of a running server, not started, with a port of its own.
+  ///
+  /// - Parameter passwordFile: In the form of `.pgpass`, the server's user's own.
+  package static func copy(of other: PostgreSQLServer, passwordFile: String) async throws -> PostgreSQLServer {
+    let server = PostgreSQLServer(directory: try TemporaryDirectory("pg", in: place), port: try Ports.next())
+    if let owner { chown(server.directory.path, owner.userID, owner.groupID) }
+    try await command(
+      program("pg_basebackup"),
+      [
+        "-D", server.data, "-X", "stream", "-c", "fast", "-d",
+        "host=127.0.0.1 port=\(other.port) user=\(user) passfile=\(passwordFile)",
+      ], asOwner: true)
+    let file = try File(server.data + "/postgresql.conf", O_WRONLY | O_APPEND)
+    try Array("port = \(server.port)\n".utf8).withUnsafeBytes { try file.write($0) }
+    return server
+  }
+
   package func start() async throws {
     try await Self.command(
       Self.program("pg_ctl"), ["-D", data, "-l", data + "/startup.log", "-w", "-t", "30", "start"], asOwner: true)
@@ -133,10 +150,13 @@ package final class PostgreSQLServer: Sendable {
     }
     var options = PlatformOptions()
     options.createSession = true
+    // Subprocess ends the whole program if a child doesn't read what is written to it.
+    let given = try File.unnamed(Array(input.utf8))
     let result = try await Subprocess.run(
       line[0].contains("/") ? .path(FilePath(line[0])) : .name(line[0]), arguments: Arguments(Array(line.dropFirst())),
       environment: .inherit.updating(changes), workingDirectory: "/", platformOptions: options,
-      input: .string(input), output: .bytes(limit: 1 << 24), error: .combinedWithOutput)
+      input: .fileDescriptor(.init(rawValue: given.descriptor), closeAfterSpawningProcess: false),
+      output: .bytes(limit: 1 << 24), error: .combinedWithOutput)
     let text = String(decoding: result.standardOutput, as: UTF8.self)
     guard result.terminationStatus.isSuccess else {
       throw CommandFailed(description: "\(executable) \(arguments): \(result.terminationStatus): \(text)")

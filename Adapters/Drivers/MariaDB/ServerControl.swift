@@ -120,7 +120,7 @@ extension MariaDBDriver {
     try await runCommand(command, option: option, store: store)
   }
 
-  private func waitUntilItAnswers(_ started: StartedServer?) async throws(DriverError) {
+  func waitUntilItAnswers(_ started: StartedServer?) async throws(DriverError) {
     let deadline = environment.time.monotonicNanoseconds() + startTimeout.wholeNanoseconds
     while true {
       do throws(DriverError) {

@@ -33,6 +33,7 @@ package struct PostgreSQLMemberSettings: Sendable {
   package var isBounded = false
   /// How old a sign of life may be.
   package var freshness: Duration = .seconds(1)
+  package var keptCopies = 3
 
   package init(name: MemberName, peers: [Peer]) { (self.name, self.peers) = (name, peers) }
 }
@@ -43,14 +44,19 @@ package struct PostgreSQLMemberSettings: Sendable {
 /// waits by `synchronous_standby_names`, in which standbys have their members' names.
 /// Source: PostgreSQL 15, sections 20.6 "Replication", 27.2 "Log-Shipping Standby Servers" and 9.27.
 package actor PostgreSQLMember: ReplicatedEngine {
-  private let settings: PostgreSQLMemberSettings
-  private let environment: DriverEnvironment
-  private let driver: PostgreSQLDriver
+  let settings: PostgreSQLMemberSettings
+  let environment: DriverEnvironment
+  let driver: PostgreSQLDriver
   private var asking: Connection?
   private var beating: Connection?
   private var lastBeat: Int64?
+  /// When the last one began that was acknowledged.
+  private var lastBeatBegan: Int64?
+  /// When whose word counts was last changed by this process, all of it; `nil` if that isn't known to be done.
+  private var votersSince: Int64?
   private var role: EngineFacts.Role?
   private var roleSince: Int64 = 0
+  private var watch = PeerWatch()
 
   package init(_ settings: PostgreSQLMemberSettings, in environment: DriverEnvironment) {
     (self.settings, self.environment) = (settings, environment)
@@ -65,9 +71,9 @@ package actor PostgreSQLMember: ReplicatedEngine {
       startTimeout: .seconds(600), environment: environment)
   }
 
-  private var now: Int64 { environment.time.monotonicNanoseconds() / 1_000_000 }
+  var now: Int64 { environment.time.monotonicNanoseconds() / 1_000_000 }
 
-  private var isRunning: Bool {
+  var isRunning: Bool {
     get async { await environment.pool.run { [driver] in isLive(driver.dataDirectory) } }
   }
 
@@ -79,7 +85,7 @@ package actor PostgreSQLMember: ReplicatedEngine {
       return became(.stopped, EngineFacts(role: .stopped))
     }
     let rows = try await ask(Self.question)
-    guard let row = rows.first, row.count == 8 else { throw .queryFailed("the server doesn't say what it is") }
+    guard let row = rows.first, row.count == 9 else { throw .queryFailed("the server doesn't say what it is") }
     let isStandby = row[0] == "t"
     var facts = EngineFacts(role: isStandby ? .standby : .primary)
     if let lineage = row[1].flatMap({ Int64($0, radix: 16) }), let offset = row[2].flatMap({ Int64($0) }) {
@@ -88,20 +94,30 @@ package actor PostgreSQLMember: ReplicatedEngine {
     let fresh = settings.freshness.wholeNanoseconds / 1_000_000
     if isStandby {
       facts.following = member(in: row[3] ?? "")
-      facts.heardMilliseconds = row[4].flatMap { Double($0) }.map { Int64(max(0, $0)) }
+      facts.heardMilliseconds = watch.heard(row[8], age: row[4].flatMap { Double($0) }.map { Int64($0) }, at: now)
       facts.isStreaming = row[5] == "streaming" && (facts.heardMilliseconds ?? .max) < fresh
     } else {
-      facts.attached = (row[6] ?? "").split(separator: ",").compactMap { MemberName($0) }.filter { name in
+      watch.listed(
+        row[6] ?? "", position: facts.position?.offset ?? 0, needed: max(1, settings.acknowledgements), at: now)
+      facts.attached = watch.attached(at: now, fresh: max(fresh, 1000)).filter { name in
         settings.peers.contains { $0.name == name }
       }
+      if settings.isBounded { (facts.lagMilliseconds, facts.lagBytes) = watch.lag(at: now) }
       facts.acknowledges = lastBeat.map { now - $0 < fresh } ?? false
       facts.isHeld = !(row[7] ?? "").isEmpty && settings.isBounded
+      if !settings.isBounded {
+        facts.voters = voters(in: row[7] ?? "")
+        facts.votersHoldAll = votersSince.map { (lastBeatBegan ?? .min) > $0 } ?? false
+        // A change that may have been left half done is made again.
+        if votersSince == nil, let voters = facts.voters, voters.count < settings.peers.count - 1 { facts.voters = [] }
+      }
     }
     return became(facts.role, facts)
   }
 
-  /// One row: whether it is a standby, the newest timeline there is WAL of, the flushed position, whom it follows, when it
-  /// heard from there, how the receiver is, who confirmed something in the last second, and whom commits wait for.
+  /// One row: whether it is a standby, the newest timeline there is WAL of, the flushed position, whom it follows, how long
+  /// ago it heard from there, how the receiver is, who streams with when it last said what, whom commits wait for, and when
+  /// it heard from whom it follows. A standby's words carry the time of its own clock, which says nothing here.
   private static let question = """
     SELECT pg_is_in_recovery()::text::char(1),
       (SELECT max(substr(name, 1, 8)) FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$'),
@@ -110,9 +126,11 @@ package actor PostgreSQLMember: ReplicatedEngine {
       current_setting('primary_conninfo'),
       (SELECT round(extract(epoch FROM clock_timestamp() - last_msg_receipt_time) * 1000) FROM pg_stat_wal_receiver),
       (SELECT status FROM pg_stat_wal_receiver),
-      (SELECT string_agg(application_name, ',') FROM pg_stat_replication
-        WHERE state = 'streaming' AND reply_time > clock_timestamp() - interval '1 second'),
-      current_setting('synchronous_standby_names')
+      (SELECT string_agg(application_name || '=' || extract(epoch FROM reply_time) || '='
+          || (flush_lsn - '0/0'::pg_lsn)::bigint, ',')
+        FROM pg_stat_replication WHERE state = 'streaming' AND flush_lsn IS NOT NULL),
+      current_setting('synchronous_standby_names'),
+      (SELECT extract(epoch FROM last_msg_receipt_time)::text FROM pg_stat_wal_receiver)
     """
 
   private func became(_ role: EngineFacts.Role, _ facts: EngineFacts) -> EngineFacts {
@@ -134,31 +152,24 @@ package actor PostgreSQLMember: ReplicatedEngine {
   package func sight(of member: MemberName) async -> Sight {
     guard let peer = settings.peers.first(where: { $0.name == member }) else { return .silent }
     var address = driver.address
-    (address.host, address.port, address.connectSeconds) = (peer.host, peer.port, 2)
-    let (looked, driver) = (address, driver)
-    do {
-      return try await environment.time.withTimeLimit(.seconds(1)) {
-        var secret: Secret?
-        if let password = driver.password { secret = try await driver.environment.resolve(password) }
-        let connection = try await Connection.open(looked, password: secret, pool: driver.environment.pool)
-        let answer = try? await connection.value("SELECT pg_is_in_recovery()")
-        await connection.close()
-        return answer == "f" ? .serves : answer == nil ? .silent : .answers
-      }
-    } catch {
-      guard case DriverError.unreachable(let text)? = error as? DriverError else { return .silent }
-      if text.contains("Connection refused") { return .refused }
-      return text.contains("starting up") || text.contains("shutting down") ? .answers : .silent
+    (address.host, address.port) = (peer.host, peer.port)
+    var secret: Secret?
+    if let password = driver.password {
+      guard let resolved = try? await environment.resolve(password) else { return .silent }
+      secret = resolved
     }
+    let (looked, shown, time) = (address, secret, environment.time)
+    return await environment.pool.run { looked.look(password: shown, within: .seconds(1), time: time) }
   }
 
   package func beat() async throws(DriverError) {
     if beating == nil { beating = try await connect() }
     guard let connection = beating else { return }
+    let began = now
     do throws(StatementFailure) {
       // A transaction of its own: what waits for standbys as any commit does.
       _ = try await connection.run("SELECT pg_logical_emit_message(true, 'salvor', 'beat')")
-      lastBeat = now
+      (lastBeat, lastBeatBegan) = (now, began)
     } catch {
       beating = nil
       await connection.close()
@@ -166,7 +177,7 @@ package actor PostgreSQLMember: ReplicatedEngine {
     }
   }
 
-  private func ask(_ statement: String) async throws(DriverError) -> [[String?]] {
+  func ask(_ statement: String) async throws(DriverError) -> [[String?]] {
     if asking == nil { asking = try await connect() }
     guard let connection = asking else { return [] }
     do throws(StatementFailure) {
@@ -214,17 +225,61 @@ package actor PostgreSQLMember: ReplicatedEngine {
 
   package func promote() async throws(DriverError) {
     if !(await isRunning) { try await start(detached: false) }
-    try await set("synchronous_standby_names", acknowledging)
-    if try await facts().role == .primary { return }
+    let found = try await facts()
+    // Fewer than all may be recorded; whoever decides that also makes them more again.
+    let isChosen = found.role == .primary && found.voters.map { $0.count >= settings.acknowledgements } ?? false
+    if !isChosen { try await set("synchronous_standby_names", acknowledging) }
+    if found.role == .primary { return }
     _ = try await ask("SELECT pg_promote(true, 60)")
     guard try await facts().role == .primary else { throw .engineFailed("the server didn't become a primary", log: "") }
     try await set("primary_conninfo", "")
   }
 
   private var acknowledging: String {
-    if settings.isBounded { return "" }
-    let others = settings.peers.filter { $0.name != settings.name }.map { "\"\($0.name)\"" }
-    return "ANY \(settings.acknowledgements) (\(others.joined(separator: ", ")))"
+    settings.isBounded ? "" : waiting(for: settings.peers.map(\.name).filter { $0 != settings.name })
+  }
+
+  private func waiting(for voters: [MemberName]) -> String {
+    "ANY \(settings.acknowledgements) (\(voters.map { "\"\($0)\"" }.joined(separator: ", ")))"
+  }
+
+  /// Whom ``waiting(for:)`` names; `nil` if somebody else has written something else.
+  private func voters(in text: String) -> [MemberName]? {
+    let prefix = "ANY \(settings.acknowledgements) ("
+    guard text.hasPrefix(prefix), text.hasSuffix(")") else { return nil }
+    var names: [MemberName] = []
+    for word in text.dropFirst(prefix.count).dropLast().split(separator: ",") {
+      let name = MemberName(word.filter { $0 != "\"" && $0 != " " })
+      guard let name, settings.peers.contains(where: { $0.name == name }) else { return nil }
+      names.append(name)
+    }
+    return names
+  }
+
+  /// A sender that was there before may still hold the old setting: one whose word no longer counts is ended, and its
+  /// successor reads the new one before anything else. Source: PostgreSQL 15, `walsender.c`, `syncrep.c`.
+  package func acknowledge(by voters: [MemberName]) async throws(DriverError) {
+    guard try await facts().role == .primary, !settings.isBounded else {
+      throw .unsupported("\(settings.name) isn't a primary that waits for standbys")
+    }
+    votersSince = nil
+    try await set("synchronous_standby_names", waiting(for: voters))
+    let silenced = settings.peers.map(\.name).filter { $0 != settings.name && !voters.contains($0) }
+    let names = silenced.map { "'\($0)'" }.joined(separator: ", ")
+    if !silenced.isEmpty {
+      let ended = try await ask(
+        "SELECT pid, pg_terminate_backend(pid) FROM pg_stat_replication WHERE application_name IN (\(names))"
+      ).compactMap(\.first).compactMap(\.self)
+      let deadline = now + 5000
+      while !ended.isEmpty {
+        let left = try await ask(
+          "SELECT pid FROM pg_stat_replication WHERE pid IN (\(ended.joined(separator: ", ")))")
+        if left.isEmpty { break }
+        guard now < deadline else { throw .engineFailed("a sender doesn't end", log: "") }
+        try await pause(.milliseconds(15))
+      }
+    }
+    votersSince = now
   }
 
   package func follow(_ primary: MemberName) async throws(DriverError) {
@@ -236,35 +291,30 @@ package actor PostgreSQLMember: ReplicatedEngine {
   }
 
   package func stop(inOrder: Bool) async throws(DriverError) {
+    if inOrder {
+      if await isRunning { try await driver.stopServer(driver.dataDirectory, mode: "fast") }
+    } else {
+      try await end()
+    }
+    // Not before: a sign of life may be waiting for standbys that will never confirm it.
     await drop()
-    guard await isRunning else { return }
-    try await driver.stopServer(driver.dataDirectory, mode: inOrder ? "fast" : "immediate")
+  }
+
+  /// At once, whatever state it is in: one that stands still would hear anything milder only when it goes on, and
+  /// acknowledge something first. What it has is on its disk, as after any crash.
+  private func end() async throws(DriverError) {
+    let directory = driver.dataDirectory
+    await environment.pool.run { endServer(directory) }
+    let deadline = now + 10_000
+    while await isRunning {
+      guard now < deadline else { throw .serverRunning("the server on \(directory), although it was killed,") }
+      try await pause(.milliseconds(10))
+    }
   }
 
   package func start(detached: Bool) async throws(DriverError) {
     if await isRunning { return }
     if detached { try await prepareStandby(following: nil) }
-    try await driver.start()
-  }
-
-  package func rejoin(_ primary: MemberName) async throws(DriverError) {
-    try await stop(inOrder: false)
-    let directory = driver.dataDirectory
-    let wasStandby = await environment.pool.run { Files.exists(directory + "/standby.signal") }
-    if !wasStandby {
-      // Evidence first: what only this member has is about to be undone.
-      let kept = "\(directory).kept-\("\(environment.time.now())".filter(\.isNumber))"
-      try await ServerCommand(executable: "cp", arguments: ["-a", "--reflink=auto", directory, kept], user: nil).run()
-      guard let peer = settings.peers.first(where: { $0.name == primary }) else { throw .unreachable("\(primary)") }
-      var source = "host=\(peer.host) port=\(peer.port) user=\(settings.user) dbname=\(settings.database)"
-      if let file = settings.passwordFile { source += " passfile=\(file)" }
-      let rewind = try await driver.program("pg_rewind", major: await driver.majorOnDisk(directory))
-      try await ServerCommand(
-        executable: rewind, arguments: ["--target-pgdata", directory, "--source-server", source],
-        user: try driver.serverUser(directory)
-      ).run()
-    }
-    try await prepareStandby(following: primary)
     try await driver.start()
   }
 
@@ -278,7 +328,7 @@ package actor PostgreSQLMember: ReplicatedEngine {
   // MARK: Settings
 
   /// Flushed by the server before it says so, and read again by all its processes.
-  private func set(_ name: String, _ value: String) async throws(DriverError) {
+  func set(_ name: String, _ value: String) async throws(DriverError) {
     let literal = value.split(separator: "'", omittingEmptySubsequences: false).joined(separator: "''")
     if try await ask("SELECT current_setting('\(name)')").first?.first == value { return }
     _ = try await ask("ALTER SYSTEM SET \(name) = '\(literal)'")
@@ -290,7 +340,7 @@ package actor PostgreSQLMember: ReplicatedEngine {
     }
   }
 
-  private func connectionInfo(_ primary: MemberName) throws(DriverError) -> String {
+  func connectionInfo(_ primary: MemberName) throws(DriverError) -> String {
     guard let peer = settings.peers.first(where: { $0.name == primary }) else { throw .unreachable("\(primary)") }
     var text = "host=\(peer.host) port=\(peer.port) user=\(settings.user) application_name=\(settings.name)"
     // A stream that stands still is noticed and begun anew.
@@ -300,9 +350,9 @@ package actor PostgreSQLMember: ReplicatedEngine {
   }
 
   /// For a server that doesn't run: a standby from its next start on.
-  private func prepareStandby(following primary: MemberName?) async throws(DriverError) {
+  func prepareStandby(following primary: MemberName?, in place: String? = nil) async throws(DriverError) {
     let value = try primary.map { (name) throws(DriverError) in try connectionInfo(name) } ?? ""
-    let directory = driver.dataDirectory
+    let directory = place ?? driver.dataDirectory
     let owner = try driver.serverUser(directory)
     do throws(SystemFailure) {
       try await environment.pool.run { () throws(SystemFailure) in
@@ -319,7 +369,7 @@ package actor PostgreSQLMember: ReplicatedEngine {
     } catch { throw DriverError(error) }
   }
 
-  private func pause(_ duration: Duration) async throws(DriverError) {
+  func pause(_ duration: Duration) async throws(DriverError) {
     do { try await environment.time.sleep(for: duration) } catch { throw .cancelled }
   }
 }

@@ -50,6 +50,7 @@ struct PostgreSQLRewriter: StoreRewriter {
         try await initialise(place, like: old)
         return try await serving(place, as: old.user) { new in
           var count = RewriteCount()
+          count.role = new.user
           try await new.execute(try await old.roles(), in: "postgres")
           for other in try await old.shape().others where !other.hasPrefix("sequence ") {
             if try rewriting.carries(other) { throw DriverError.unsupported("\(other) can't be made anew: drop it") }

@@ -27,7 +27,14 @@ struct ServerAddress: Sendable, Equatable, CustomStringConvertible {
   var description: String { "\(host):\(port)/\(database) as \(user)" }
 
   /// Blocks. The caller frees what it gets with PQfinish, also when the connection failed.
-  func connect(password: Secret?) -> OpaquePointer? {
+  func connect(password: Secret?) -> OpaquePointer? { with(password) { PQconnectdbParams($0, $1, 0) } }
+
+  /// As ``connect(password:)``, and waits for nothing: PQconnectPoll goes on with it.
+  func begin(password: Secret?) -> OpaquePointer? { with(password) { PQconnectStartParams($0, $1, 0) } }
+
+  private typealias Words = [UnsafePointer<CChar>?]
+
+  private func with(_ password: Secret?, _ connect: (Words, Words) -> OpaquePointer?) -> OpaquePointer? {
     var pairs: [(String, UnsafeMutablePointer<CChar>?)] = [
       ("host", strdup(host)), ("port", strdup(String(port))), ("user", strdup(user)), ("dbname", strdup(database)),
       ("connect_timeout", strdup(String(connectSeconds))), ("application_name", strdup(applicationName)),
@@ -50,17 +57,19 @@ struct ServerAddress: Sendable, Equatable, CustomStringConvertible {
       }
       pairs.append(("password", copy))
       defer { for pair in pairs.dropLast() { free(pair.1) } }
-      return open(pairs)
+      return open(pairs, connect)
     }
     defer { for pair in pairs { free(pair.1) } }
-    return open(pairs)
+    return open(pairs, connect)
   }
 
-  private func open(_ pairs: [(String, UnsafeMutablePointer<CChar>?)]) -> OpaquePointer? {
+  private func open(
+    _ pairs: [(String, UnsafeMutablePointer<CChar>?)], _ connect: (Words, Words) -> OpaquePointer?
+  ) -> OpaquePointer? {
     let names = pairs.map { strdup($0.0) }
     defer { for name in names { free(name) } }
     let keywords = names.map { UnsafePointer<CChar>($0) } + [nil]
     let values = pairs.map { UnsafePointer<CChar>($0.1) } + [nil]
-    return PQconnectdbParams(keywords, values, 0)
+    return connect(keywords, values)
   }
 }

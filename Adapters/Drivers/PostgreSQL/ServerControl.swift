@@ -25,6 +25,27 @@ func serverProcess(_ directory: String) -> pid_t? {
   return number
 }
 
+/// Kills a server and every process of it; blocks until none of them is left, a few seconds at most.
+func endServer(_ directory: String) {
+  guard let server = serverProcess(directory) else { return }
+  // Standing still it makes no new ones while they are counted.
+  kill(server, SIGSTOP)
+  let all = [server] + children(of: server)
+  for process in all { kill(process, SIGKILL) }
+  for _ in 0..<500 where all.contains(where: { ProcessStatus(pid: $0)?.isAlive ?? false }) { poll(nil, 0, 10) }
+}
+
+func children(of process: pid_t) -> [pid_t] {
+  ((try? Files.names(in: "/proc")) ?? []).compactMap { name in
+    guard let number = pid_t(name.lossyText), let bytes = try? Files.read("/proc/\(number)/stat", limitBytes: 1 << 16),
+      // The second field is the program's name in parentheses, the fourth its parent.
+      let close = bytes.lastIndex(of: UInt8(ascii: ")"))
+    else { return nil }
+    let fields = bytes[(close + 1)...].split(separator: 32)
+    return fields.count > 1 && pid_t(String(decoding: fields[1], as: UTF8.self)) == process ? number : nil
+  }
+}
+
 extension PostgreSQLDriver {
   func start() async throws(DriverError) {
     if !isLive(dataDirectory) {

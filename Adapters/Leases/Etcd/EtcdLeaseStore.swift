@@ -1,24 +1,41 @@
 import Core
 import Foundation
 import StateKit
+import Synchronization
 import Web
+
+/// Who we are to an etcd that asks.
+package struct EtcdUser: Sendable {
+  package var name: String
+  /// Asked for whenever etcd wants to be told anew.
+  package var password: @Sendable () async throws(AnyFailure) -> Secret
+
+  package init(name: String, password: @escaping @Sendable () async throws(AnyFailure) -> Secret) {
+    (self.name, self.password) = (name, password)
+  }
+}
 
 /// Leases in etcd, over its JSON gateway.
 ///
 /// A tenure is a key that holds a lease of etcd's; its fence is the key's `create_revision`, which only grows. Whatever is
 /// written under a tenure is one transaction that compares it.
-/// Source: etcd 3.4, `rpc.proto`: Txn, LeaseGrant, LeaseKeepAlive, LeaseRevoke.
-package struct EtcdLeaseStore: LeaseStore {
+/// Source: etcd 3.4, `rpc.proto`: Txn, LeaseGrant, LeaseKeepAlive, LeaseRevoke, Authenticate.
+package final class EtcdLeaseStore: LeaseStore {
   /// Asked in turn until one answers.
   private let endpoints: [String]
   private let prefix: String
   private let web: any WebTransport
+  private let user: EtcdUser?
   private let timeLimit: Duration
+  /// What etcd gave for the password; lapses when it likes.
+  private let token = Mutex<Secret?>(nil)
 
   package init(
-    endpoints: [String], prefix: String = "/salvor/failover", web: any WebTransport, timeLimit: Duration = .seconds(2)
+    endpoints: [String], prefix: String = "/salvor/failover", web: any WebTransport, user: EtcdUser? = nil,
+    timeLimit: Duration = .seconds(2)
   ) {
-    (self.endpoints, self.prefix, self.web, self.timeLimit) = (endpoints, prefix, web, timeLimit)
+    (self.endpoints, self.prefix, self.web) = (endpoints, prefix, web)
+    (self.user, self.timeLimit) = (user, timeLimit)
   }
 
   package func take(_ seat: SeatName, as holder: Holder, for period: Duration) async throws(LeaseError) -> Tenure {
@@ -100,10 +117,35 @@ package struct EtcdLeaseStore: LeaseStore {
   // MARK: The gateway
 
   private func ask(_ path: String, _ body: JSONValue) async throws(LeaseError) -> JSONValue {
+    guard user != nil else { return try await send(path, body) }
+    if let known = token.withLock({ $0 }) {
+      do throws(LeaseError) { return try await send(path, body, known) } catch {
+        // A token that lapsed, or of a server that was started again. Nothing was done.
+        guard case .unavailable(let text) = error, text.contains("invalid auth token") else { throw error }
+      }
+    }
+    let fresh = try await authenticate()
+    return try await send(path, body, fresh)
+  }
+
+  private func authenticate() async throws(LeaseError) -> Secret {
+    guard let user else { throw .unavailable("there is nobody to be") }
+    let password: Secret
+    do throws(AnyFailure) { password = try await user.password() } catch { throw .unavailable(error.report.summary) }
+    let answer = try await send(
+      "/v3/auth/authenticate", ["name": .string(user.name), "password": .string(password.revealed())])
+    guard let text = answer["token"]?.string, !text.isEmpty else { throw .corrupt("no token for the password") }
+    let fresh = Secret(text)
+    token.withLock { $0 = fresh }
+    return fresh
+  }
+
+  private func send(_ path: String, _ body: JSONValue, _ token: Secret? = nil) async throws(LeaseError) -> JSONValue {
     var last = LeaseError.unavailable("no endpoint is given")
     for endpoint in endpoints {
       var request = WebRequest(.post, endpoint + path)
       request.headers = [("content-type", "application/json")]
+      if let token { request.headers.append(("authorization", token.revealed())) }
       request.body = (try? CanonicalJSON.encode(body)) ?? []
       (request.timeLimit, request.stallLimit, request.responseLimitBytes) = (timeLimit, timeLimit, 1 << 20)
       let response: WebResponse

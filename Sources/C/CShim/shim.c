@@ -95,3 +95,5 @@ void *salvor_resize_pages(void *memory, size_t old_bytes, size_t bytes) {
 }
 
 void salvor_free_pages(void *memory, size_t bytes) { munmap(memory, bytes); }
+
+int salvor_unnamed_file(void) { return memfd_create("salvor-input", MFD_CLOEXEC); }

@@ -25,33 +25,24 @@ struct FailoverCommand: AsyncParsableCommand {
       """,
     subcommands: [
       AgentCommand.self, StatusCommand.self, SwitchoverCommand.self, ApproveCommand.self, PauseCommand.self,
-      ResumeCommand.self, BreakGlassCommand.self, ExplainCommand.self, ReplayCommand.self, SimulateCommand.self,
+      ResumeCommand.self, BreakGlassCommand.self, HistoryCommand.self, ExplainCommand.self, ReplayCommand.self,
+      HealCommand.self, SimulateCommand.self, LeaseSchemaCommand.self,
     ])
 }
 
 struct PolicyOptions: ParsableArguments {
-  @Option(help: "The failover policy, a JSON file.", completion: .file(extensions: ["json"])) var policy: String
+  @Option(
+    help: "The failover policy: its name in the catalog, or a YAML or JSON file.",
+    completion: .file(extensions: ["yaml", "yml", "json"]))
+  var policy: String
 
-  func load() throws -> FailoverPolicy {
-    let found: FailoverPolicy
-    do {
-      found = try CanonicalJSON.decode(FailoverPolicy.self, from: Files.read(policy, limitBytes: 1 << 20))
-    } catch let error as SystemFailure {
-      throw FailoverFailure.badPolicy(policy, error.report.summary)
-    } catch { throw FailoverFailure.badPolicy(policy, "\(error)") }
-    if let problem = found.problem { throw FailoverFailure.badPolicy(policy, problem) }
-    return found
+  func load(_ system: SystemOptions) async throws -> FailoverPolicy {
+    try await PolicyFiles.load(policy, catalog: system.catalogPath, pool: system.host.pool)
   }
 }
 
-struct LeaseOptions: ParsableArguments {
-  @Option(
-    name: .customLong("lease"), parsing: .upToNextOption, help: "Endpoints of etcd, such as http://10.0.0.9:2379.")
-  var endpoints: [String]
-}
-
 /// `file:…`, `env:…` or `command:…`.
-private func reference(_ text: String) throws -> SecretReference {
+func reference(_ text: String) throws -> SecretReference {
   guard let found = SecretReference(text) else {
     throw ValidationError("a secret is given by reference: file:/path, env:NAME or command:program")
   }
@@ -62,48 +53,100 @@ private func agentsSecret(_ text: String, _ host: Machine) async throws -> Secre
   try await SecretResolver(environment: host.environment, pool: host.pool).resolve(try reference(text))
 }
 
+struct MemberEngineOptions: ParsableArguments {
+  @Option(help: "The member's data directory; none for a witness.") var dataDirectory: String?
+  @Option(help: "Who may do everything on the servers (default: postgres, Redis' default user, or salvor).")
+  var user: String?
+  @Option(help: "That user's password: file:…, env:… or command:….") var password: String?
+  @Option(help: "A .pgpass file that the server's user can read, for standbys and pg_rewind; of PostgreSQL.")
+  var passwordFile: String?
+  @Option(help: "What the server is started with; of Redis and MariaDB.") var configFile: String?
+  @Option(help: "The server's Unix socket; of MariaDB.") var socket: String?
+  @Option(help: "Writes a copy of the primary at $SALVOR_PRIMARY to its output, as mbstream; of MariaDB.")
+  var copyCommand: String?
+  @Option(help: "How many copies of what was undone are kept beside the data.") var keptCopies = 3
+
+  func options() throws -> MemberOptions {
+    var options = MemberOptions()
+    (options.dataDirectory, options.user, options.passwordFile) = (dataDirectory, user, passwordFile)
+    options.password = try password.map { try reference($0) }
+    (options.configFile, options.socket, options.copyCommand) = (configFile, socket, copyCommand)
+    guard (1...100).contains(keptCopies) else { throw ValidationError("--kept-copies must be 1 to 100") }
+    options.keptCopies = keptCopies
+    return options
+  }
+}
+
 struct AgentCommand: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "agent", abstract: "Run beside a member, or as a witness: look, decide, carry out.",
     discussion: """
       EXAMPLES
         salvor failover agent --policy bank.json --member a --data-directory /srv/pg --lease http://etcd:2379 --secret env:AGENTS
+        salvor failover agent --policy cache.json --member a --data-directory /srv/redis --config-file /etc/redis/redis.conf \
+      --password file:/etc/salvor/redis --lease http://etcd:2379 --secret env:AGENTS
       """)
 
   @OptionGroup var policy: PolicyOptions
   @OptionGroup var lease: LeaseOptions
   @Option(help: "Which member or witness of the policy this is.") var member: String
-  @Option(help: "The member's data directory; none for a witness.") var dataDirectory: String?
-  @Option(help: "Superuser of the servers.") var user = "postgres"
-  @Option(help: "That user's password: file:…, env:… or command:….") var password: String?
-  @Option(help: "A .pgpass file that the server's user can read, for standbys and pg_rewind.") var passwordFile: String?
+  @OptionGroup var engine: MemberEngineOptions
   @Option(help: "Where agents listen.") var listen = "127.0.0.1:7500"
   @Option(help: "What agents show each other: file:…, env:… or command:….") var secret: String
   @Option(help: "Where memory and record are kept (default: failover, in the state directory).") var directory: String?
+  @Option(help: "A TrafficRoute of the catalog that the members stand behind; can be given several times.")
+  var route: [String] = []
+  @Option(help: .hidden) var without: [String] = []
+  @OptionGroup var trust: AgentTrustOptions
+  @Flag(help: "Listen without TLS where other machines reach it.") var insecure = false
+  @Option(help: "Reset this machine if the agent stands still while its engine is a primary: /dev/watchdog.")
+  var watchdog: String?
   @OptionGroup var system: SystemOptions
 
   func run() async throws {
-    let policy = try policy.load()
+    let policy = try await policy.load(system)
     let host = system.host
     let all = policy.members + policy.witnesses
     guard let name = MemberName(member), all.contains(where: { $0.name == name }) else {
       throw FailoverFailure.unknownMember(member)
     }
     let shared = try await agentsSecret(secret, host)
+    try PolicyFiles.checkAddresses(policy)
+    let identity = try await trust.identity(host)
+    let place = directory ?? host.stateDirectory + "/failover"
+    let guardian = watchdog.map { Registry.watchdog(at: $0) }
+    // Whether it can be relied on is to be known before it is.
+    try guardian?.arm(policy.watchdogTimeout)
+    try guardian?.disarm()
+    var settings = FailoverAgentSettings(
+      policy: policy, name: name, directory: place, secret: shared,
+      evidence: FailoverEvidence(policy.name, name, journal: try await system.journal(), host: host),
+      watchdog: guardian)
+    for (name, protection) in Protections.names where without.contains(name) { settings.protections.remove(protection) }
+    if !route.isEmpty {
+      let catalog = try await system.load().catalog
+      settings.traffic = FailoverTraffic(
+        try route.map { try Registry.router(try TrafficOptions.find($0, catalog), host: host) }, host: host)
+    }
+    let store = try Registry.leases(
+      at: lease.place, for: policy, dataDirectory: engine.dataDirectory,
+      promised: try FailoverAgent.promised(place, policy.name, name), host: host)
+    let followers = try await PolicyFiles.followers(of: policy, catalog: system.catalogPath, pool: host.pool)
     let agent = try FailoverAgent(
-      .init(
-        policy: policy, name: name, directory: directory ?? host.stateDirectory + "/failover", secret: shared),
-      engine: try Registry.engine(
-        of: name, in: policy, dataDirectory: dataDirectory, user: user,
-        password: try password.map { try reference($0) },
-        passwordFile: passwordFile, host: host), store: try Registry.leases(at: lease.endpoints, host: host),
-      web: try WebClient(time: host.time), host: host)
-    let address = listen.split(separator: ":")
-    guard address.count == 2, let port = Int(address[1]) else { throw ValidationError("--listen must be host:port") }
-    let server = AgentServer(agent, secret: shared, host: String(address[0]), port: port)
+      settings, engine: try Registry.engine(of: name, in: policy, try engine.options(), host: host), store: store,
+      web: identity, host: host)
+    let conductor = GroupConductor(settings, followers: followers, store: store, web: identity, host: host)
+    guard let colon = listen.lastIndex(of: ":"), let port = Int(listen[listen.index(after: colon)...]) else {
+      throw ValidationError("--listen must be host:port")
+    }
+    let server = try AgentServer(
+      agent, secret: shared, host: listen[..<colon].trimmingCharacters(in: CharacterSet(charactersIn: "[]")),
+      port: port, identity: identity, isOpen: insecure, time: host.time)
     try await withThrowingTaskGroup(of: Void.self) { group in
+      group.addTask { try await identity.keepFresh() }
       group.addTask { try await server.run { port in host.log("\(name): listens on port \(port)") } }
       group.addTask { try await agent.run() }
+      if let conductor { group.addTask { try await conductor.run(agent) } }
       defer { group.cancelAll() }
       try await group.next()
     }
@@ -120,14 +163,15 @@ struct StatusCommand: AsyncParsableCommand {
 
   @OptionGroup var policy: PolicyOptions
   @Option(help: "What agents show each other: file:…, env:… or command:….") var secret: String
+  @OptionGroup var trust: AgentTrustOptions
   @OptionGroup var system: SystemOptions
   @OptionGroup var output: OutputOptions
 
   func run() async throws {
-    let policy = try policy.load()
+    let policy = try await policy.load(system)
     let host = system.host
     let shared = try await agentsSecret(secret, host)
-    let web = try WebClient(time: host.time)
+    let web = try await trust.identity(host)
     var reports: [AgentReport] = []
     var silent: [MemberName] = []
     for member in policy.members + policy.witnesses {
@@ -163,7 +207,7 @@ struct StatusCommand: AsyncParsableCommand {
 private func leave(
   _ kind: FailoverOrder.Kind, _ target: String?, _ policy: PolicyOptions, _ lease: LeaseOptions, _ system: SystemOptions
 ) async throws {
-  let found = try policy.load()
+  let found = try await policy.load(system)
   let host = system.host
   var name: MemberName?
   if let target {
@@ -174,8 +218,8 @@ private func leave(
   }
   let order = FailoverOrder(
     id: "\(kind.rawValue)-\(String(host.randomness.next(), radix: 16))", kind: kind, target: name, by: NSUserName())
-  let store = try Registry.leases(at: lease.endpoints, host: host)
-  try await store.order(try CanonicalJSON.encode(order), on: SeatName(unchecked: found.name.text))
+  let store = try Registry.leases(at: lease.place, for: found, host: host)
+  try await FailoverOrders.leave(order, for: found, in: store, host: host, journal: try await system.journal())
   standardError("ordered: \(order.id)\n")
 }
 
@@ -258,131 +302,5 @@ struct BreakGlassCommand: AsyncParsableCommand {
   func run() async throws {
     try consent.require("Acknowledged writes may be lost, and a primary that is cut off may still acknowledge. Go on?")
     try await leave(.breakGlass, member, policy, lease, system)
-  }
-}
-
-private func entries(_ path: String) throws -> [FailoverLogEntry] {
-  do { return try FailoverLogEntry.entries(try Files.read(path, limitBytes: 1 << 30)) } catch {
-    throw FailoverFailure.badLog(path, AnyFailure(error).report.summary)
-  }
-}
-
-struct ExplainCommand: ParsableCommand {
-  static let configuration = CommandConfiguration(
-    commandName: "explain", abstract: "Show why: rules, facts, candidates and why not, from an agent's record.",
-    discussion: """
-      EXAMPLES
-        salvor failover explain bank-a.log
-        salvor failover explain bank-a.log failover-17
-      """)
-
-  @Argument(help: "A record an agent has written.") var file: String
-  @Argument(help: "Such as failover-17; all if none is named.") var id: String?
-
-  func run() throws {
-    let found = try entries(file).filter { id == nil || $0.id == id }
-    if found.isEmpty, let id { throw FailoverFailure.unknownFailover(id) }
-    for entry in found {
-      standardOutput("\(entry.at)  \(entry.id ?? "-")  seen by \(entry.facts.observer)\n")
-      for decision in entry.decisions {
-        standardOutput("  \(decision.rule.rawValue) -> \(decision.next.state.rawValue): \(decision.rule.row.says)\n")
-        for reason in decision.reasons { standardOutput("      \(reason)\n") }
-        for candidate in decision.candidates {
-          let position = candidate.position.map { "\($0)" } ?? "unknown"
-          let why = candidate.whyNot.isEmpty ? "can serve" : "can't: " + candidate.whyNot.joined(separator: ", ")
-          standardOutput("      candidate \(candidate.member) at \(position): \(why)\n")
-        }
-      }
-    }
-  }
-}
-
-struct ReplayCommand: ParsableCommand {
-  static let configuration = CommandConfiguration(
-    commandName: "replay", abstract: "Decide every recorded decision again, from its facts, and compare.",
-    discussion: """
-      EXAMPLES
-        salvor failover replay bank-a.log
-      """)
-
-  @Argument(help: "A record an agent has written.") var file: String
-
-  func run() throws {
-    let found = try entries(file)
-    for (index, entry) in found.enumerated() where entry.replayed() != entry.decisions {
-      throw FailoverFailure.replaysDifferently(file, index + 1)
-    }
-    standardOutput("\(found.count.of("record")) replayed to the same decisions\n")
-  }
-}
-
-struct SimulateCommand: ParsableCommand {
-  static let configuration = CommandConfiguration(
-    commandName: "simulate", abstract: "Try a policy against failures, by the thousand, with the agents' own code.",
-    discussion: """
-      Hosts, engines, agents, network and lease store are simulated; the decisions are not. Exits with 1 if a promise was \
-      broken. The same seed is the same run.
-
-      EXAMPLES
-        salvor failover simulate --policy bank.json --runs 10000
-        salvor failover simulate --policy bank.json --seed 4711 --runs 1 --trace
-        salvor failover simulate --standard --runs 50000
-        salvor failover simulate --policy bank.json --without fence-before-promote
-      """)
-
-  @Option(help: "The failover policy, a JSON file.") var policy: String?
-  @Flag(help: "The twenty topologies that the tests use, instead of a policy.") var standard = false
-  @Option(help: "Runs; each has one to seven faults.") var runs = 1000
-  @Option(help: "Seed of the first run.") var seed: UInt64 = 1
-  @Option(help: "Milliseconds from one host to another.") var delay = 1
-  @Flag(help: "Only what must not move service.") var noise = false
-  @Option(help: "Take a protection away, to see what it is for.") var without: [String] = []
-  @Flag(help: "Say what happens.") var trace = false
-  @OptionGroup var output: OutputOptions
-
-  func validate() throws {
-    guard (1...10_000_000).contains(runs) else { throw ValidationError("--runs must be 1 to 10000000") }
-    guard (policy == nil) == standard else { throw ValidationError("give --policy, or --standard") }
-    for name in without where !Protections.names.contains(where: { $0.name == name }) {
-      throw ValidationError(
-        "there is no protection '\(name)'; there is \(Protections.names.map(\.name).joined(separator: ", "))")
-    }
-  }
-
-  func run() throws {
-    var options = FailoverSimulation.Options()
-    (options.onlyNoise, options.isTraced, options.replays) = (noise, trace, true)
-    for (name, protection) in Protections.names where without.contains(name) { options.protections.remove(protection) }
-    var topologies = SimulatedTopology.standard
-    if let policy {
-      let found = try PolicyOptions.parse(["--policy", policy]).load()
-      topologies = [SimulatedTopology(name: found.name.text, policy: found, delayMicroseconds: Int64(delay) * 1000)]
-    }
-    var summary = SimulationSummary()
-    for index in 0..<runs {
-      let seed = seed &+ UInt64(index)
-      var simulation = FailoverSimulation(topologies[Int(seed % UInt64(topologies.count))], seed: seed, options)
-      let outcome = simulation.run()
-      summary.add(outcome)
-      for line in outcome.trace { standardError(line + "\n") }
-    }
-    summary.close()
-    let result = summary
-    try output.show(result) { _ in
-      func spread(_ values: [Int64]) -> String {
-        let parts = [("median", 0.5), ("p99", 0.99), ("longest", 1)].map { name, share in
-          "\(name) \(Duration.milliseconds(SimulationSummary.quantile(values, share)).brief)"
-        }
-        return parts.joined(separator: ", ")
-      }
-      return [
-        "\(result.runs.of("run")), \(result.failures.of("failure")), \(result.failovers.of("failover")), \(result.decisions) decisions replayed",
-        "acknowledged \(result.acknowledged), lost \(result.lost), split brains \(result.splitBrains)",
-        "without an acknowledgement: \(spread(result.outageMilliseconds))",
-        "lost work: \(spread(result.lossMilliseconds))",
-        "broken promises: \(result.violations)",
-      ] + result.examples.map { "  \($0)" }
-    }
-    if result.violations > 0 { throw ExitStatus.failed }
   }
 }

@@ -13,6 +13,7 @@ extension Catalog {
       // Left out where there are none: catalogs from before keep their digests.
       if !domains.isEmpty { writer.member("domains") { $0.array(domains) { $1.write(to: &$0) } } }
       if !drills.isEmpty { writer.member("drills") { $0.array(drills) { $1.write(to: &$0) } } }
+      if !failovers.isEmpty { writer.member("failovers") { $0.array(failovers) { $0.encoded($1) } } }
       writer.member("groups") { $0.array(groups) { $1.write(to: &$0) } }
       writer.member("invariants") { $0.array(invariants) { $1.write(to: &$0) } }
       if !metrics.isEmpty { writer.member("metrics") { $0.array(metrics) { $0.encoded($1) } } }
@@ -21,6 +22,8 @@ extension Catalog {
         writer.member("reconciliations") { $0.array(reconciliations) { $1.write(to: &$0) } }
       }
       writer.member("repositories") { $0.array(repositories) { $1.write(to: &$0) } }
+      if !rollouts.isEmpty { writer.member("rollouts") { $0.array(rollouts) { $0.encoded($1) } } }
+      if !routes.isEmpty { writer.member("routes") { $0.array(routes) { $0.encoded($1) } } }
       writer.member("services") { $0.array(services) { $1.write(to: &$0) } }
       writer.member("stores") { $0.array(stores) { $1.write(to: &$0) } }
       if !workflows.isEmpty { writer.member("workflows") { $0.array(workflows) { $0.encoded($1) } } }

@@ -36,6 +36,9 @@ struct Manifests: Sendable {
   var metrics: [Declared<MetricManifest>] = []
   var domains: [Declared<DomainManifest>] = []
   var reconciliations: [Declared<ReconciliationManifest>] = []
+  var failovers: [Declared<FailoverManifest>] = []
+  var routes: [Declared<TrafficRouteManifest>] = []
+  var rollouts: [Declared<RolloutManifest>] = []
   var diagnostics: [Diagnostic] = []
 
   /// The kinds there are: name, fields, and where a document of it goes.
@@ -50,6 +53,9 @@ struct Manifests: Sendable {
     Kind(MetricManifest.table, \.metrics),
     Kind(DomainManifest.table, \.domains),
     Kind(ReconciliationManifest.table, \.reconciliations),
+    Kind(FailoverManifest.table, \.failovers),
+    Kind(TrafficRouteManifest.table, \.routes),
+    Kind(RolloutManifest.table, \.rollouts),
   ]
 
   struct Kind: Sendable {

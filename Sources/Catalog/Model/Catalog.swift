@@ -18,6 +18,9 @@ package struct Catalog: Sendable, Equatable {
   package let metrics: [Metric]
   package let domains: [Domain]
   package let reconciliations: [ReconciliationRule]
+  package let failovers: [FailoverPolicy]
+  package let routes: [TrafficRoute]
+  package let rollouts: [Rollout]
 
   /// Names what the catalog means: the SHA-256 of its canonical JSON.
   package private(set) var digest: Digest
@@ -28,7 +31,9 @@ package struct Catalog: Sendable, Equatable {
   init(
     services: [Service], stores: [DataStore], repositories: [Repository], policies: [BackupPolicy],
     groups: [ConsistencyGroup], invariants: [Invariant], drills: [Drill] = [], workflows: [LoadWorkflow] = [],
-    metrics: [Metric] = [], domains: [Domain] = [], reconciliations: [ReconciliationRule] = []
+    metrics: [Metric] = [], domains: [Domain] = [], reconciliations: [ReconciliationRule] = [],
+    failovers: [FailoverPolicy] = [],
+    routes: [TrafficRoute] = [], rollouts: [Rollout] = []
   ) {
     let services = services.sorted { $0.name < $1.name }
     let stores = stores.sorted { $0.name < $1.name }
@@ -42,6 +47,9 @@ package struct Catalog: Sendable, Equatable {
     self.metrics = metrics.sorted { $0.name < $1.name }
     self.domains = domains.sorted { $0.name < $1.name }
     self.reconciliations = reconciliations.sorted { $0.name < $1.name }
+    self.failovers = failovers.sorted { $0.name < $1.name }
+    self.routes = routes.sorted { $0.name < $1.name }
+    self.rollouts = rollouts.sorted { $0.name < $1.name }
     serviceIndex = Dictionary(services.indices.map { (services[$0].name, $0) }, uniquingKeysWith: { a, _ in a })
     storeIndex = Dictionary(stores.indices.map { (stores[$0].name, $0) }, uniquingKeysWith: { a, _ in a })
     digest = Digest.of("")
@@ -67,6 +75,11 @@ package struct Catalog: Sendable, Equatable {
 
   package func reconciliation(_ name: CheckName) -> ReconciliationRule? { reconciliations.first { $0.name == name } }
 
+  package func failover(_ name: PolicyName) -> FailoverPolicy? { failovers.first { $0.name == name } }
+  package func route(_ name: CheckName) -> TrafficRoute? { routes.first { $0.name == name } }
+
+  package func rollout(_ name: PolicyName) -> Rollout? { rollouts.first { $0.name == name } }
+
   package func drill(_ name: DrillName) -> Drill? { drills.first { $0.name == name } }
 
   package func workflow(_ name: WorkflowName) -> LoadWorkflow? { workflows.first { $0.name == name } }
@@ -75,7 +88,7 @@ package struct Catalog: Sendable, Equatable {
 extension Catalog: Codable {
   private enum CodingKeys: String, CodingKey {
     case services, stores, repositories, policies, groups, invariants, drills, workflows, metrics, domains,
-      reconciliations
+      reconciliations, failovers, routes, rollouts
   }
 
   package init(from decoder: any Decoder) throws {
@@ -91,7 +104,10 @@ extension Catalog: Codable {
       workflows: try container.decodeIfPresent([LoadWorkflow].self, forKey: .workflows) ?? [],
       metrics: try container.decodeIfPresent([Metric].self, forKey: .metrics) ?? [],
       domains: try container.decodeIfPresent([Domain].self, forKey: .domains) ?? [],
-      reconciliations: try container.decodeIfPresent([ReconciliationRule].self, forKey: .reconciliations) ?? [])
+      reconciliations: try container.decodeIfPresent([ReconciliationRule].self, forKey: .reconciliations) ?? [],
+      failovers: try container.decodeIfPresent([FailoverPolicy].self, forKey: .failovers) ?? [],
+      routes: try container.decodeIfPresent([TrafficRoute].self, forKey: .routes) ?? [],
+      rollouts: try container.decodeIfPresent([Rollout].self, forKey: .rollouts) ?? [])
   }
 
   package func encode(to encoder: any Encoder) throws {
@@ -108,5 +124,8 @@ extension Catalog: Codable {
     if !metrics.isEmpty { try container.encode(metrics, forKey: .metrics) }
     if !domains.isEmpty { try container.encode(domains, forKey: .domains) }
     if !reconciliations.isEmpty { try container.encode(reconciliations, forKey: .reconciliations) }
+    if !failovers.isEmpty { try container.encode(failovers, forKey: .failovers) }
+    if !routes.isEmpty { try container.encode(routes, forKey: .routes) }
+    if !rollouts.isEmpty { try container.encode(rollouts, forKey: .rollouts) }
   }
 }

@@ -3,6 +3,8 @@ import Core
 /// When service moves to another copy of a store, and what must be certain before it does.
 package struct FailoverPolicy: Sendable, Equatable, Codable {
   package var name: PolicyName
+  /// What replicates; named as the catalog's drivers.
+  package var engine: Engine
   /// In the order they were declared; at least two, at most nine.
   package var members: [Member]
   /// Agents beside no engine: they look, they may conduct, they hold nothing.
@@ -17,8 +19,19 @@ package struct FailoverPolicy: Sendable, Equatable, Codable {
   package var budgets: Budgets
   /// While one of them lasts nothing is done by itself.
   package var freezes: [FreezeWindow]
+  package var weeklyFreezes: [WeeklyFreeze] = []
   /// Members are being worked on: observed and told, never acted on.
   package var isInMaintenance: Bool
+  /// What it is about in the catalog.
+  package var store: StoreName?
+  package var service: ServiceName?
+  /// What else is asked; see ``FailoverCheck``.
+  package var checks: [FailoverCheck] = []
+  package var healing = FailoverHealing()
+  package var group: FailoverGroup?
+  package var context = FailoverContext()
+
+  package enum Engine: String, Sendable, Codable, CaseIterable { case postgresql, redis, mariadb }
 
   package struct Member: Sendable, Equatable, Codable {
     package var name: MemberName
@@ -28,8 +41,10 @@ package struct FailoverPolicy: Sendable, Equatable, Codable {
     package var agent: String
     /// Higher is preferred among equals; 0 is never promoted.
     package var priority: Int
+    /// Where it stands: a group moves to members of one site. Without one it is the member's name.
+    package var site: String?
 
-    private enum CodingKeys: String, CodingKey { case name, address, agent, priority }
+    private enum CodingKeys: String, CodingKey { case name, address, agent, priority, site }
 
     package init(from decoder: any Decoder) throws {
       let container = try decoder.container(keyedBy: CodingKeys.self)
@@ -37,11 +52,16 @@ package struct FailoverPolicy: Sendable, Equatable, Codable {
       address = try container.decodeIfPresent(String.self, forKey: .address) ?? ""
       agent = try container.decodeIfPresent(String.self, forKey: .agent) ?? ""
       priority = try container.decodeIfPresent(Int.self, forKey: .priority) ?? 100
+      site = try container.decodeIfPresent(String.self, forKey: .site)
     }
 
-    package init(name: MemberName, address: String = "", agent: String = "", priority: Int = 100) {
-      (self.name, self.address, self.agent, self.priority) = (name, address, agent, priority)
+    package init(
+      name: MemberName, address: String = "", agent: String = "", priority: Int = 100, site: String? = nil
+    ) {
+      (self.name, self.address, self.agent, self.priority, self.site) = (name, address, agent, priority, site)
     }
+
+    package var place: String { site ?? name.text }
   }
 
   package enum Consent: String, Sendable, Codable, CaseIterable {
@@ -139,10 +159,12 @@ package struct FailoverPolicy: Sendable, Equatable, Codable {
     package var trust: Duration = .seconds(5)
     /// How long an engine that ended by itself is left to a failover before its agent starts it again.
     package var restart: Duration = .seconds(10)
+    /// How long a standby may be away before commits wait for the others alone, and it no longer counts in a failover.
+    package var absence: Duration = .seconds(10)
 
     package init() {}
 
-    private enum CodingKeys: String, CodingKey { case lease, fence, observe, pause, trust, restart }
+    private enum CodingKeys: String, CodingKey { case lease, fence, observe, pause, trust, restart, absence }
 
     package init(from decoder: any Decoder) throws {
       let container = try decoder.container(keyedBy: CodingKeys.self)
@@ -152,6 +174,7 @@ package struct FailoverPolicy: Sendable, Equatable, Codable {
       pause = try container.decodeIfPresent(Duration.self, forKey: .pause) ?? pause
       trust = try container.decodeIfPresent(Duration.self, forKey: .trust) ?? trust
       restart = try container.decodeIfPresent(Duration.self, forKey: .restart) ?? restart
+      absence = try container.decodeIfPresent(Duration.self, forKey: .absence) ?? absence
     }
 
     package func encode(to encoder: any Encoder) throws {
@@ -162,6 +185,7 @@ package struct FailoverPolicy: Sendable, Equatable, Codable {
       try container.encode(pause, forKey: .pause)
       try container.encode(trust, forKey: .trust)
       try container.encode(restart, forKey: .restart)
+      try container.encode(absence, forKey: .absence)
     }
   }
 
@@ -173,24 +197,28 @@ package struct FailoverPolicy: Sendable, Equatable, Codable {
   }
 
   package init(
-    name: PolicyName, members: [Member], witnesses: [Member] = [], acknowledgements: Int = 1,
+    name: PolicyName, engine: Engine = .postgresql, members: [Member], witnesses: [Member] = [],
+    acknowledgements: Int = 1,
     consent: Consent = .autoZeroLoss, lossBound: LossBound? = nil, signals: Signals = Signals(),
     budgets: Budgets = Budgets(),
     freezes: [FreezeWindow] = [], isInMaintenance: Bool = false
   ) {
-    (self.name, self.members, self.witnesses, self.acknowledgements) = (name, members, witnesses, acknowledgements)
+    (self.name, self.engine, self.members, self.witnesses) = (name, engine, members, witnesses)
+    self.acknowledgements = acknowledgements
     (self.consent, self.lossBound, self.signals, self.budgets) = (consent, lossBound, signals, budgets)
     (self.freezes, self.isInMaintenance) = (freezes, isInMaintenance)
   }
 
   private enum CodingKeys: String, CodingKey {
-    case name, members, witnesses, acknowledgements, consent, lossBound, signals, budgets, freezes, isInMaintenance
+    case name, engine, members, witnesses, acknowledgements, consent, lossBound, signals, budgets, freezes,
+      weeklyFreezes, isInMaintenance, store, service, checks, healing, group, context
   }
 
   /// What isn't written is as it is by default.
   package init(from decoder: any Decoder) throws {
     let container = try decoder.container(keyedBy: CodingKeys.self)
     name = try container.decode(PolicyName.self, forKey: .name)
+    engine = try container.decodeIfPresent(Engine.self, forKey: .engine) ?? .postgresql
     members = try container.decode([Member].self, forKey: .members)
     witnesses = try container.decodeIfPresent([Member].self, forKey: .witnesses) ?? []
     acknowledgements = try container.decodeIfPresent(Int.self, forKey: .acknowledgements) ?? 1
@@ -199,23 +227,14 @@ package struct FailoverPolicy: Sendable, Equatable, Codable {
     signals = try container.decodeIfPresent(Signals.self, forKey: .signals) ?? Signals()
     budgets = try container.decodeIfPresent(Budgets.self, forKey: .budgets) ?? Budgets()
     freezes = try container.decodeIfPresent([FreezeWindow].self, forKey: .freezes) ?? []
+    weeklyFreezes = try container.decodeIfPresent([WeeklyFreeze].self, forKey: .weeklyFreezes) ?? []
     isInMaintenance = try container.decodeIfPresent(Bool.self, forKey: .isInMaintenance) ?? false
-  }
-
-  /// Why nothing can be promised under it; `nil` if it makes sense.
-  package var problem: String? {
-    let names = (members + witnesses).map(\.name)
-    if !(2...9).contains(members.count) { return "it has \(members.count) members, and two to nine can be handled" }
-    if Set(names).count != names.count { return "two members have one name" }
-    if !(1...standbys).contains(acknowledgements) {
-      return "\(acknowledgements) acknowledgements can't come from \(standbys) standbys"
-    }
-    if !(1...names.count).contains(signals.observers) {
-      return "\(signals.observers) of \(names.count) observers can't agree"
-    }
-    if isBounded, lossBound == nil { return "consent is auto-bounded, and no lossBound is given" }
-    if signals.interval < .milliseconds(20) { return "an interval below 20 ms is no interval" }
-    return nil
+    store = try container.decodeIfPresent(StoreName.self, forKey: .store)
+    service = try container.decodeIfPresent(ServiceName.self, forKey: .service)
+    checks = try container.decodeIfPresent([FailoverCheck].self, forKey: .checks) ?? []
+    healing = try container.decodeIfPresent(FailoverHealing.self, forKey: .healing) ?? FailoverHealing()
+    group = try container.decodeIfPresent(FailoverGroup.self, forKey: .group)
+    context = try container.decodeIfPresent(FailoverContext.self, forKey: .context) ?? FailoverContext()
   }
 
   /// `N`: every member can be the primary, so each has all the others for synchronous standbys.

@@ -47,10 +47,13 @@ struct Resolver {
         name: DomainName(unchecked: declared.name.value), owner: declared.spec.owner, duties: declared.spec.duties)
     }
     let reconciliations = manifests.reconciliations.compactMap { reconciliation($0) }
+    let failovers = manifests.failovers.map { failover($0, stores: stores) }
+    let routes = manifests.routes.compactMap { route($0) }
+    let rollouts = manifests.rollouts.compactMap { rollout($0) }
     let catalog = Catalog(
       services: services, stores: stores, repositories: repositories, policies: policies, groups: groups,
       invariants: invariants, drills: drills, workflows: workflows, metrics: metrics, domains: domains,
-      reconciliations: reconciliations)
+      reconciliations: reconciliations, failovers: failovers, routes: routes, rollouts: rollouts)
     checkCycles()
     checkGroups()
     check(catalog)
@@ -75,6 +78,9 @@ struct Resolver {
     unique(manifests.metrics)
     unique(manifests.domains)
     unique(manifests.reconciliations)
+    unique(manifests.failovers)
+    unique(manifests.routes)
+    unique(manifests.rollouts)
     for (index, declared) in manifests.services.enumerated() {
       serviceNames[ServiceName(unchecked: declared.name.value)] = index
       for store in declared.spec.stores {
@@ -115,7 +121,7 @@ struct Resolver {
     return false
   }
 
-  private mutating func exists(_ name: Located<ServiceName>, _ file: String) -> Bool {
+  mutating func exists(_ name: Located<ServiceName>, _ file: String) -> Bool {
     if serviceNames[name.value] != nil { return true }
     dangling("service", name.value.text, name.mark, file, among: serviceNames.keys.lazy.map(\.text).sorted())
     return false

@@ -53,6 +53,7 @@ package struct SimulatedFault: Sendable, Equatable {
     case slowDisk = "slow fsync"
     case starved = "every agent starved of its processor"
     case deaf = "no new connections at the engine"
+    case laggard = "seconds behind, and in touch"
   }
 
   package var kind: Kind
@@ -63,11 +64,18 @@ package struct SimulatedFault: Sendable, Equatable {
   /// Whoever serves when it begins takes the place of `node`.
   package var isAtPrimary = false
 
+  package init(kind: Kind, node: Int, other: Int, start: Int64, end: Int64, isAtPrimary: Bool = false) {
+    (self.kind, self.node, self.other) = (kind, node, other)
+    (self.start, self.end, self.isAtPrimary) = (start, end, isAtPrimary)
+  }
+
   package static let failures: [Kind] = [
     .engineKilled, .hostDown, .isolated, .partial, .oneWay, .bridge, .engineStopped, .hostFrozen, .diskFull,
     .agentKilled, .agentStopped, .storeDown, .storeIsolated, .lateCommands,
   ]
-  package static let noises: [Kind] = [.shortStall, .everybodyStalls, .loss, .delay, .blip, .slowDisk, .starved, .deaf]
+  package static let noises: [Kind] = [
+    .shortStall, .everybodyStalls, .loss, .delay, .blip, .slowDisk, .starved, .deaf,
+  ]
 }
 
 /// Members, witnesses and how far they are apart.
@@ -96,6 +104,7 @@ package struct SimulatedTopology: Sendable {
       policy.budgets.restart = .seconds(5)
       policy.budgets.observe = .seconds(3)
       policy.budgets.fence = .seconds(5)
+      policy.budgets.absence = .seconds(3)
       policy.signals.observers = (members + witnesses) / 2 + (members + witnesses > 3 ? 0 : 1)
       let mode = bounded ? "bounded" : "zero-loss"
       let name = "\(members)m\(witnesses)w-ack\(acknowledgements)-\(far ? "far" : "near")-\(mode)"

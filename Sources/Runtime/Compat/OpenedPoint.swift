@@ -30,8 +30,7 @@ struct OpenedPoint: Sendable {
     _ stores: [StoreName], at wanted: String?, in system: ManagedSystem, opens: Opening = .all,
     progress: @escaping @Sendable (String) -> Void, _ body: @escaping @Sendable (OpenedPoint) async throws -> T
   ) async throws -> T {
-    let chosen = try await PointSelection(system: system).choose(
-      stores: stores, named: wanted, at: nil, verifies: false, progress: progress)
+    let chosen = try await PointSelection(system: system).chooseGood(stores, named: wanted, progress: progress)
     let environment = LiveRestore(
       system: system, point: chosen.point, forwards: chosen.forwards, invariantNames: [])
     let id = "look-" + Hex.encode(system.host.randomness.bytes(6))

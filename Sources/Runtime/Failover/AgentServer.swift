@@ -14,19 +14,37 @@ package struct AgentServer: Sendable {
   private let secret: Secret
   private let host: String
   private let port: Int
+  private let identity: AgentIdentity?
+  private let time: any Timekeeper
 
-  package init(_ agent: FailoverAgent, secret: Secret, host: String, port: Int) {
+  /// - Parameters:
+  ///   - identity: With certificates, it serves in TLS; otherwise without.
+  ///   - isOpen: Serves without TLS also where other machines reach it.
+  /// - Throws: ``AgentTrustFailure/openToAll(_:)``.
+  package init(
+    _ agent: FailoverAgent, secret: Secret, host: String, port: Int, identity: AgentIdentity? = nil,
+    isOpen: Bool = false, time: any Timekeeper = SystemTime()
+  ) throws(AgentTrustFailure) {
     (self.agent, self.secret, self.host, self.port) = (agent, secret, host, port)
+    (self.identity, self.time) = (identity?.isServer == true ? identity : nil, time)
+    let isLocal = host == "::1" || host == "localhost" || host.hasPrefix("127.")
+    guard isLocal || isOpen || self.identity != nil else { throw .openToAll("\(host):\(port)") }
   }
 
   package func run(ready: @escaping @Sendable (Int) async -> Void = { _ in }) async throws {
+    // Longer than clients keep a connection they don't use: a request must not meet a closing one.
+    let http = HTTP1Channel.Configuration(idleTimeout: .seconds(150))
+    let server = HTTPServerBuilder { [identity] responder in
+      let base = HTTP1Channel(responder: responder, configuration: http)
+      return identity.map { IdentifiedChannel(base: base, identity: $0) } ?? base
+    }
     var logger = Logger(label: "salvor.agent", factory: { _ in SwiftLogNoOpLogHandler() })
     logger.logLevel = .critical
     let application = Application(
-      responder: AgentResponder(agent: agent, secret: secret),
-      server: HTTPServerBuilder.http1(configuration: .init(idleTimeout: .seconds(150))),
+      responder: AgentResponder(agent: agent, secret: secret, time: time), server: server,
       configuration: ApplicationConfiguration(
-        address: .hostname(host, port: port), serverName: "salvor", backlog: 64),
+        address: .hostname(host, port: port), serverName: "salvor", backlog: 64,
+        availableConnectionsDelegate: MaximumAvailableConnections(256)),
       onServerRunning: { channel in await ready(channel.localAddress?.port ?? port) }, logger: logger)
     do {
       try await application.run()
@@ -42,6 +60,7 @@ private struct AgentResponder: HTTPResponder {
 
   let agent: FailoverAgent
   let secret: Secret
+  let time: any Timekeeper
 
   func respond(to request: Request, context: Context) async throws -> Response {
     let path = request.head.path ?? "/"
@@ -54,7 +73,10 @@ private struct AgentResponder: HTTPResponder {
     case (.get, "/v1/facts"): return try json(await agent.status())
     case (.get, "/v1/standing"): return try json(await agent.standing)
     case (.post, "/v1/command"):
-      let body = try await request.body.collect(upTo: 65_536)
+      let sent = request.body
+      guard let body = try? await time.withTimeLimit(.seconds(10), { try await sent.collect(upTo: 65_536) }) else {
+        return text(.badRequest, "this is too much, or too slow")
+      }
       guard let action = try? CanonicalJSON.decode(FailoverAction.self, from: body.readableBytesView) else {
         return text(.badRequest, "this is no command")
       }
@@ -85,6 +107,8 @@ package enum FailoverFailure: Failure {
   case unknownMember(String)
   case noAnswer(String)
   case unknownFailover(String)
+  case unknownPolicy(String, known: [String])
+  case noRecord(String)
 
   package var report: Report {
     switch self {
@@ -107,6 +131,14 @@ package enum FailoverFailure: Failure {
     case .unknownFailover(let id):
       Report("FAILOVER-107", "the record of decisions has nothing about '\(id)'")
         .remedy("without an id, `salvor failover explain` lists what it has")
+    case .unknownPolicy(let name, let known):
+      Report("FAILOVER-108", "the catalog has no failover policy '\(name)'")
+        .remedy(
+          known.isEmpty
+            ? "add a document of kind FailoverPolicy, or give a file" : "there is \(known.joined(separator: ", "))")
+    case .noRecord(let directory):
+      Report("FAILOVER-109", "there is no record of decisions in \(directory)")
+        .remedy("name the directory that agents write to with --directory, or the files themselves")
     }
   }
 }

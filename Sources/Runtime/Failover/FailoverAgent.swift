@@ -15,9 +15,21 @@ package struct FailoverAgentSettings: Sendable {
   package var directory: String
   /// What agents show each other.
   package var secret: Secret
+  /// The routes in front of the members.
+  package var traffic: FailoverTraffic?
+  /// All of them, but in tests that show what one is for.
+  package var protections = Protections.all
+  /// Where decisions go on record, beside the agent's own.
+  package var evidence: FailoverEvidence?
+  /// What resets the machine if the agent stands still while its engine is a primary.
+  package var watchdog: (any Watchdog)?
 
-  package init(policy: FailoverPolicy, name: MemberName, directory: String, secret: Secret) {
+  package init(
+    policy: FailoverPolicy, name: MemberName, directory: String, secret: Secret, evidence: FailoverEvidence? = nil,
+    watchdog: (any Watchdog)? = nil
+  ) {
     (self.policy, self.name, self.directory, self.secret) = (policy, name, directory, secret)
+    (self.evidence, self.watchdog) = (evidence, watchdog)
   }
 }
 
@@ -38,7 +50,14 @@ package actor FailoverAgent {
   private var outstanding: Set<String> = []
   private var lastRules: [FailoverRule] = []
   private var lastComplaint = ""
+  private var lastNamed = Fence.none
+  private var feed: WatchdogFeed
+  private var engineHeard: Int64 = 0
   private var dutyPausedUntil: Int64 = 0
+  private var closingUnder: Fence?
+  private var engineAnsweredAt: Int64 = 0
+  /// Since when our engine has stood at this position, following a primary that doesn't count it.
+  private var inVain: (position: EnginePosition, since: Int64)?
 
   package init(
     _ settings: FailoverAgentSettings, engine: any ReplicatedEngine, store: any LeaseStore, web: any WebTransport,
@@ -49,6 +68,7 @@ package actor FailoverAgent {
     seat = SeatName(unchecked: policy.name.text)
     holder = Holder("\(settings.name)-\(String(host.randomness.next(), radix: 16))")
     isMember = policy.members.contains { $0.name == settings.name }
+    feed = WatchdogFeed(settings.policy)
     try Files.createDirectory(settings.directory, mode: 0o700)
     var memory = AgentMemory()
     let path = Self.memoryPath(settings)
@@ -56,7 +76,17 @@ package actor FailoverAgent {
       // One that can't be read is no reason to forget: what was promised may be in it.
       memory = try CanonicalJSON.decode(AgentMemory.self, from: Files.read(path, limitBytes: 65_536))
     }
-    core = AgentCore(policy, as: settings.name, memory: memory, at: host.time.monotonicNanoseconds() / 1_000_000)
+    core = AgentCore(
+      policy, as: settings.name, memory: memory, at: host.time.monotonicNanoseconds() / 1_000_000,
+      protections: settings.protections)
+    core.routersSaid(settings.traffic?.untold)
+  }
+
+  /// The highest epoch that an agent here has promised to obey.
+  package static func promised(_ directory: String, _ policy: PolicyName, _ member: MemberName) throws -> Fence {
+    let path = "\(directory)/\(policy)-\(member).json"
+    guard Files.exists(path) else { return .none }
+    return try CanonicalJSON.decode(AgentMemory.self, from: Files.read(path, limitBytes: 65_536)).promised
   }
 
   private static func memoryPath(_ settings: FailoverAgentSettings) -> String {
@@ -73,6 +103,8 @@ package actor FailoverAgent {
 
   /// Looks and acts until its task is cancelled.
   package func run() async throws {
+    // In good order: an agent that was killed disarms nothing.
+    defer { letGo() }
     try await withThrowingTaskGroup(of: Void.self) { group in
       group.addTask { try await self.repeating { await self.lookAtPrimary() } }
       group.addTask { try await self.repeating { await self.viewStore() } }
@@ -82,6 +114,11 @@ package actor FailoverAgent {
       }
       for peer in policy.members + policy.witnesses where peer.name != settings.name {
         group.addTask { try await self.repeating { await self.ask(peer) } }
+      }
+      group.addTask { try await self.watchSignals() }
+      if let evidence = settings.evidence {
+        let record = Self.logPath(settings.directory, policy.name, settings.name)
+        group.addTask { try await evidence.run(catchingUpWith: record) }
       }
       // Actions have tasks of their own in here, so that none waits for another.
       group.addTask { try await self.decide() }
@@ -94,6 +131,36 @@ package actor FailoverAgent {
       await body()
       try await host.time.sleep(for: core.standing.state.isConducting ? .milliseconds(40) : policy.signals.interval)
     }
+  }
+
+  /// What checks find, and what else is true around here.
+  private func watchSignals() async throws {
+    let watch = SignalWatch(policy, isMember: isMember, web: web, host: host)
+    let policy = policy
+    try await withThrowingTaskGroup(of: Void.self) { group in
+      group.addTask {
+        try await watch.run(primary: { await self.primaryMember }) { await self.sampled($0, $1, of: $2) }
+      }
+      group.addTask {
+        while true {
+          let context = await self.host.pool.run { PolicyFiles.context(of: policy) }
+          await self.surround(context, PolicyFiles.zones(of: policy, at: self.host.time.now()))
+          try await self.host.time.sleep(for: .seconds(1))
+        }
+      }
+      try await group.waitForAll()
+    }
+  }
+
+  private var primaryMember: FailoverPolicy.Member? { policy.members.first { $0.name == core.primary } }
+
+  private func sampled(_ check: CheckName, _ sample: SignalSample, of subject: MemberName?) {
+    // About whoever was primary when it was asked.
+    if subject == nil || subject == core.primary { core.sampled(check, sample, at: now) }
+  }
+
+  private func surround(_ context: [String: String]?, _ zones: [String: Int]?) {
+    core.surroundings = .init(context: context, zones: zones)
   }
 
   private func decide() async throws {
@@ -111,18 +178,62 @@ package actor FailoverAgent {
   }
 
   private func look(isPlanned: Bool) -> [@Sendable () async -> Void] {
+    forgetEngine()
     let before = core.standing
     let outcome = core.look(at: now, wall: host.time.now(), isPlanned: isPlanned)
     record(before, outcome)
+    if isPlanned { watch(outcome.duty) }
     var work: [@Sendable () async -> Void] = []
     for action in outcome.actions where outstanding.insert(key(action)).inserted {
       work.append { await self.perform(action) }
     }
-    if let duty = outcome.duty, !isBusy, now >= dutyPausedUntil {
+    if let closing = closeTraffic() { work.append(closing) }
+    if let duty = outcome.duty ?? rejoiningInVain(outcome.facts), !isBusy, now >= dutyPausedUntil {
       isBusy = true
       work.append { await self.perform(duty) }
     }
+    switch outcome.voterStep {
+    case .acknowledge(let voters, let rule)? where !isBusy && now >= dutyPausedUntil:
+      isBusy = true
+      work.append { await self.acknowledge(by: voters, rule) }
+    case .record(let record, let rule)? where outstanding.insert("voters").inserted:
+      guard let known = outcome.facts.store?.record else { break }
+      // From here until it is answered nobody knows what is written.
+      core.confirmed(nil)
+      work.append { await self.rewrite(known, as: record, rule) }
+    default: break
+    }
     return work
+  }
+
+  /// The old side is closed beside its fencing, once per epoch; nothing waits for it. In a switchover its engine's stop does.
+  private func closeTraffic() -> (@Sendable () async -> Void)? {
+    let standing = core.standing
+    guard let traffic = settings.traffic, standing.state.isConducting, let epoch = standing.epoch,
+      epoch != closingUnder, let subject = standing.subject, standing.basis != Fence.none,
+      standing.order?.kind != .switchover
+    else { return nil }
+    closingUnder = epoch
+    return { await traffic.close(subject, epoch) }
+  }
+
+  /// A primary that ended had more than its successor, perhaps, and was started as a standby: it can follow nobody so.
+  private func rejoiningInVain(_ facts: FailoverFacts) -> MemberDuty? {
+    let freshness = policy.signals.freshness.wholeMilliseconds
+    guard let engine = core.engine, engine.role == .standby, let position = engine.position, let store = facts.store,
+      store.ageMilliseconds <= freshness, store.conductor == nil, let record = store.record,
+      engine.following == record.primary, let primary = facts.member(record.primary), let report = primary.report,
+      (primary.reportAgeMilliseconds ?? .max) <= freshness, report.engine?.role == .primary,
+      report.engine?.acknowledges == true, report.engine?.attached.contains(settings.name) == false,
+      core.obeys(record.epoch)
+    else {
+      inVain = nil
+      return nil
+    }
+    if inVain?.position != position { inVain = (position, now) }
+    guard let inVain, now - inVain.since >= policy.budgets.restart.wholeMilliseconds else { return nil }
+    self.inVain = nil
+    return .rejoin(record.primary, record.epoch, .followsInVain)
   }
 
   private func record(_ before: FailoverStanding, _ outcome: AgentCore.Outcome) {
@@ -142,6 +253,7 @@ package actor FailoverAgent {
       let line = try entry.line()
       let file = try File(path, O_WRONLY | O_CREAT | O_APPEND, mode: 0o600)
       try line.withUnsafeBytes { try file.write($0) }
+      settings.evidence?.decided(entry, line)
     } catch { host.log("\(settings.name): the decision can't be written down: \(AnyFailure(error).report.summary)") }
   }
 
@@ -172,10 +284,22 @@ package actor FailoverAgent {
       let facts = try await engine.facts()
       // What was asked before an operation began says nothing about after it.
       if !isBusy { core.engineSaid(facts, at: now) }
+      engineAnsweredAt = now
+      engineHeard = now
     } catch {
       if !isBusy, let role = core.engine?.role, role != .stopped { core.engineSaid(EngineFacts(role: role), at: now) }
       complain(error.report.summary)
     }
+  }
+
+  /// An engine that stands still gives no answer, and what it said before is no news of it.
+  private func forgetEngine() {
+    guard !isBusy, now - engineAnsweredAt > policy.signals.freshness.wholeMilliseconds, let known = core.engine,
+      known.role != .stopped, known.position != nil
+    else { return }
+    var facts = EngineFacts(role: known.role, forMilliseconds: known.forMilliseconds, following: known.following)
+    (facts.isHeld, facts.lagMilliseconds, facts.lagBytes) = (known.isHeld, known.lagMilliseconds, known.lagBytes)
+    core.engineSaid(facts, at: now)
   }
 
   private func beat() async {
@@ -210,7 +334,35 @@ package actor FailoverAgent {
       StoreFacts.Conductor(
         holder: found.holder, epoch: found.fence, isMine: found.holder == holder && found.fence == tenure?.fence)
     }
+    if let record, record.epoch > lastNamed {
+      lastNamed = record.epoch
+      settings.evidence?.named(record)
+    }
     core.storeSaid(record, conductor, order, askedAt: asked)
+  }
+
+  // MARK: The watchdog
+
+  private func watch(_ duty: MemberDuty?) {
+    guard let watchdog = settings.watchdog else { return }
+    do throws(WatchdogError) {
+      switch feed.looked(core.engine, age: now - engineHeard, duty: duty) {
+      case .nothing, .starve: break
+      case .arm:
+        try watchdog.arm(policy.watchdogTimeout)
+        let limit = policy.watchdogTimeout.brief
+        host.log("\(settings.name): the watchdog resets this machine after \(limit) without a look")
+      case .feed: try watchdog.feed()
+      case .disarm: try watchdog.disarm()
+      }
+    } catch {
+      feed.refused()
+      complain(error.report.summary)
+    }
+  }
+
+  private func letGo() {
+    do throws(WatchdogError) { try settings.watchdog?.disarm() } catch { complain(error.report.summary) }
   }
 
   private func complain(_ text: String) {
@@ -235,9 +387,18 @@ package actor FailoverAgent {
         guard let tenure, tenure.fence == record.epoch, let bytes = try? CanonicalJSON.encode(record) else { return }
         try await store.write(bytes, under: tenure)
         await viewStore()
-      case .fence(let name, _), .stop(let name, _), .promote(let name, _), .follow(let name, _, _):
+      case .stop(let name, let epoch):
+        // In good order: clients wait, or are elsewhere, before what they talk to ends.
+        await settings.traffic?.close(name, epoch)
         await command(action, name)
-      case .shift(let name, let epoch): host.log("\(settings.name): \(name) serves under epoch \(epoch)")
+      case .fence(let name, _), .promote(let name, _), .follow(let name, _, _):
+        await command(action, name)
+      case .shift(let name, let epoch):
+        if let traffic = settings.traffic {
+          await traffic.open(name, epoch)
+          core.routersSaid(await traffic.facts)
+        }
+        host.log("\(settings.name): \(name) serves under epoch \(epoch)")
       }
     } catch {
       if case .taken = error { return }
@@ -299,6 +460,11 @@ package actor FailoverAgent {
       case .fence(let name, let epoch) where name == settings.name && core.obeysFence(epoch):
         core.promise(epoch)
         try await remember()
+        // A primary follows nobody; and one that stands still would keep us waiting, while its end may be due.
+        if core.engine?.role == .primary {
+          isBusy = false
+          return report()
+        }
         try await engine.detach()
       case .stop(let name, let epoch) where name == settings.name && core.obeysFence(epoch):
         core.promise(epoch)
@@ -350,6 +516,38 @@ package actor FailoverAgent {
     } catch {
       complain(AnyFailure(error).report.summary)
       dutyPausedUntil = now + 2000
+    }
+  }
+
+  private func acknowledge(by voters: [MemberName], _ rule: VoterRule) async {
+    defer { isBusy = false }
+    host.log("\(settings.name): \(rule.rawValue): \(rule.says): \(voters.map(\.text).joined(separator: ", "))")
+    do {
+      try await engine.acknowledge(by: voters)
+      core.engineSaid(try await engine.facts(), at: now)
+    } catch {
+      complain(AnyFailure(error).report.summary)
+      dutyPausedUntil = now + 2000
+    }
+  }
+
+  /// Under a lease of its own, so that nothing that was sent before can be written after it.
+  private func rewrite(_ known: PrimaryRecord, as record: PrimaryRecord, _ rule: VoterRule) async {
+    defer { outstanding.remove("voters") }
+    do throws(LeaseError) {
+      let lent = try await store.take(seat, as: holder, for: .seconds(2))
+      let found = try await store.view(seat).record.flatMap { try? CanonicalJSON.decode(PrimaryRecord.self, from: $0) }
+      if found == known, let bytes = try? CanonicalJSON.encode(record) {
+        try await store.write(bytes, under: lent)
+        core.confirmed(record.voters)
+        let names = (record.voters ?? []).map(\.text).joined(separator: ", ")
+        host.log("\(settings.name): \(rule.rawValue): \(rule.says): \(names)")
+      }
+      try await store.release(lent)
+      await viewStore()
+    } catch {
+      if case .taken = error { return }
+      complain(error.report.summary)
     }
   }
 

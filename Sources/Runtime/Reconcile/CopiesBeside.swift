@@ -85,8 +85,7 @@ extension ManagedSystem {
     switch moment {
     case .live: return (moment.description, [])
     case .point(let id):
-      let chosen = try await PointSelection(system: self).choose(
-        stores: stores, named: id == "latest" ? nil : id, at: nil, verifies: false, progress: { _ in })
+      let chosen = try await PointSelection(system: self).chooseGood(stores, named: id == "latest" ? nil : id)
       let environment = LiveRestore(
         system: self, point: chosen.point, forwards: chosen.forwards, invariantNames: [])
       var copies: [(StoreName, StoreCopy)] = []
@@ -95,13 +94,28 @@ extension ManagedSystem {
     case .time(let time):
       var copies: [(StoreName, StoreCopy)] = []
       for store in stores {
-        guard let forward = try await Logs(self).forwards(store, to: .time(time)).first else {
+        guard let forward = try await firstGood(try await Logs(self).forwards(store, to: .time(time)), of: store) else {
           throw RecoveryError.logLagsBehind(store, target: time.description, why: "no copy leads there")
         }
         copies.append((store, try await self.copy(of: store, along: forward)))
       }
       return (time.description, copies)
     }
+  }
+
+  /// The first way whose copy verifies; what was passed over for it is told.
+  func firstGood(_ ways: [LogForward], of store: StoreName) async throws -> LogForward? {
+    for way in ways {
+      do throws(AnyFailure) {
+        _ = try await PointSelection(system: self)
+          .choose(stores: [store], named: way.point.text, at: nil, verifies: true, progress: { _ in })
+        return way
+      } catch {
+        guard case RecoveryError.pointDamaged(_, let why)? = error.underlying as? RecoveryError else { throw error }
+        host.log("passed over \(way.point): \(why)")
+      }
+    }
+    return nil
   }
 
   /// A copy, and its log as far as a way leads.

@@ -122,8 +122,10 @@ struct PrivateRestore: Sendable {
   func choose(
     _ stores: [StoreName], point: String?, verifies: Bool, progress: @escaping @Sendable (String) -> Void
   ) async throws -> PointSelection.Chosen {
-    try await PointSelection(system: system)
+    let chosen = try await PointSelection(system: system)
       .choose(stores: stores, named: point, at: nil, verifies: verifies, progress: progress)
+    for rejected in chosen.rejected { system.host.log("passed over \(rejected.id): \(rejected.why)") }
+    return chosen
   }
 
   /// Ends what works in a directory that is nobody's any more: servers that a run left when it was killed. Blocks.

@@ -116,8 +116,10 @@ package struct SecretSearch: Sendable {
       RedactedCopies.Delivered.self, from: Files.read(path, limitBytes: 64 << 20))
     for (name, store) in delivered.stores.sorted(by: { $0.key < $1.key }) {
       // Written by us, but by now anybody's.
+      let options = store.count.role.map { ["user": JSONValue.string($0)] } ?? [:]
       guard !store.path.split(separator: "/").contains(".."), !store.path.hasPrefix("/"),
-        let driver = try PrivateRestore.driver(name, store.driver, [:], at: "\(directory)/\(store.path)", host: host),
+        let driver = try PrivateRestore.driver(
+          name, store.driver, options, at: "\(directory)/\(store.path)", host: host),
         let rewriter = driver.rewriter()
       else { continue }
       progress("read \(name)")

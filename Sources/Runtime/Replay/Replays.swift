@@ -77,7 +77,10 @@ package struct Replays: Sendable {
     do { ways = try await Logs(system).forwards(request.store, to: request.to) } catch {
       throw ReplayError.noLog(request.store, AnyFailure(error).report.summary)
     }
-    guard let forward = ways.first(where: { way in request.from.map { way.point.text.hasPrefix($0) } ?? true }) else {
+    let wanted = ways.filter { way in request.from.map { way.point.text.hasPrefix($0) } ?? true }
+    // One that was named is taken as it is.
+    guard let forward = request.from == nil ? try await system.firstGood(wanted, of: request.store) : wanted.first
+    else {
       throw ReplayError.noLog(request.store, "no log leads there from point \(request.from ?? "")")
     }
     return forward

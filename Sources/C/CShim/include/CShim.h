@@ -113,6 +113,9 @@ void *salvor_allocate_pages(size_t bytes);
 void *salvor_resize_pages(void *memory, size_t old_bytes, size_t bytes);
 void salvor_free_pages(void *memory, size_t bytes);
 
+/// A file without a name, in memory, closed at exec: memfd_create(2). -1 with errno.
+int salvor_unnamed_file(void);
+
 /// Makes every thread of a process stand still, by ptrace(2): it runs nothing until it is let go, or until the thread that
 /// called this ends, however that happens. Gives up after `limit_nanoseconds`.
 ///
