@@ -6,53 +6,38 @@ import Testing
 /// A former primary is started before it is known who serves, and then told to follow: it asks for what it doesn't have,
 /// and not for what it wrote itself.
 @Suite("Former primaries of MariaDB", .serialized) struct MariaDBReturnTests {
-  @Test(.timeLimit(.minutes(10))) func `one that wrote nothing alone goes on where it stood`() async throws {
-    try await comesBack { trio in
-      try await trio.untilKeys("c", beating: "a") { $0.count == 3 }
-      try await trio.untilKeys("b", beating: "a") { $0.count == 3 }
+  @Test(.timeLimit(.minutes(10))) func `those that wrote nothing alone go on where they stood, turn after turn`()
+    async throws
+  {
+    try await withTrio { trio in
+      var keys: Set<String> = []
+      for (turn, (old, new)) in ([("a", "c"), ("c", "a"), ("a", "c")] as [(MemberName, MemberName)]).enumerated() {
+        try await write(3, "turn-\(turn)", on: old, trio, into: &keys)
+        for other in ["b", new] as [MemberName] { try await trio.untilKeys(other, beating: old) { $0 == keys } }
+        try await handOver(old, new, trio)
+        try await write(3, "after-\(turn)", on: new, trio, into: &keys)
+        try await comeBack(old, new, trio, keys)
+      }
     }
   }
 
   @Test(.timeLimit(.minutes(10))) func `one that has what nobody else has begins anew`() async throws {
-    try await comesBack { trio in
-      try await trio.untilKeys("c", beating: "a") { $0.count == 3 }
-      try await trio.untilKeys("b", beating: "a") { $0.count == 3 }
+    try await withTrio { trio in
+      var keys: Set<String> = []
+      try await write(3, "early", on: "a", trio, into: &keys)
+      for other in ["b", "c"] as [MemberName] { try await trio.untilKeys(other, beating: "a") { $0 == keys } }
       try await trio.engine("b").detach()
       try await trio.engine("c").detach()
       _ = try await trio.write("alone", on: "a")
+      try await handOver("a", "c", trio)
+      try await write(3, "late", on: "c", trio, into: &keys)
+      try await comeBack("a", "c", trio, keys)
     }
-  }
-
-  private func comesBack(after prepare: (MariaDBTrio) async throws -> Void) async throws {
-    let trio = try await MariaDBTrio.start(isBounded: false)
-    do {
-      for number in 0..<3 { #expect(try await trio.write("early-\(number)", on: "a")) }
-      try await prepare(trio)
-      try await trio.crash("a")
-      try await trio.engine("b").detach()
-      try await trio.engine("c").detach()
-      try await trio.engine("c").promote()
-      try await trio.engine("b").follow("c")
-      _ = try await trio.facts("c", beating: "c") { $0.attached == ["b"] && $0.acknowledges }
-      for number in 0..<3 { #expect(try await trio.write("late-\(number)", on: "c")) }
-
-      try await trio.engine("a").start(detached: true)
-      try await trio.engine("a").follow("c")
-      _ = try await trio.facts("a", beating: "c") { $0.following == "c" && $0.isStreaming }
-      try await trio.untilKeys("a", beating: "c") {
-        $0 == ["early-0", "early-1", "early-2", "late-0", "late-1", "late-2"]
-      }
-    } catch {
-      await trio.end()
-      throw error
-    }
-    await trio.end()
   }
 
   @Test(.timeLimit(.minutes(10))) func `one that receives and can't apply it doesn't count as following`() async throws
   {
-    let trio = try await MariaDBTrio.start(isBounded: false)
-    do {
+    try await withTrio { trio in
       #expect(try await trio.write("first", on: "a"))
       try await trio.untilKeys("b", beating: "a") { $0 == ["first"] }
       _ = try await trio.facts("b", beating: "a") { $0.isStreaming }
@@ -61,10 +46,43 @@ import Testing
       #expect(try await trio.write("second", on: "a"))
       let facts = try await trio.facts("b", beating: "a") { !$0.isStreaming }
       #expect(facts.following == "a")
-    } catch {
+    }
+  }
+
+  private func withTrio(_ body: (MariaDBTrio) async throws -> Void) async throws {
+    let trio = try await MariaDBTrio.start(isBounded: false)
+    do { try await body(trio) } catch {
       await trio.end()
       throw error
     }
     await trio.end()
+  }
+
+  private func write(
+    _ count: Int, _ name: String, on member: MemberName, _ trio: MariaDBTrio, into keys: inout Set<String>
+  ) async throws {
+    for number in 0..<count {
+      #expect(try await trio.write("\(name)-\(number)", on: member))
+      keys.insert("\(name)-\(number)")
+    }
+  }
+
+  /// `old` crashes, and `new` serves in its place.
+  private func handOver(_ old: MemberName, _ new: MemberName, _ trio: MariaDBTrio) async throws {
+    try await trio.crash(old)
+    try await trio.engine("b").detach()
+    try await trio.engine(new).detach()
+    try await trio.engine(new).promote()
+    try await trio.engine("b").follow(new)
+    _ = try await trio.facts(new, beating: new) { $0.attached == ["b"] && $0.acknowledges }
+  }
+
+  private func comeBack(
+    _ member: MemberName, _ primary: MemberName, _ trio: MariaDBTrio, _ keys: Set<String>
+  ) async throws {
+    try await trio.engine(member).start(detached: true)
+    try await trio.engine(member).follow(primary)
+    _ = try await trio.facts(member, beating: primary) { $0.following == primary && $0.isStreaming }
+    try await trio.untilKeys(member, beating: primary) { $0 == keys }
   }
 }

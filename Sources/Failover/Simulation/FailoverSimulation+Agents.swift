@@ -13,7 +13,7 @@ extension FailoverSimulation {
     }
     watch(agent)
     agents[agent].lastTick = now
-    if isStarved { agents[agent].stalledUntil = now + dice.between(700_000, 1_500_000) }
+    if agents[agent].isStarved { agents[agent].stalledUntil = now + dice.between(700_000, 1_500_000) }
     schedule(now + policy.signals.interval.wholeNanoseconds / 1000, .tick(agent, incarnation: incarnation))
     look(agent, isPlanned: true)
     if let name = agents[agent].core.primary, let primary = index(name) {
@@ -44,6 +44,12 @@ extension FailoverSimulation {
           "agent \(agent) \(decision.rule.rawValue) -> \(decision.next.state.rawValue) epoch \(decision.next.epoch?.value ?? 0) target \(decision.next.target?.text ?? "-") \(decision.reasons.map(\.description))"
         )
       }
+    }
+    var state = before.state
+    for decision in result.decisions where decision.next.state != state {
+      state = decision.next.state
+      // To adopt who serves is no failover.
+      if (decision.next.basis ?? .none) != .none { reached(state) }
     }
     for action in result.actions { perform(action, agent) }
     if let duty = result.duty, !agents[agent].isBusy { perform(duty, agent) }

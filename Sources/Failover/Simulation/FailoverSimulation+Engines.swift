@@ -176,9 +176,7 @@ extension FailoverSimulation {
   }
 
   var isServing: Bool {
-    guard let record, let primary = index(record.primary), tenure == nil || tenure!.until < now || true else {
-      return false
-    }
+    guard let record, let primary = index(record.primary) else { return false }
     return engines[primary].role == .primary && canWork(primary) && engines[primary].lastAcknowledged > healedAt
       && now - engines[primary].lastAcknowledged < 500_000
   }

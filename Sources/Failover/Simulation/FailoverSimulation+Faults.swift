@@ -11,9 +11,10 @@ extension FailoverSimulation {
     } else {
       drawFaults()
     }
+    courses = Array(repeating: .ahead, count: faults.count)
     for index in faults.indices {
       schedule(faults[index].start, .faultBegins(index))
-      schedule(faults[index].end, .faultEnds(index))
+      if faults[index].awaits == nil { schedule(faults[index].end, .faultEnds(index)) }
       healedAt = max(healedAt, faults[index].end)
     }
     outcome.failures = faults.count { SimulatedFault.failures.contains($0.kind) }
@@ -25,6 +26,9 @@ extension FailoverSimulation {
     let canBeAway = !policy.isBounded && policy.standbys > policy.acknowledgements
     if !options.onlyNoise, canBeAway, (outcome.seed / 20) % 6 == 5 {
       time = makeAbsence(at: time) + dice.between(0, 10_000_000)
+    } else if !options.onlyNoise, (outcome.seed / 20) % 8 == 7 {
+      // Another part by the seed alone: what one found before stays what it was.
+      time = (members == 2 ? makeDoubt(at: time) : makeReturn(at: time)) + dice.between(0, 10_000_000)
     } else if !options.onlyNoise, dice.chance(0.3) {
       time = makeRace(at: time) + dice.between(0, 10_000_000)
     }
@@ -94,6 +98,37 @@ extension FailoverSimulation {
     return back
   }
 
+  /// The link between primary and standby is cut, and of those who look at both, one hardly gets to look.
+  mutating func makeDoubt(at start: Int64) -> Int64 {
+    let witness = members + dice.below(storeNode - members)
+    faults += [
+      SimulatedFault(kind: .partial, node: 0, other: 1, start: start, end: start + dice.between(4_000_000, 16_000_000)),
+      SimulatedFault(
+        kind: .observerStarved, node: witness, other: 0, start: start - dice.between(0, 3_000_000),
+        end: start + dice.between(6_000_000, 16_000_000)),
+    ]
+    return start + 3_300_000
+  }
+
+  /// What the first primary's agent once told its standbys lies somewhere until they have detached from it, and another is
+  /// recorded; by then it is back, for them and not for the lease store. An agent that had detached may have been killed.
+  mutating func makeReturn(at start: Int64) -> Int64 {
+    let given = start + 15_000_000
+    faults += [
+      SimulatedFault(kind: .lateOrders, node: 0, other: 1, start: 0, end: given, until: .record),
+      SimulatedFault(kind: .isolated, node: 0, other: 1, start: start, end: given, until: .record),
+      SimulatedFault(
+        kind: .partial, node: 0, other: storeNode, start: start, end: start + dice.between(6_000_000, 18_000_000)),
+    ]
+    for _ in 0..<dice.below(3) {
+      faults.append(
+        SimulatedFault(
+          kind: .agentKilled, node: 1 + dice.below(members - 1), other: 0, start: start, end: start + 200_000,
+          awaits: .record))
+    }
+    return start + 3_300_000
+  }
+
   /// Faults that belong together: what one leaves undone meets the next.
   mutating func makeRace(at start: Int64) -> Int64 {
     let detection: Int64 = 3_300_000
@@ -137,84 +172,124 @@ extension FailoverSimulation {
     return start + detection
   }
 
-  mutating func apply(_ fault: SimulatedFault, begins: Bool) {
-    trace("\(begins ? "begins" : "ends"): \(fault.kind.rawValue) at \(fault.node) (\(fault.other))")
+  mutating func begin(_ index: Int) {
+    if faults[index].awaits != nil, courses[index] == .ahead {
+      courses[index] = .waiting
+      return
+    }
+    courses[index] = .lasting
+    if faults[index].isAtPrimary, let primary = record.flatMap({ self.index($0.primary) }) {
+      faults[index].node = primary
+      if faults[index].other == primary { faults[index].other = (primary + 1) % nodes }
+    }
+    let fault = faults[index]
+    trace("begins: \(fault.kind.rawValue) at \(fault.node) (\(fault.other))")
+    renew()
+    let node = fault.node
+    switch fault.kind {
+    case .engineKilled: crash(node)
+    case .hostDown:
+      crash(node)
+      killAgent(node, for: nil)
+    case .engineStopped: stall(engine: node, until: fault.end)
+    case .hostFrozen:
+      stall(engine: node, until: fault.end)
+      stall(agent: node, until: fault.end)
+    case .agentKilled: killAgent(node, for: min(fault.end - now, 5_000_000))
+    case .agentStopped: stall(agent: node, until: fault.end)
+    case .shortStall:
+      if fault.other % 3 != 0 { stall(engine: node, until: fault.end) }
+      if fault.other % 3 != 1 { stall(agent: node, until: fault.end) }
+    case .everybodyStalls: for agent in agents.indices { stall(agent: agent, until: fault.end) }
+    default: break
+    }
+  }
+
+  mutating func end(_ index: Int) {
+    guard courses[index] == .lasting else { return }
+    courses[index] = .over
+    let fault = faults[index]
+    trace("ends: \(fault.kind.rawValue) at \(fault.node) (\(fault.other))")
+    renew()
+    if fault.kind == .hostDown { agentBack(fault.node) }
+    if fault.kind == .lateOrders, !agents[fault.node].ordersLie {
+      for (question, to, incarnation, sent) in agents[fault.node].lying {
+        schedule(
+          now + dice.between(0, 700_000),
+          .ask(question, from: fault.node, to: to, incarnation: incarnation, sent: sent))
+      }
+      agents[fault.node].lying = []
+    }
+  }
+
+  /// A failover has come to `state`: some faults begin or end with that.
+  mutating func reached(_ state: FailoverState) {
+    for index in faults.indices {
+      if courses[index] == .waiting, faults[index].awaits == state {
+        courses[index] = .due
+        (faults[index].start, faults[index].end) = (now, now + faults[index].end - faults[index].start)
+        healedAt = max(healedAt, faults[index].end)
+        schedule(now, .faultBegins(index))
+        schedule(faults[index].end, .faultEnds(index))
+      } else if courses[index] == .lasting, faults[index].until == state {
+        faults[index].end = now
+        schedule(now, .faultEnds(index))
+      }
+    }
+  }
+
+  /// All that lasts, by every fault that does: one that ends mends nothing that another breaks, and one that hasn't begun
+  /// breaks nothing.
+  mutating func renew() {
+    for index in cut.indices { cut[index] = false }
+    for node in hostUp.indices { hostUp[node] = true }
+    for engine in engines.indices {
+      (engines[engine].diskFull, engines[engine].slowDisk) = (false, false)
+      (engines[engine].isDeaf, engines[engine].isLaggard) = (false, false)
+    }
+    for agent in agents.indices { (agents[agent].isStarved, agents[agent].ordersLie) = (false, false) }
+    (storeUp, lossy, delayed, lateUntil) = (true, 0, 0, 0)
+    for index in faults.indices where courses[index] == .lasting { renew(faults[index]) }
+  }
+
+  private mutating func renew(_ fault: SimulatedFault) {
     let node = fault.node
     func cutBoth(_ a: Int, _ b: Int) {
-      cut[a * nodes + b] = begins
-      cut[b * nodes + a] = begins
+      cut[a * nodes + b] = true
+      cut[b * nodes + a] = true
     }
     switch fault.kind {
-    case .engineKilled:
-      if begins { crash(node) }
-    case .hostDown:
-      hostUp[node] = !begins
-      if begins {
-        crash(node)
-        killAgent(node, for: nil)
-      } else {
-        agentBack(node)
-      }
-    case .isolated:
-      for peer in 0..<nodes where peer != node { cutBoth(node, peer) }
+    case .hostDown: hostUp[node] = false
+    case .isolated, .blip: for peer in 0..<nodes where peer != node { cutBoth(node, peer) }
     case .storeIsolated: for peer in 0..<storeNode { cutBoth(storeNode, peer) }
-    case .partial:
-      cutBoth(node, fault.other)
-    case .oneWay:
-      for peer in 0..<nodes where peer != node { cut[node * nodes + peer] = begins }
+    case .partial: cutBoth(node, fault.other)
+    case .oneWay: for peer in 0..<nodes where peer != node { cut[node * nodes + peer] = true }
     case .bridge:
       // Two halves that only `node` can reach.
       for a in 0..<nodes where a != node {
         for b in 0..<nodes where b != node && a != b && (a < nodes / 2) != (b < nodes / 2) { cutBoth(a, b) }
       }
-    case .engineStopped:
-      if begins { engines[node].stalledUntil = fault.end }
-    case .hostFrozen:
-      if begins {
-        engines[node].stalledUntil = fault.end
-        agents[node].stalledUntil = fault.end
-      }
-    case .diskFull:
-      engines[node].diskFull = begins
-    case .agentKilled:
-      if begins { killAgent(node, for: min(fault.end - now, 5_000_000)) }
-    case .agentStopped:
-      if begins { agents[node].stalledUntil = fault.end }
-    case .storeDown: storeUp = !begins
-    case .shortStall:
-      if begins {
-        if fault.other % 3 != 0 { engines[node].stalledUntil = max(engines[node].stalledUntil, fault.end) }
-        if fault.other % 3 != 1 { agents[node].stalledUntil = max(agents[node].stalledUntil, fault.end) }
-      }
-    case .everybodyStalls:
-      if begins {
-        for index in agents.indices { agents[index].stalledUntil = max(agents[index].stalledUntil, fault.end) }
-      }
-    case .loss: lossy += begins ? 1 : -1
-    case .delay: delayed += begins ? 1 : -1
-    case .blip: for peer in 0..<nodes where peer != node { cutBoth(node, peer) }
-    case .slowDisk: engines[node].slowDisk = begins
-    case .lateCommands: lateUntil = begins ? fault.end : 0
-    case .starved: isStarved = begins
-    case .deaf: engines[node].isDeaf = begins
-    case .laggard: engines[node].isLaggard = begins
+    case .diskFull: engines[node].diskFull = true
+    case .storeDown: storeUp = false
+    case .loss: lossy += 1
+    case .delay: delayed += 1
+    case .slowDisk: engines[node].slowDisk = true
+    case .lateCommands: lateUntil = max(lateUntil, fault.end)
+    case .lateOrders: agents[node].ordersLie = true
+    case .starved: for agent in agents.indices { agents[agent].isStarved = true }
+    case .observerStarved: agents[node].isStarved = true
+    case .deaf: engines[node].isDeaf = true
+    case .laggard: engines[node].isLaggard = true
+    case .engineKilled, .engineStopped, .hostFrozen, .agentKilled, .agentStopped, .shortStall, .everybodyStalls: break
     }
-    // Cuts may lie on each other: one that ends must not mend another.
-    if !begins {
-      for (index, other) in faults.enumerated() where other.start <= now && now < other.end && faults[index] != fault {
-        switch other.kind {
-        case .isolated, .storeIsolated, .partial, .oneWay, .bridge, .blip: apply(other, begins: true)
-        case .hostDown: hostUp[other.node] = false
-        case .storeDown: storeUp = false
-        case .diskFull: engines[other.node].diskFull = true
-        case .deaf: engines[other.node].isDeaf = true
-        case .laggard: engines[other.node].isLaggard = true
-        case .starved: isStarved = true
-        case .lateCommands: lateUntil = max(lateUntil, other.end)
-        default: break
-        }
-      }
-    }
+  }
+
+  private mutating func stall(engine node: Int, until time: Int64) {
+    engines[node].stalledUntil = max(engines[node].stalledUntil, time)
+  }
+
+  private mutating func stall(agent node: Int, until time: Int64) {
+    agents[node].stalledUntil = max(agents[node].stalledUntil, time)
   }
 
   mutating func crash(_ node: Int) {

@@ -128,7 +128,14 @@ package struct FailoverSimulation {
     var stale: EnginePosition?
     /// Of a lease to change the record's voters under.
     var attempt = 0
+    var isStarved = false
+    /// What it tells others isn't delivered for now, and kept.
+    var ordersLie = false
+    var lying: [(question: Question, to: Int, incarnation: Int, sent: Int64)] = []
   }
+
+  /// Where a fault stands; one that waits for a failover to come so far is due once it has.
+  enum Course { case ahead, waiting, due, lasting, over }
 
   struct Branch {
     var lineage: Int64
@@ -152,12 +159,11 @@ package struct FailoverSimulation {
   var branches: [Branch]
   var hostUp: [Bool]
   var cut: [Bool]
-  var slow: [Bool]
   var lossy = 0
   var delayed = 0
   var lateUntil: Int64 = 0
-  var isStarved = false
   var faults: [SimulatedFault] = []
+  var courses: [Course] = []
   var outcome = SimulatedOutcome()
   // The lease store.
   var storeUp = true
@@ -181,7 +187,6 @@ package struct FailoverSimulation {
     engines = (0..<members).map { _ in Engine(confirmed: Array(repeating: (0, -1_000_000_000), count: count)) }
     hostUp = Array(repeating: true, count: nodes)
     cut = Array(repeating: false, count: nodes * nodes)
-    slow = Array(repeating: false, count: nodes)
     branches = [Branch(lineage: 1, parent: -1, fork: 0)]
     agents = []
     (outcome.seed, outcome.topology) = (seed, topology.name)
@@ -209,7 +214,6 @@ package struct FailoverSimulation {
       schedule(dice.between(0, 60_000), .write(engine))
     }
     makeFaults()
-    let hardEnd = healedAt + 40_000_000
     var recoveredAt: Int64?
     while let (time, slot) = queue.pop() {
       now = time
@@ -221,7 +225,7 @@ package struct FailoverSimulation {
       if let since = recoveredAt {
         if !isServing { recoveredAt = nil } else if now - since > 2_000_000 { break }
       }
-      if now > hardEnd {
+      if now > healedAt + 40_000_000 {
         violate("no service \((now - healedAt) / 1_000_000) s after everything was healed")
         break
       }
@@ -266,6 +270,10 @@ package struct FailoverSimulation {
 
   mutating func ask(_ question: Question, from: Int, to: Int, sticks: Bool = false) {
     guard let arrival = travel(from, to, mayStick: sticks) else { return }
+    if agents[from].ordersLie, from != to, case .command = question {
+      agents[from].lying.append((question, to, agents[from].incarnation, clock(from)))
+      return
+    }
     schedule(arrival, .ask(question, from: from, to: to, incarnation: agents[from].incarnation, sent: clock(from)))
   }
 
@@ -300,13 +308,8 @@ package struct FailoverSimulation {
       asked(question, from, to, incarnation, sent)
     case .answer(let answer, let to, let incarnation, let sent): answered(answer, to, incarnation, sent)
     case .operated(let operation, let agent): operated(operation, agent)
-    case .faultBegins(let index):
-      if faults[index].isAtPrimary, let primary = record.flatMap({ self.index($0.primary) }) {
-        faults[index].node = primary
-        if faults[index].other == primary { faults[index].other = (primary + 1) % nodes }
-      }
-      apply(faults[index], begins: true)
-    case .faultEnds(let index): apply(faults[index], begins: false)
+    case .faultBegins(let index): begin(index)
+    case .faultEnds(let index): end(index)
     case .agentBack(let node): agentBack(node)
     case .end: break
     }

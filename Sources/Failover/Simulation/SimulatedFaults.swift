@@ -54,6 +54,8 @@ package struct SimulatedFault: Sendable, Equatable {
     case starved = "every agent starved of its processor"
     case deaf = "no new connections at the engine"
     case laggard = "seconds behind, and in touch"
+    case observerStarved = "one agent starved of its processor"
+    case lateOrders = "one agent's commands lie until a failover is under way"
   }
 
   package var kind: Kind
@@ -63,10 +65,18 @@ package struct SimulatedFault: Sendable, Equatable {
   package var end: Int64
   /// Whoever serves when it begins takes the place of `node`.
   package var isAtPrimary = false
+  /// From `start` on it waits for a failover to come to this state, and lasts as long as it would have.
+  package var awaits: FailoverState?
+  /// It ends when a failover comes to this state, and at `end` at the latest.
+  package var until: FailoverState?
 
-  package init(kind: Kind, node: Int, other: Int, start: Int64, end: Int64, isAtPrimary: Bool = false) {
+  package init(
+    kind: Kind, node: Int, other: Int, start: Int64, end: Int64, isAtPrimary: Bool = false,
+    awaits: FailoverState? = nil, until: FailoverState? = nil
+  ) {
     (self.kind, self.node, self.other) = (kind, node, other)
     (self.start, self.end, self.isAtPrimary) = (start, end, isAtPrimary)
+    (self.awaits, self.until) = (awaits, until)
   }
 
   package static let failures: [Kind] = [
