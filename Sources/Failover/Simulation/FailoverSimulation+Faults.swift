@@ -28,7 +28,8 @@ extension FailoverSimulation {
       time = makeAbsence(at: time) + dice.between(0, 10_000_000)
     } else if !options.onlyNoise, (outcome.seed / 20) % 8 == 7 {
       // Another part by the seed alone: what one found before stays what it was.
-      time = (members == 2 ? makeDoubt(at: time) : makeReturn(at: time)) + dice.between(0, 10_000_000)
+      let isPair = members == 2 && storeNode > members
+      time = (isPair ? makeDoubt(at: time) : makeReturn(at: time)) + dice.between(0, 10_000_000)
     } else if !options.onlyNoise, dice.chance(0.3) {
       time = makeRace(at: time) + dice.between(0, 10_000_000)
     }
