@@ -128,10 +128,7 @@ extension DecisionMaker {
     if verdict == .unknown {
       reasons.append(FailoverReason("whether it is down isn't known any more", standing.subject))
     }
-    reasons += healingReasons + contextReasons
-    for window in policy.freezes where window.from <= facts.now && facts.now < window.until {
-      reasons.append(FailoverReason("a freeze lasts until \(window.until)"))
-    }
+    reasons += healingReasons + policy.reasonsToWait(at: facts.now, context: facts.context, zones: facts.zones)
     // What another member would suffer from as well isn't run away from again at once.
     let pause = policy.budgets.pause.wholeMilliseconds * (ailment == nil ? 1 : 10)
     // An agent that has just come doesn't know how long ago that was: at least as long as it is there.
@@ -178,28 +175,6 @@ extension DecisionMaker {
     return reasons
   }
 
-  /// What the world beside the engines must say, and what the week allows.
-  var contextReasons: [FailoverReason] {
-    var reasons: [FailoverReason] = []
-    for gate in policy.context.gates {
-      let value = facts.context?[gate.key]
-      if let value, gate.allows.contains(value) { continue }
-      let found = value.map { "'\($0)'" } ?? "not known"
-      reasons.append(
-        FailoverReason("\(gate.key) is \(found), and must be \(gate.allows.joined(separator: " or "))"))
-    }
-    for window in policy.weeklyFreezes {
-      let offset = window.zone == "UTC" ? 0 : facts.zones?[window.zone]
-      if let offset, !window.contains(facts.now, utcOffsetSeconds: offset) { continue }
-      reasons.append(
-        FailoverReason(
-          offset == nil
-            ? "what time it is in \(window.zone) isn't known"
-            : "a weekly freeze lasts until \(WeeklyFreeze.text(window.until)) in \(window.zone)"))
-    }
-    return reasons
-  }
-
   func claim() -> FailoverDecision {
     if let epoch = record?.epoch, epoch != standing.basis { return move(.otherConducts, .steady) }
     guard let store = facts.store else { return move(.awaitsLease, .claim, [], [.claim]) }
@@ -221,5 +196,34 @@ extension DecisionMaker {
       return move(.seenAgain, .steady)
     }
     return move(.awaitsLease, .claim, [], [.claim])
+  }
+}
+
+extension FailoverPolicy {
+  /// What the world beside the engines must say, and what the calendar allows, before anything moves by itself.
+  ///
+  /// - Parameter zones: Seconds east of Greenwich, of the zones that freezes name.
+  package func reasonsToWait(at now: Timestamp, context: [String: String]?, zones: [String: Int]?) -> [FailoverReason] {
+    var reasons: [FailoverReason] = []
+    for gate in self.context.gates {
+      let value = context?[gate.key]
+      if let value, gate.allows.contains(value) { continue }
+      let found = value.map { "'\($0)'" } ?? "not known"
+      reasons.append(
+        FailoverReason("\(gate.key) is \(found), and must be \(gate.allows.joined(separator: " or "))"))
+    }
+    for window in weeklyFreezes {
+      let offset = window.zone == "UTC" ? 0 : zones?[window.zone]
+      if let offset, !window.contains(now, utcOffsetSeconds: offset) { continue }
+      reasons.append(
+        FailoverReason(
+          offset == nil
+            ? "what time it is in \(window.zone) isn't known"
+            : "a weekly freeze lasts until \(WeeklyFreeze.text(window.until)) in \(window.zone)"))
+    }
+    for window in freezes where window.from <= now && now < window.until {
+      reasons.append(FailoverReason("a freeze lasts until \(window.until)"))
+    }
+    return reasons
   }
 }

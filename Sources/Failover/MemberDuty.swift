@@ -30,6 +30,7 @@ package enum DutyRule: String, Sendable, Codable, CaseIterable {
   case trustRanOut = "D-011"
   case lagNearBound = "D-012"
   case lagIsSmall = "D-013"
+  case standsStill = "D-014"
   case leftToItself = "D-020"
   case recordNamesMe = "D-021"
   case recordMoved = "D-022"
@@ -41,6 +42,7 @@ package enum DutyRule: String, Sendable, Codable, CaseIterable {
     switch self {
     case .recordNamesAnother: "the record names another primary, so this one ends at once"
     case .trustRanOut: "neither the lease store nor enough standbys have been heard of for too long"
+    case .standsStill: "it gives no answer, and what it acknowledges when it goes on may lie beyond the bound"
     case .lagNearBound: "standbys are further behind than half the bound: no commit is acknowledged before they have it"
     case .lagIsSmall: "standbys are close again"
     case .leftToItself: "the engine ended, and nobody has failed over in the time the policy leaves"
@@ -102,6 +104,16 @@ extension FailoverPolicy {
       return .follow(record.primary, record.epoch, .recordMoved)
     }
     return nil
+  }
+
+  /// Whether a primary that gives no answer must be ended before it goes on: nobody could hold it back in time, and what it
+  /// acknowledged before it stood still would be further back than the bound.
+  ///
+  /// - Parameter silence: How many milliseconds it has given no answer, while whoever asks it was on time.
+  package func mustEnd(_ engine: EngineFacts, silentFor silence: Int64) -> Bool {
+    guard consent != .off, !isInMaintenance, isBounded, engine.role == .primary, !engine.isHeld, let bound = lossBound
+    else { return false }
+    return (engine.lagMilliseconds ?? 0) + silence > bound.duration.wholeMilliseconds * 3 / 4
   }
 
   private func gate(_ engine: EngineFacts, _ memory: AgentMemory) -> MemberDuty? {

@@ -15,10 +15,15 @@ extension FailoverRoom {
   static func toldFile(_ host: RigHost) -> String { host.directory + "/told" }
 
   /// Changes what a host's programs believe; those its agent started itself believe nothing of it.
-  package func tell(_ name: String, _ change: (inout Told) -> Void) {
+  ///
+  /// - Throws: If what tells them isn't built: a fault that does nothing would pass for one that was survived.
+  package func tell(_ name: String, _ change: (inout Told) -> Void) throws(SystemFailure) {
+    guard Self.shim(beside: options.program) != nil else {
+      throw SystemFailure("open", path: Files.parent(of: options.program) + "/libRigShim.so", number: ENOENT)
+    }
     let path = Self.toldFile(network[name])
     let descriptor = open(path, O_RDWR | O_CLOEXEC)
-    guard descriptor >= 0 else { return }
+    guard descriptor >= 0 else { throw SystemFailure("open", path: path) }
     defer { Glibc.close(descriptor) }
     var words: [Int64] = [0, 0]
     pread(descriptor, &words, 16, 0)
@@ -28,7 +33,7 @@ extension FailoverRoom {
     pwrite(descriptor, words, 16, 0)
   }
 
-  /// Built beside this program; `nil` if it isn't, and then clocks and disks are what they are.
+  /// Built beside this program; `nil` if it isn't, and then nobody can be told anything.
   static func shim(beside program: String) -> String? {
     let path = Files.parent(of: program) + "/libRigShim.so"
     return Files.exists(path) ? path : nil

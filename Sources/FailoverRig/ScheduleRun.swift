@@ -233,10 +233,10 @@ package struct ScheduleRun: Sendable {
       healing = { room.emptyDisk(on: name) }
     case .slowDisk(let milliseconds, let place):
       let name = named(place)
-      room.tell(name) { $0.syncDelayMicroseconds = Int64(milliseconds) * 1000 }
-      healing = { room.tell(name) { $0.syncDelayMicroseconds = 0 } }
+      try room.tell(name) { $0.syncDelayMicroseconds = Int64(milliseconds) * 1000 }
+      healing = { try room.tell(name) { $0.syncDelayMicroseconds = 0 } }
     case .clock(let seconds, let place):
-      room.tell(named(place)) { $0.clockOffsetNanoseconds += Int64(seconds) * 1_000_000_000 }
+      try room.tell(named(place)) { $0.clockOffsetNanoseconds += Int64(seconds) * 1_000_000_000 }
     }
     return (words, healing)
   }

@@ -21,7 +21,13 @@ struct AgentRoom<Trio: AgentTrio>: Sendable {
   private let directory: TemporaryDirectory
   private let agents: [MemberName: ServerProcess]
 
-  static func open() async throws -> AgentRoom {
+  var policyFile: String { directory.file("policy.json") }
+  var leases: String { etcd.endpoint }
+  /// Of commands, not of agents.
+  var stateDirectory: String { directory.file("state") }
+
+  /// - Parameter practice: As in the policy's JSON.
+  static func open(practice: String? = nil) async throws -> AgentRoom {
     let trio = try await Trio.start(isBounded: false)
     do {
       let etcd = try await BlockingPool.shared.run { try EtcdServer() }
@@ -32,9 +38,11 @@ struct AgentRoom<Trio: AgentTrio>: Sendable {
         {"name": "\(name)", "address": "\(trio.address(of: name))", "agent": "http://127.0.0.1:\(ports[name]!)"}
         """
       }
+      // Nobody practises a failover while the last one is looked at.
+      let more = practice.map { #", "budgets": {"observe": "1s", "pause": "1s"}, "practice": \#($0)"# } ?? ""
       let policy = """
         {"name": "room", "engine": "\(Trio.engineName)", "consent": "auto-zero-loss", "acknowledgements": 1,
-         "members": [\(members.joined(separator: ", "))]}
+         "members": [\(members.joined(separator: ", "))]\(more)}
         """
       try Files.replace(directory.file("policy.json"), with: Array(policy.utf8))
       var agents: [MemberName: ServerProcess] = [:]

@@ -120,6 +120,28 @@ import Testing
     #expect(policy.duty(AgentMemory(), engine, gone) == nil)
   }
 
+  @Test func `one that gives no answer is ended before what it acknowledges next lies beyond the bound`() {
+    var policy = policy([])
+    policy.consent = .autoBounded
+    policy.lossBound = .init(bytes: 1 << 24, duration: .seconds(4))
+    var engine = EngineFacts(role: .primary)
+    engine.lagMilliseconds = 1000
+    #expect(!policy.mustEnd(engine, silentFor: 2000))
+    #expect(policy.mustEnd(engine, silentFor: 2001))
+    engine.lagMilliseconds = nil
+    #expect(!policy.mustEnd(engine, silentFor: 3000) && policy.mustEnd(engine, silentFor: 3001))
+    engine.isHeld = true
+    #expect(!policy.mustEnd(engine, silentFor: 60_000), "it acknowledges nothing that isn't confirmed")
+    engine.isHeld = false
+    engine.role = .standby
+    #expect(!policy.mustEnd(engine, silentFor: 60_000))
+    engine.role = .primary
+    policy.isInMaintenance = true
+    #expect(!policy.mustEnd(engine, silentFor: 60_000))
+    (policy.isInMaintenance, policy.consent) = (false, .autoZeroLoss)
+    #expect(!policy.mustEnd(engine, silentFor: 60_000), "its standbys hold it back")
+  }
+
   @Test func `a gap in which nothing was known was no time beyond the threshold`() {
     var meter = SignalMeter()
     func beyond(_ now: Int64) -> Int64? { meter.facts([errors], by: "b", at: now).first?.beyondMilliseconds }

@@ -26,7 +26,7 @@ struct FailoverCommand: AsyncParsableCommand {
     subcommands: [
       AgentCommand.self, StatusCommand.self, SwitchoverCommand.self, ApproveCommand.self, PauseCommand.self,
       ResumeCommand.self, BreakGlassCommand.self, HistoryCommand.self, ExplainCommand.self, ReplayCommand.self,
-      HealCommand.self, SimulateCommand.self, LeaseSchemaCommand.self,
+      HealCommand.self, PractiseCommand.self, PractisedCommand.self, SimulateCommand.self, LeaseSchemaCommand.self,
     ])
 }
 

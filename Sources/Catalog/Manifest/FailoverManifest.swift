@@ -12,6 +12,7 @@ struct FailoverManifest: Sendable {
   var checks: [FailoverCheckManifest] = []
   var healing = HealingManifest()
   var group: FailoverGroupManifest?
+  var practice: PracticeManifest?
 
   static let table = Table(
     "FailoverPolicy", "When service moves to another copy of a store, and what must be certain before it does.",
@@ -51,6 +52,8 @@ struct FailoverManifest: Sendable {
       Field(
         "context", \.policy.context, contextTable.codec,
         "What else is recorded with every decision, and what it must say."),
+      Field(
+        "practice", \.practice, PracticeManifest.table.codec.optional, "How moving service is practised, and when."),
     ])
 
   static let signalsTable = Table(
@@ -120,6 +123,9 @@ struct FailoverManifest: Sendable {
     policy.healing = healing.healing
     policy.group = group.map {
       FailoverGroup(followers: $0.followers.map(\.value), onFailure: $0.onFailure, patience: $0.patience)
+    }
+    policy.practice = practice.map {
+      FailoverPractice(kind: $0.kind, schedule: $0.schedule, within: $0.within, returns: $0.returns)
     }
     // What couldn't be read was said already, and would only be said again in other words.
     guard members.count == policy.members.count, witnesses.count == policy.witnesses.count else { return }
@@ -239,6 +245,26 @@ struct FailoverGroupManifest: Sendable {
         "onFailure", \.onFailure, .word, default: "`stop`",
         "If one doesn't come to serve: the rest stays, those that moved `go-back`, or the rest is to `go-on`."),
       Field("patience", \.patience, .positiveDuration, default: "`60s`", "How long each may take."),
+    ])
+}
+
+struct PracticeManifest: Sendable {
+  var kind = FailoverPractice.Kind.switchover
+  var schedule: BackupPolicy.Schedule?
+  var within = Duration.seconds(10)
+  var returns = true
+
+  static let table = Table(
+    "FailoverPractice", "How moving service is practised, and when.", initial: { PracticeManifest() },
+    fields: [
+      Field(
+        "kind", \.kind, .word, default: "`switchover`",
+        "In good order, or a `failover`: the primary's engine is killed, which only this allows."),
+      Field(
+        "schedule", \.schedule, Codec<BackupPolicy.Schedule>.schedule.optional, default: "only when asked",
+        "`every 7d`, or the five fields of cron in UTC."),
+      Field("within", \.within, .positiveDuration, default: "`10s`", "How long nobody may have service."),
+      Field("returns", \.returns, .boolean, default: "`true`", "Whether service goes back to where it was."),
     ])
 }
 

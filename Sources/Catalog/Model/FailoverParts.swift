@@ -105,6 +105,48 @@ package struct FailoverContext: Sendable, Equatable, Codable {
   package static let limit = (entries: 64, key: 64, value: 256)
 }
 
+/// How moving service is practised, and when.
+package struct FailoverPractice: Sendable, Equatable, Codable {
+  package enum Kind: String, Sendable, Codable, CaseIterable {
+    /// In good order.
+    case switchover
+    /// The primary's engine is killed.
+    case failover
+  }
+
+  package var kind: Kind
+  package var schedule: BackupPolicy.Schedule?
+  /// How long nobody may have service.
+  package var within: Duration
+  /// Whether service goes back to where it was.
+  package var returns: Bool
+
+  package init(
+    kind: Kind = .switchover, schedule: BackupPolicy.Schedule? = nil, within: Duration = .seconds(10),
+    returns: Bool = true
+  ) {
+    (self.kind, self.schedule, self.within, self.returns) = (kind, schedule, within, returns)
+  }
+
+  private enum CodingKeys: String, CodingKey { case kind, schedule, within, returns }
+
+  package init(from decoder: any Decoder) throws {
+    let container = try decoder.container(keyedBy: CodingKeys.self)
+    kind = try container.decodeIfPresent(Kind.self, forKey: .kind) ?? .switchover
+    schedule = try container.decodeIfPresent(BackupPolicy.Schedule.self, forKey: .schedule)
+    within = try container.decodeIfPresent(Duration.self, forKey: .within) ?? .seconds(10)
+    returns = try container.decodeIfPresent(Bool.self, forKey: .returns) ?? true
+  }
+
+  package func encode(to encoder: any Encoder) throws {
+    var container = encoder.container(keyedBy: CodingKeys.self)
+    try container.encode(kind, forKey: .kind)
+    try container.encodeIfPresent(schedule, forKey: .schedule)
+    try container.encode(within, forKey: .within)
+    try container.encode(returns, forKey: .returns)
+  }
+}
+
 /// Hours of every week in which nothing is done by itself.
 package struct WeeklyFreeze: Sendable, Equatable, Codable {
   /// Minutes since the week began, Monday at 00:00.

@@ -30,6 +30,7 @@ package struct FailoverPolicy: Sendable, Equatable, Codable {
   package var healing = FailoverHealing()
   package var group: FailoverGroup?
   package var context = FailoverContext()
+  package var practice: FailoverPractice?
 
   package enum Engine: String, Sendable, Codable, CaseIterable { case postgresql, redis, mariadb }
 
@@ -211,7 +212,7 @@ package struct FailoverPolicy: Sendable, Equatable, Codable {
 
   private enum CodingKeys: String, CodingKey {
     case name, engine, members, witnesses, acknowledgements, consent, lossBound, signals, budgets, freezes,
-      weeklyFreezes, isInMaintenance, store, service, checks, healing, group, context
+      weeklyFreezes, isInMaintenance, store, service, checks, healing, group, context, practice
   }
 
   /// What isn't written is as it is by default.
@@ -235,6 +236,7 @@ package struct FailoverPolicy: Sendable, Equatable, Codable {
     healing = try container.decodeIfPresent(FailoverHealing.self, forKey: .healing) ?? FailoverHealing()
     group = try container.decodeIfPresent(FailoverGroup.self, forKey: .group)
     context = try container.decodeIfPresent(FailoverContext.self, forKey: .context) ?? FailoverContext()
+    practice = try container.decodeIfPresent(FailoverPractice.self, forKey: .practice)
   }
 
   /// `N`: every member can be the primary, so each has all the others for synchronous standbys.

@@ -81,6 +81,13 @@ private struct AgentResponder: HTTPResponder {
         return text(.badRequest, "this is no command")
       }
       return try json(await agent.obey(action))
+    case (.post, "/v1/practise"):
+      let sent = request.body
+      guard let body = try? await time.withTimeLimit(.seconds(10), { try await sent.collect(upTo: 4096) }),
+        let asked = try? CanonicalJSON.decode(PractisedCrash.self, from: body.readableBytesView)
+      else { return text(.badRequest, "this is no practice") }
+      if let why = await agent.crash(asPractised: asked.epoch) { return text(.conflict, why.description) }
+      return text(.ok, "")
     default: return text(.notFound, "there is nothing here")
     }
   }
@@ -109,6 +116,9 @@ package enum FailoverFailure: Failure {
   case unknownFailover(String)
   case unknownPolicy(String, known: [String])
   case noRecord(String)
+  case notPractised(String, String)
+  case killNotAllowed(String)
+  case neverDue(String)
 
   package var report: Report {
     switch self {
@@ -139,6 +149,15 @@ package enum FailoverFailure: Failure {
     case .noRecord(let directory):
       Report("FAILOVER-109", "there is no record of decisions in \(directory)")
         .remedy("name the directory that agents write to with --directory, or the files themselves")
+    case .notPractised(let name, let why):
+      Report("FAILOVER-120", "the agent of \(name) doesn't end its engine for practice: \(why)")
+        .remedy("nothing was moved; see `salvor failover status`, and what the agent's own policy says of practice")
+    case .killNotAllowed(let name):
+      Report("FAILOVER-121", "policy '\(name)' doesn't say that its primary may be killed for practice")
+        .remedy("add `practice: {kind: failover}` to it, for the agents too; or practise a switchover")
+    case .neverDue(let name):
+      Report("FAILOVER-122", "policy '\(name)' says nothing of when it is practised")
+        .remedy("add `practice: {schedule: every 7d}` to it, or leave --due out")
     }
   }
 }

@@ -53,6 +53,8 @@ package actor FailoverAgent {
   private var lastNamed = Fence.none
   private var feed: WatchdogFeed
   private var engineHeard: Int64 = 0
+  /// The last answer, or the last time we were late ourselves.
+  private var silentSince: Int64?
   private var dutyPausedUntil: Int64 = 0
   private var closingUnder: Fence?
   private var engineAnsweredAt: Int64 = 0
@@ -169,6 +171,7 @@ package actor FailoverAgent {
     try await withThrowingDiscardingTaskGroup { group in
       while true {
         let isPlanned = now >= planned
+        if now - planned > policy.signals.doubt.wholeMilliseconds { silentSince = now }
         if isPlanned { planned = now + interval }
         for work in look(isPlanned: isPlanned) { group.addTask { await work() } }
         let isHurried = core.standing.state.isConducting || core.standing.state == .claim
@@ -188,6 +191,12 @@ package actor FailoverAgent {
       work.append { await self.perform(action) }
     }
     if let closing = closeTraffic() { work.append(closing) }
+    // Whatever else is under way: it waits for the same engine.
+    if let engine = core.engine, let since = silentSince, policy.mustEnd(engine, silentFor: now - since),
+      settings.protections.contains(.selfStop), outstanding.insert("end").inserted
+    {
+      work.append { await self.endWhatStandsStill() }
+    }
     if let duty = outcome.duty ?? rejoiningInVain(outcome.facts), !isBusy, now >= dutyPausedUntil {
       isBusy = true
       work.append { await self.perform(duty) }
@@ -286,8 +295,13 @@ package actor FailoverAgent {
       if !isBusy { core.engineSaid(facts, at: now) }
       engineAnsweredAt = now
       engineHeard = now
+      silentSince = now
     } catch {
-      if !isBusy, let role = core.engine?.role, role != .stopped { core.engineSaid(EngineFacts(role: role), at: now) }
+      if !isBusy, let known = core.engine, known.role != .stopped {
+        var facts = EngineFacts(role: known.role)
+        (facts.isHeld, facts.lagMilliseconds, facts.lagBytes) = (known.isHeld, known.lagMilliseconds, known.lagBytes)
+        core.engineSaid(facts, at: now)
+      }
       complain(error.report.summary)
     }
   }
@@ -450,6 +464,24 @@ package actor FailoverAgent {
     core.engine?.role == .primary && core.primary == settings.name && !core.memory.isFenced
   }
 
+  /// Ends the engine as a crash would, because a failover is practised: only if this agent's own policy allows it, and only
+  /// what serves under that epoch.
+  ///
+  /// - Returns: Why not.
+  package func crash(asPractised epoch: Fence) async -> FailoverReason? {
+    guard policy.practice?.kind == .failover else { return FailoverReason("its policy doesn't allow it") }
+    guard isMember, !isBusy, core.engine?.role == .primary, core.primary == settings.name,
+      status().store?.record?.epoch == epoch, status().store?.conductor == nil
+    else { return FailoverReason("it doesn't serve under epoch \(epoch), or something is under way") }
+    isBusy = true
+    defer { isBusy = false }
+    host.log("\(settings.name): its engine is ended, because a failover is practised")
+    do throws(DriverError) {
+      try await engine.stop(inOrder: false)
+      return nil
+    } catch { return FailoverReason(error.report.summary) }
+  }
+
   /// Carries a command out, if no higher epoch has been obeyed; says how things are after it.
   package func obey(_ action: FailoverAction) async -> AgentReport {
     guard isMember, !isBusy else { return report() }
@@ -517,6 +549,17 @@ package actor FailoverAgent {
       complain(AnyFailure(error).report.summary)
       dutyPausedUntil = now + 2000
     }
+  }
+
+  private func endWhatStandsStill() async {
+    defer { outstanding.remove("end") }
+    let rule = DutyRule.standsStill
+    host.log("\(settings.name): \(rule.rawValue): \(rule.says)")
+    do {
+      try await engine.stop(inOrder: false)
+      core.engineSaid(try await engine.facts(), at: now)
+      silentSince = now
+    } catch { complain(AnyFailure(error).report.summary) }
   }
 
   private func acknowledge(by voters: [MemberName], _ rule: VoterRule) async {
