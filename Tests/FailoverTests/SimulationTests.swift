@@ -63,6 +63,12 @@ import Testing
     #expect(a.digest == b.digest && a.acknowledged == b.acknowledged && a.faults == b.faults)
   }
 
+  private static let found: [String: UInt64] = [
+    "fence-before-promote": 47, "fence-quorum": 85, "positions-after-detach": 370, "epoch-check": 142,
+    "epoch-on-disk": 142, "record-under-lease": 121, "self-stop": 1, "doubt": 140, "dwell": 120, "observers": 120,
+    "peers": 5, "most-complete": 2, "voters-recorded": 67, "voters-caught-up": 1425, "watchdog": 17,
+  ]
+
   /// Each protection taken away, all others in place, breaks a promise that holds with it.
   @Test(.timeLimit(.minutes(10)), arguments: Protections.names.map(\.name))
   func `without a protection a promise is broken`(_ name: String) throws {
@@ -71,7 +77,8 @@ import Testing
     options.onlyNoise = name == "peers"
     options.stillAgents = name == "watchdog"
     let topologies = SimulatedTopology.standard
-    for seed in UInt64(1)...1500 {
+    // Where it was found last; if what is drawn has changed since, it is looked for again.
+    for seed in [Self.found[name] ?? 1] + Array(1...1500) {
       let topology = topologies[Int(seed) % topologies.count]
       options.protections = Protections.all.subtracting(protection)
       var without = FailoverSimulation(topology, seed: seed, options)
