@@ -948,6 +948,27 @@ import Testing
     }
   }
 
+  @Test(.timeLimit(.minutes(5)))
+  func `a session that marks again and again outlives the server's limit on a hold`() async throws {
+    try await withServer { fixture in
+      let session = try #require(try fixture.driver(.usual).marking())
+      do {
+        try await session.prepare()
+        for _ in 1...2 {
+          try await session.hold(limit: .seconds(1))
+          _ = try await session.mark()
+          #expect(await session.release())
+          // The server ends a connection that holds, and says nothing for that long and two seconds more.
+          try await SystemTime().sleep(for: .seconds(4))
+        }
+        await session.close()
+      } catch {
+        await session.close()
+        throw error
+      }
+    }
+  }
+
   static let page: String = {
     var parts = #filePath.split(separator: "/").map(String.init)
     parts.removeLast(3)
