@@ -64,7 +64,8 @@ struct Points: AsyncParsableCommand {
     print(
       "pause: median \(milliseconds(outcome.pause(0.5))), p99 \(milliseconds(outcome.pause(0.99))), "
         + "longest \(milliseconds(outcome.pause(1)))")
-    for (name, timings) in outcome.timings.sorted(by: { $0.key < $1.key }) {
+    // Without a hold there is nothing to tell apart.
+    for (name, timings) in outcome.timings.sorted(by: { $0.key < $1.key }) where outcome.pause(1) > 0 {
       let steps = [("hold", timings.map(\.hold)), ("mark", timings.map(\.mark)), ("release", timings.map(\.release))]
       print(
         "  \(name): "

@@ -949,6 +949,23 @@ import Testing
   }
 
   @Test(.timeLimit(.minutes(5)))
+  func `a mark that held nobody is of a moment too, and nothing is said of its rows`() async throws {
+    try await withServer { fixture in
+      let tree = MemoryTree()
+      let result = try await withSession(fixture.driver(.usual), tree) { session in
+        try await session.prepare()
+        for number in Int64(21)...30 { try await fixture.write(number, payload: "before the mark") }
+        _ = try await session.mark()
+        for number in Int64(31)...40 { try await fixture.write(number, payload: "after it") }
+        return try await session.finish()
+      }
+      #expect(result.contentDigest == nil)
+      _ = try await restore(Taken(tree: tree, result: result), fixture)
+      #expect(try await fixture.records() == Set(1...30))
+    }
+  }
+
+  @Test(.timeLimit(.minutes(5)))
   func `a session that marks again and again outlives the server's limit on a hold`() async throws {
     try await withServer { fixture in
       let session = try #require(try fixture.driver(.usual).marking())
