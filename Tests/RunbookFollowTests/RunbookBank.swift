@@ -50,12 +50,12 @@ final class RunbookBank: Sendable {
     _ = try await system.startAll()
   }
 
-  /// The first of seven ports nobody listens on, below those that the kernel gives away.
+  /// The first of eleven ports nobody listens on, below those that the kernel gives away.
   private static func freePorts() throws -> Int {
     let random = SystemRandomness()
     for _ in 0..<200 {
-      let base = 20_000 + random.below(1500) * 8
-      if (0..<7).allSatisfy({ isFree(UInt16(base + $0)) }) { return base }
+      let base = 20_000 + random.below(750) * 16
+      if (0..<11).allSatisfy({ isFree(UInt16(base + $0)) }) { return base }
     }
     throw SystemFailure("bind", path: "127.0.0.1", number: EADDRINUSE)
   }
