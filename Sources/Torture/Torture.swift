@@ -66,7 +66,10 @@ struct Points: AsyncParsableCommand {
         + "longest \(milliseconds(outcome.pause(1)))")
     // Without a hold there is nothing to tell apart.
     for (name, timings) in outcome.timings.sorted(by: { $0.key < $1.key }) where outcome.pause(1) > 0 {
-      let steps = [("hold", timings.map(\.hold)), ("mark", timings.map(\.mark)), ("release", timings.map(\.release))]
+      var steps = [("hold", timings.map(\.hold)), ("mark", timings.map(\.mark)), ("release", timings.map(\.release))]
+      // Of those that are copied, what nobody waits for.
+      let copies = [("prepare", timings.map(\.prepare)), ("finish", timings.map(\.finish))]
+      if timings.contains(where: { $0.finish > 0 }) { steps += copies }
       print(
         "  \(name): "
           + steps.map { step, values in

@@ -69,13 +69,11 @@ final class CommitHold: Sendable {
         "SET SESSION wait_timeout = \(patience), lock_wait_timeout = \(patience)")
       for stage in ["START", "FLUSH", "BLOCK_DDL", "BLOCK_COMMIT"] {
         guard let seconds = left() else { throw StatementFailure(code: 1969, message: "the limit has passed") }
-        _ = try connection.runBlocking("SET SESSION max_statement_time = \(seconds)")
-        _ = try connection.runBlocking("BACKUP STAGE \(stage)")
+        // In one with the statement: whoever writes elsewhere waits for each answer.
+        _ = try connection.runBlocking("SET STATEMENT max_statement_time = \(seconds) FOR BACKUP STAGE \(stage)")
       }
-      _ = try connection.runBlocking("SET SESSION max_statement_time = 0")
       return true
     } catch {
-      _ = try? connection.runBlocking("SET SESSION max_statement_time = 0")
       _ = try? connection.runBlocking("BACKUP STAGE END")
       if error.isTimeout { return false }
       switch error.code {
