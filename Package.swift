@@ -223,8 +223,8 @@ let doors: [Target] = [
   .executableTarget(
     name: "salvor-bank",
     dependencies: [
-      "Core", "IO", "CPQ", "CHiredis", .sqlite, .hummingbird, .asyncHTTPClient, .nioCore, .nioHTTP1, .arguments,
-      .logging,
+      "Core", "IO", "DriverKit", "DriverNATS", "CPQ", "CHiredis", "CMariaDB", .sqlite, .hummingbird, .asyncHTTPClient,
+      .nioCore, .nioHTTP1, .arguments, .logging,
     ],
     path: "Sources/Bank", swiftSettings: strict),
   module(
@@ -293,7 +293,8 @@ let testTargets: [Target] = [
     "BankTests",
     [
       "Core", "IO", "Catalog", "DriverKit", "Validation", "DriverFiles", "DriverSQLite", "DriverPostgreSQL",
-      "DriverRedis", "TestSupport", .sqlite, .asyncHTTPClient, .nioCore, .nioHTTP1, "salvor-bank",
+      "DriverRedis", "DriverMariaDB", "DriverNATS", "CMariaDB", "TestSupport", .sqlite, .asyncHTTPClient, .nioCore,
+      .nioHTTP1, "salvor-bank",
     ]),
   tests(
     "ValidationTests", ["Core", "IO", "Catalog", "DriverKit", "DriverSQLite", "Validation", "TestSupport", .sqlite]),

@@ -9,7 +9,7 @@ struct CatalogText {
 
   func render() throws -> String {
     var documents = [repository, group, policy]
-    for service in Service.allCases { documents.append(try document(service)) }
+    for service in layout.flavour.services { documents.append(try document(service)) }
     documents.append(contentsOf: domains)
     documents.append(contentsOf: invariants)
     return documents.joined(separator: "---\n")
@@ -29,11 +29,13 @@ struct CatalogText {
 
   private var group: String {
     head("ConsistencyGroup", "bank") + """
-        services: [accounts, ledger, sessions, statements]
+        services: [\(names(layout.flavour.services.filter { $0 != .gateway }))]
         holdBudget: 500ms
 
       """
   }
+
+  private func names(_ services: [Service]) -> String { services.map(\.rawValue).joined(separator: ", ") }
 
   private var policy: String {
     head("BackupPolicy", "frequent") + """
@@ -51,7 +53,7 @@ struct CatalogText {
     text += "  impact: \(impact(service))\n"
     text += "  objectives:\n    rpo: 5m\n    rto: 2m\n"
     let dependencies = dependencies(service)
-    if !dependencies.isEmpty { text += "  dependsOn: [\(dependencies.map(\.rawValue).joined(separator: ", "))]\n" }
+    if !dependencies.isEmpty { text += "  dependsOn: [\(names(dependencies))]\n" }
     if let store = try store(service) { text += "  stores:\n\(store)" }
     text += """
         start: [\(quoted(program)), serve, \(service.rawValue), --config, \(quoted(layout.configPath(service)))]
@@ -96,6 +98,22 @@ struct CatalogText {
         ("host", quoted(server.host)), ("port", String(server.port)), ("dataDirectory", quoted(server.dataDirectory)),
         ("configFile", quoted(server.configFile)), ("runAs", server.runAs),
       ]
+    case .mariadb:
+      let server = try requireEngines().mariadb
+      driver = "mariadb"
+      options = [
+        ("host", quoted(server.host)), ("port", String(server.port)), ("user", server.adminUser),
+        ("password", quoted("file:\(server.adminPasswordFile)")), ("dataDirectory", quoted(server.dataDirectory)),
+        ("configFile", quoted(server.configFile)), ("runAs", server.runAs),
+      ]
+    case .nats:
+      let server = try requireEngines().nats
+      driver = "nats"
+      options = [
+        ("host", quoted(server.host)), ("port", String(server.port)), ("hold", "process"),
+        ("storeDirectory", quoted(server.storeDirectory)), ("binary", quoted(server.binary)),
+        ("configFile", quoted(server.configFile)), ("runAs", server.runAs),
+      ]
     }
     let lines = options.map { "        \($0): \($1)\n" }.joined()
     return "    - name: \(storeName(service))\n      \(driver):\n\(lines)"
@@ -111,7 +129,8 @@ struct CatalogText {
   private func owner(_ service: Service) -> String {
     switch service {
     case .accounts, .ledger: "core-banking@bank.example"
-    case .sessions, .gateway: "channels@bank.example"
+    case .sessions, .notices, .gateway: "channels@bank.example"
+    case .events: "platform@bank.example"
     case .statements: "documents@bank.example"
     }
   }
@@ -119,15 +138,15 @@ struct CatalogText {
   private func tier(_ service: Service) -> String {
     switch service {
     case .ledger, .accounts: "critical"
-    case .gateway: "high"
-    case .sessions, .statements: "normal"
+    case .gateway, .events: "high"
+    case .sessions, .statements, .notices: "normal"
     }
   }
 
   private func domain(_ service: Service) -> String {
     switch service {
-    case .accounts, .ledger: "payments"
-    case .sessions, .gateway: "channels"
+    case .accounts, .ledger, .events: "payments"
+    case .sessions, .notices, .gateway: "channels"
     case .statements: "documents"
     }
   }
@@ -139,6 +158,8 @@ struct CatalogText {
     case .sessions: "Customers are signed out."
     case .statements: "Statements are missing; payments go on."
     case .gateway: "Customers see an error page."
+    case .events: "Other systems don't learn of payments."
+    case .notices: "Customers are not told what was booked."
     }
   }
 
@@ -177,8 +198,9 @@ struct CatalogText {
   private func dependencies(_ service: Service) -> [Service] {
     switch service {
     case .ledger: []
-    case .accounts, .sessions, .statements: [.ledger]
-    case .gateway: [.accounts, .ledger, .sessions, .statements]
+    case .accounts, .sessions, .statements, .events: [.ledger]
+    case .notices: [.events]
+    case .gateway: layout.flavour.services.filter { $0 != .gateway }
     }
   }
 }
@@ -211,7 +233,14 @@ extension CatalogText {
               empty: true
 
         """
-    case .sessions, .statements, .gateway: return health
+    case .notices:
+      return health + """
+            - name: every-notice-has-an-amount
+              sql: SELECT id FROM bank.notices WHERE amount <= 0
+              empty: true
+
+        """
+    case .sessions, .statements, .events, .gateway: return health
     }
   }
 
@@ -246,6 +275,31 @@ extension CatalogText {
             equals: \(quoted(String(total)))
 
         """,
+    ] + (layout.flavour == .engines ? invariantsOfEngines : [])
+  }
+
+  /// Each store is left as the effect of one and entered as the cause of another: a cut of any of them that is earlier or
+  /// later than the others breaks a rule.
+  private var invariantsOfEngines: [String] {
+    let events = (storeName(.events), "PAYLOADS \(EventConnection.stream)")
+    // The stream keeps the newest only, and notices are written in the order of events but for those under way at once.
+    let newest =
+      "SELECT CONCAT_WS(',', customer, id, from_account, to_account, amount) FROM "
+      + "(SELECT * FROM bank.notices ORDER BY number DESC LIMIT \(EventConnection.keptMessages / 2)) AS newest"
+    return [
+      references(
+        "events-are-of-posted-transfers", "Nobody hears of a transfer that is not in the ledger.", events,
+        (
+          storeName(.ledger),
+          "SELECT concat_ws(',', customer, id, from_account, to_account, amount) FROM entries WHERE state = 'posted'"
+        )),
+      references(
+        "notices-have-their-event", "Whoever is told of a transfer is told what was announced.",
+        (storeName(.notices), newest), events),
+      references(
+        "sessions-show-noticed-transfers", "Nobody sees a transfer before being told of it.",
+        (storeName(.sessions), "SCANHASH session:* last_transfer"),
+        (storeName(.notices), "SELECT CONCAT('session:', customer), id FROM bank.notices")),
     ]
   }
 

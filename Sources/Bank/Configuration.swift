@@ -39,15 +39,17 @@ struct ServiceConfiguration: Codable, Sendable {
   }
 }
 
-/// The five services; the raw value is the name everywhere.
+/// The services; the raw value is the name everywhere.
 enum Service: String, CaseIterable, Sendable {
   case accounts, ledger, sessions, statements, gateway
+  /// Only where there are engines for them.
+  case events, notices
 }
 
 /// Where a service keeps its data.
 struct StoreSettings: Codable, Sendable {
   enum Kind: String, Codable, Sendable {
-    case sqlite, files, postgresql, redis
+    case sqlite, files, postgresql, redis, mariadb, nats
   }
 
   var kind: Kind

@@ -5,8 +5,13 @@ import IO
 enum Flavour: String, Codable, Sendable, CaseIterable {
   /// Nothing to install: SQLite three times, and a directory.
   case embedded
-  /// The ledger in PostgreSQL, sessions in Redis, accounts in SQLite, and a directory.
+  /// The ledger in PostgreSQL, sessions in Redis, accounts in SQLite, and a directory; and two services more: events in
+  /// NATS JetStream, and notices in MariaDB.
   case engines
+
+  var services: [Service] {
+    Service.allCases.filter { self == .engines || ![.events, .notices].contains($0) }
+  }
 }
 
 /// How one bank lies below its directory; written as `bank.json`, so that every command finds the same bank.
@@ -21,7 +26,7 @@ struct Layout: Codable, Sendable {
   /// Absolute.
   var directory: String
   var flavour: Flavour
-  /// Services get this port and the four after it.
+  /// Services get this port and those after it, the gateway the fifth.
   var basePort: Int
   var accounts: Int
   var openingBalanceCents: Int64
@@ -55,15 +60,22 @@ struct Layout: Codable, Sendable {
     switch (service, flavour) {
     case (.gateway, _): return nil
     case (.statements, _): return StoreSettings(kind: .files, path: dataPath(service))
-    case (.ledger, .engines), (.sessions, .engines):
+    case (.ledger, .engines), (.sessions, .engines), (.events, _), (.notices, _):
       guard let engines else { throw .configuration("engines.json is missing: run `salvor-bank engines up` first") }
-      if service == .ledger {
+      switch service {
+      case .ledger:
         let server = engines.postgresql
         return StoreSettings(
           kind: .postgresql, host: server.host, port: server.port, user: server.user, database: server.database,
           passwordFile: server.passwordFile)
+      case .notices:
+        let server = engines.mariadb
+        return StoreSettings(
+          kind: .mariadb, host: server.host, port: server.port, user: server.user, database: server.database,
+          passwordFile: server.passwordFile)
+      case .events: return StoreSettings(kind: .nats, host: engines.nats.host, port: engines.nats.port)
+      default: return StoreSettings(kind: .redis, host: engines.redis.host, port: engines.redis.port)
       }
-      return StoreSettings(kind: .redis, host: engines.redis.host, port: engines.redis.port)
     case (.accounts, _), (.ledger, .embedded), (.sessions, .embedded):
       return StoreSettings(kind: .sqlite, path: "\(dataPath(service))/\(service.rawValue).db")
     }
@@ -72,7 +84,7 @@ struct Layout: Codable, Sendable {
   /// Writes `bank.json` and every service's configuration.
   func write(_ engines: EngineFacts?) throws {
     for name in ["config", "data", "log", "run"] { try Files.createDirectory("\(directory)/\(name)") }
-    for service in Service.allCases {
+    for service in flavour.services {
       var configuration = ServiceConfiguration(port: port(service), store: try store(service, engines))
       switch service {
       case .accounts:
@@ -80,10 +92,10 @@ struct Layout: Codable, Sendable {
         configuration.openingBalanceCents = openingBalanceCents
       case .gateway:
         configuration.peers = Dictionary(
-          uniqueKeysWithValues: Service.allCases.filter { $0 != .gateway }.map { ($0.rawValue, url($0)) })
+          uniqueKeysWithValues: flavour.services.filter { $0 != .gateway }.map { ($0.rawValue, url($0)) })
         configuration.statementEvery = statementEvery
       case .statements: configuration.failFirstReady = failFirstReady
-      case .ledger, .sessions: break
+      case .ledger, .sessions, .events, .notices: break
       }
       try Files.replace(configPath(service), with: CanonicalJSON.encode(configuration, pretty: true), mode: 0o644)
     }

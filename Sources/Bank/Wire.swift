@@ -31,6 +31,9 @@ struct CustomerTransfer: Codable, Sendable {
   var customer: String
   var transfer: Transfer
 
+  /// What an event says: `customer,id,from,to,amount`.
+  var line: String { "\(customer),\(transfer.id),\(transfer.from),\(transfer.to),\(transfer.amount)" }
+
   func validate() throws(BankError) {
     try transfer.validate()
     try validateName(customer, what: "customer")

@@ -16,7 +16,9 @@ package struct Bank: Sendable {
     (self.program, self.directory, self.engines, self.basePort) = (program, directory, engines, basePort)
   }
 
-  package static let services = ["ledger", "accounts", "sessions", "statements", "gateway"]
+  package var services: [String] {
+    ["ledger", "accounts", "sessions", "statements", "gateway"] + (engines ? ["events", "notices"] : [])
+  }
 
   var gateway: String { "http://127.0.0.1:\(basePort + 4)" }
 
@@ -24,15 +26,15 @@ package struct Bank: Sendable {
   package func create() async throws {
     if engines {
       try await run([
-        "engines", "up", "--directory", directory, "--postgresql-port", "\(basePort + 5)", "--redis-port",
-        "\(basePort + 6)",
+        "engines", "up", "--directory", directory, "--postgresql-port", "\(basePort + 7)", "--redis-port",
+        "\(basePort + 8)", "--mariadb-port", "\(basePort + 9)", "--nats-port", "\(basePort + 10)",
       ])
     }
     try await run([
       "configure", "--directory", directory, engines ? "--engines" : "--embedded", "--base-port", "\(basePort)",
       "--fail-first-ready", "1",
     ])
-    for service in Self.services {
+    for service in services {
       try await run(["init", service, "--config", "\(directory)/config/\(service).json"])
     }
   }

@@ -86,7 +86,9 @@ package struct Story: Sendable {
     let start = host.time.monotonicNanoseconds()
 
     title(
-      "A bank of five services\(options.engines ? ", on SQLite, PostgreSQL, Redis and files" : ", on SQLite and files")"
+      options.engines
+        ? "A bank of seven services, on SQLite, PostgreSQL, MariaDB, Redis, NATS and files"
+        : "A bank of five services, on SQLite and files"
     )
     try Files.createDirectory(bank.directory)
     try await bank.create()

@@ -121,7 +121,7 @@ extension RunbookPage {
       "(", "set -e",
     ]
     lines += recipe.aside
-    lines += recipe.lines + [")"]
+    lines += recipe.lines + recipe.service(store) + [")"]
     var text = recipe.remarks
     text.insert("It comes to \(code: path). What is there now is moved aside, not deleted.", at: 0)
     return Step(
@@ -200,6 +200,17 @@ package struct ManualRecipe: Sendable {
 
   package static let drivers = ["etcd", "files", "mariadb", "nats", "postgresql", "redis", "sqlite"]
 
+  /// Starts the usual server where the recipe leaves none running, and its configuration is known.
+  func service(_ store: RunbookFacts.Store) -> [String] {
+    guard store.driver == "mariadb", let file = store.configFile, store.port != nil else { return [] }
+    return [
+      "runuser -u \(Shell.word(store.runAs ?? "mysql")) -- mariadbd --defaults-file=\(Shell.word(file)) "
+        + "--datadir=\"$DESTINATION\" >/dev/null 2>&1 &",
+      "until mariadb-admin --no-defaults --protocol=tcp --host=\(Shell.word(store.host ?? "127.0.0.1")) --port=\"$PORT\" ping; "
+        + "do sleep 0.2; done",
+    ]
+  }
+
   private static let move = [
     "if [ -e \"$DESTINATION\" ]; then mv \"$DESTINATION\" \"$DESTINATION.$ASIDE\"; fi",
     "mkdir -p \"$(dirname \"$DESTINATION\")\"",
@@ -222,7 +233,9 @@ package struct ManualRecipe: Sendable {
     case "redis":
       recipe.remarks = ["Needs Redis 7. It proves the data; for service start it with its own configuration."]
     case "mariadb":
-      recipe.remarks = ["Needs MariaDB and mariadb-backup of the same series; then start the usual server."]
+      recipe.remarks = [
+        "Needs MariaDB and mariadb-backup of the same series. If it doesn't start the usual server, do so then."
+      ]
     case "nats", "etcd": recipe.remarks = ["It proves the data; for service start it with its own configuration."]
     default: break
     }
@@ -279,7 +292,7 @@ package struct ManualRecipe: Sendable {
     mv "$TARGET/$STORE/data" "$DESTINATION"
     chown -R mysql: "$DESTINATION"
     chmod 700 "$DESTINATION"
-    runuser -u mysql -- mariadb-backup --prepare --target-dir="$DESTINATION"
+    runuser -u mysql -- mariadb-backup --prepare --target-dir="$DESTINATION" --tmpdir="$DESTINATION"
     # With a place of its own for temporary tables: a server removes those it finds at its start.
     runuser -u mysql -- mariadbd --no-defaults --datadir="$DESTINATION" --tmpdir="$DESTINATION" --skip-networking \
       --socket="$DESTINATION/exit-door.sock" --log-error="$DESTINATION/exit-door.log" --log-bin=bin --server-id=1 >/dev/null 2>&1 &

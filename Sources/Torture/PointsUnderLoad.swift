@@ -47,6 +47,8 @@ package struct PointsUnderLoad: Sendable {
     package var points: [Point]
     /// Of every point that was taken, restored or not, in nanoseconds.
     package var pauses: [Int64] = []
+    /// Of every point that was taken, how long each store took to be held, marked and released, in nanoseconds.
+    package var timings: [StoreName: [StorePoint.Timings]] = [:]
     /// The load's summary without points being taken, and with.
     package var calm: JSONValue?
     package var load: JSONValue
@@ -55,11 +57,22 @@ package struct PointsUnderLoad: Sendable {
     /// Points that are not what was asked for: one moment of every store, each of them held.
     package var lesser: Int { points.count { $0.mode != .barrier || $0.hasStoresOutside } }
 
+    /// Transfers per second of a load's summary.
+    package func rate(_ load: JSONValue?) -> Double? {
+      guard let count = load?["acknowledged"]?.number, let seconds = load?["seconds"]?.number, seconds > 0 else {
+        return nil
+      }
+      return count / seconds
+    }
+
     /// The pause that `share` of the points stayed within, in nanoseconds.
-    package func pause(_ share: Double) -> Int64 {
-      let pauses = pauses.sorted()
-      guard !pauses.isEmpty else { return 0 }
-      return pauses[min(pauses.count - 1, Int((Double(pauses.count) * share).rounded(.down)))]
+    package func pause(_ share: Double) -> Int64 { Self.rank(pauses, share) }
+
+    /// What `share` of the values are not above; 0 without any.
+    package static func rank(_ values: [Int64], _ share: Double) -> Int64 {
+      let values = values.sorted()
+      guard !values.isEmpty else { return 0 }
+      return values[min(values.count - 1, Int((Double(values.count) * share).rounded(.down)))]
     }
   }
 
@@ -173,6 +186,10 @@ package struct PointsUnderLoad: Sendable {
     }
     var outcome = Outcome(seed: options.seed, points: points, calm: calm, load: load)
     outcome.pauses = taken.map(\.pauseNanoseconds)
+    for point in taken {
+      for (name, store) in point.stores { outcome.timings[name, default: []].append(store.timings) }
+      for (name, store) in point.logged ?? [:] { outcome.timings[name, default: []].append(store.timings) }
+    }
     return outcome
   }
 

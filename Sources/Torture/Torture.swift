@@ -64,6 +64,22 @@ struct Points: AsyncParsableCommand {
     print(
       "pause: median \(milliseconds(outcome.pause(0.5))), p99 \(milliseconds(outcome.pause(0.99))), "
         + "longest \(milliseconds(outcome.pause(1)))")
+    // Without a hold there is nothing to tell apart.
+    for (name, timings) in outcome.timings.sorted(by: { $0.key < $1.key }) where outcome.pause(1) > 0 {
+      var steps = [("hold", timings.map(\.hold)), ("mark", timings.map(\.mark)), ("release", timings.map(\.release))]
+      // Of those that are copied, what nobody waits for.
+      let copies = [("prepare", timings.map(\.prepare)), ("finish", timings.map(\.finish))]
+      if timings.contains(where: { $0.finish > 0 }) { steps += copies }
+      print(
+        "  \(name): "
+          + steps.map { step, values in
+            let share = PointsUnderLoad.Outcome.rank
+            return "\(step) \(milliseconds(share(values, 0.5))), p99 \(milliseconds(share(values, 0.99)))"
+          }.joined(separator: "; "))
+    }
+    if let calm = outcome.rate(outcome.calm), let rate = outcome.rate(outcome.load), calm > 0 {
+      print("throughput kept: \(String(format: "%.1f", rate / calm * 100)) %")
+    }
     for (name, load) in [("without points", outcome.calm), ("with points", outcome.load)] {
       guard let load, let acknowledged = load["acknowledged"]?.number, let seconds = load["seconds"]?.number else {
         continue

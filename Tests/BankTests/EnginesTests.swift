@@ -7,14 +7,14 @@ import Testing
   import Glibc
 #endif
 
-@Suite("bank on PostgreSQL and Redis", .serialized, .timeLimit(.minutes(10)))
+@Suite("bank on PostgreSQL, MariaDB, Redis and NATS", .serialized, .timeLimit(.minutes(10)))
 struct EnginesTests {
   @Test func `the same bank runs on servers, outlives their restart, and every rule holds`() async throws {
-    let ports = try freePorts(2)
+    let ports = try freePorts(4)
     let bank = try TestBank(["--engines"]) { bank in
       try bank.run([
         "engines", "up", "--directory", bank.root, "--postgresql-port", String(ports), "--redis-port",
-        String(ports + 1),
+        String(ports + 1), "--mariadb-port", String(ports + 2), "--nats-port", String(ports + 3),
       ])
     }
     defer { _ = try? bank.run(["engines", "down", "--directory", bank.root]) }
@@ -23,7 +23,9 @@ struct EnginesTests {
     try await Task.sleep(for: .milliseconds(1500))
     try bank.run(["engines", "down", "--directory", bank.root])
     try await waitFor(bank.url("ledger", "/health"), status: 503)
-    try await waitFor(bank.url("sessions", "/health"), status: 503)
+    for service in ["sessions", "events", "notices"] {
+      try await waitFor(bank.url(service, "/health"), status: 503)
+    }
     let before = try bank.acknowledged().count
     #expect(before > 10)
     try bank.run(["engines", "up", "--directory", bank.root])
@@ -51,6 +53,12 @@ struct EnginesTests {
       bank, ports,
       "SELECT concat_ws(',', customer, id, from_account, to_account, amount) FROM entries WHERE state = 'posted'")
     #expect(try bank.statements().subtracting(printed) == [])
+    let notices = try self.notices(bank, ports + 2)
+    #expect(notices.subtracting(printed) == [])
+    #expect(try bank.statements().subtracting(notices) == [], "what is on paper was told")
+    let drawn = try await declared.rows("events-data", "PAYLOADS EVENTS")
+    #expect(drawn.subtracting(printed) == [])
+    #expect(notices.subtracting(drawn) == [], "what was told was announced")
     #expect(try bank.rows("accounts", "SELECT sum(balance) FROM accounts") == ["5000000"])
   }
 
@@ -60,6 +68,16 @@ struct EnginesTests {
       [
         "env", "PGPASSWORD=\(password)", "psql", "-h", "127.0.0.1", "-p", String(port), "-U", "bank", "-d", "bank",
         "-XAtq", "-c", query,
+      ], in: bank.root)
+    return Set(output.split(separator: "\n").map(String.init))
+  }
+
+  private func notices(_ bank: TestBank, _ port: Int) throws -> Set<String> {
+    let password = try #require(bank.lines("\(bank.root)/secrets/mariadb-bank").first)
+    let output = try Program.run(
+      [
+        "env", "MYSQL_PWD=\(password)", "mariadb", "--no-defaults", "-h", "127.0.0.1", "-P", String(port), "-u", "bank",
+        "-BN", "bank", "-e", "SELECT CONCAT_WS(',', customer, id, from_account, to_account, amount) FROM notices",
       ], in: bank.root)
     return Set(output.split(separator: "\n").map(String.init))
   }

@@ -12,6 +12,7 @@ import Testing
 #endif
 
 let serviceNames = ["accounts", "ledger", "sessions", "statements", "gateway"]
+let engineServiceNames = serviceNames + ["events", "notices"]
 
 /// A bank of a test's own.
 final class TestBank: @unchecked Sendable {
@@ -19,6 +20,7 @@ final class TestBank: @unchecked Sendable {
   let home: TemporaryDirectory
   let program: String
   let basePort: Int
+  let names: [String]
   private(set) var services: [String: Program] = [:]
 
   var root: String { home.path }
@@ -26,22 +28,24 @@ final class TestBank: @unchecked Sendable {
   init(_ options: [String] = [], beforeInit: (TestBank) throws -> Void = { _ in }) throws {
     home = try TemporaryDirectory("bank")
     program = try Program.bank()
-    basePort = try freePorts(5)
+    basePort = try freePorts(7)
+    names = options.contains("--engines") ? engineServiceNames : serviceNames
     try beforeInit(self)
     try run(["configure", "--directory", root, "--base-port", String(basePort), "--accounts", "50"] + options)
-    for name in serviceNames { try run(["init", name, "--config", config(name)]) }
+    for name in names { try run(["init", name, "--config", config(name)]) }
   }
 
   func config(_ service: String) -> String { "\(root)/config/\(service).json" }
 
   func url(_ service: String, _ path: String = "") -> String {
-    "http://127.0.0.1:\(basePort + (serviceNames.firstIndex(of: service) ?? 0))\(path)"
+    "http://127.0.0.1:\(basePort + (names.firstIndex(of: service) ?? 0))\(path)"
   }
 
   @discardableResult
   func run(_ words: [String]) throws -> String { try Program.run([program] + words, in: root) }
 
-  func start(_ names: [String] = serviceNames) async throws {
+  func start(_ some: [String]? = nil) async throws {
+    let names = some ?? names
     for name in names {
       services[name] = try Program(
         [program, "serve", name, "--config", config(name)], output: "\(root)/log/\(name).log")
@@ -51,7 +55,7 @@ final class TestBank: @unchecked Sendable {
 
   /// SIGTERM, front to back; every service must end well.
   func stop() {
-    for name in serviceNames.reversed() {
+    for name in names.reversed() {
       guard let service = services.removeValue(forKey: name) else { continue }
       #expect(service.stop() == 0, "\(name): \(service.text)")
     }

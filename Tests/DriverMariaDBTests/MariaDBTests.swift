@@ -948,6 +948,44 @@ import Testing
     }
   }
 
+  @Test(.timeLimit(.minutes(5)))
+  func `a mark that held nobody is of a moment too, and nothing is said of its rows`() async throws {
+    try await withServer { fixture in
+      let tree = MemoryTree()
+      let result = try await withSession(fixture.driver(.usual), tree) { session in
+        try await session.prepare()
+        for number in Int64(21)...30 { try await fixture.write(number, payload: "before the mark") }
+        _ = try await session.mark()
+        for number in Int64(31)...40 { try await fixture.write(number, payload: "after it") }
+        return try await session.finish()
+      }
+      #expect(result.contentDigest == nil)
+      _ = try await restore(Taken(tree: tree, result: result), fixture)
+      #expect(try await fixture.records() == Set(1...30))
+    }
+  }
+
+  @Test(.timeLimit(.minutes(5)))
+  func `a session that marks again and again outlives the server's limit on a hold`() async throws {
+    try await withServer { fixture in
+      let session = try #require(try fixture.driver(.usual).marking())
+      do {
+        try await session.prepare()
+        for round in 1...2 {
+          // The server ends a connection that holds, and says nothing for the limit and a second more.
+          if round == 2 { try await SystemTime().sleep(for: .seconds(8)) }
+          try await session.hold(limit: .seconds(5))
+          _ = try await session.mark()
+          #expect(await session.release())
+        }
+        await session.close()
+      } catch {
+        await session.close()
+        throw error
+      }
+    }
+  }
+
   static let page: String = {
     var parts = #filePath.split(separator: "/").map(String.init)
     parts.removeLast(3)

@@ -314,6 +314,51 @@ import Testing
     }
   }
 
+  @Test(.timeLimit(.minutes(10)))
+  func `where nobody is held it is still cut at one moment, its own`() async throws {
+    try await NATSFixture.with(options: ["hold": "process"]) { fixture in
+      let scratch = try TemporaryDirectory("scratch")
+      let tree = MemoryTree()
+      let session = try await fixture.driver().capture(CaptureContext(sink: tree, scratch: scratch.path))
+      let result: CaptureResult
+      let marked: Set<Int64>
+      do {
+        try await session.prepare()
+        for number in Int64(21)...30 { try await fixture.write(number, payload: "before the mark") }
+        _ = try await session.mark()
+        marked = try await fixture.records()
+        for number in Int64(31)...40 { try await fixture.write(number, payload: "after it, and nobody waited") }
+        result = try await session.finish()
+        await session.close()
+      } catch {
+        await session.close()
+        throw error
+      }
+      try await fixture.restore(Taken(tree: tree, result: result))
+      #expect(try await fixture.records() == marked)
+    }
+  }
+
+  @Test(.timeLimit(.minutes(10)))
+  func `payloads are those of every message that is left, in order`() async throws {
+    try await NATSFixture.with { fixture in
+      for number in Int64(21)...700 { try await fixture.write(number, payload: "payload \(number)") }
+      for sequence in [Int64(30), 300, 301, 700] {
+        try await fixture.api("STREAM.MSG.DELETE.\(NATSFixture.stream)", ["seq": .integer(sequence)])
+      }
+      let driver = try fixture.driver()
+      let all = try await driver.query("PAYLOADS \(NATSFixture.stream)", limit: QueryLimit())
+      let expected = (Int64(21)...700).filter { ![30, 300, 301, 700].contains($0) }.map { "payload \($0)" }
+      #expect(all.columns == ["payload"] && all.rows.dropFirst(20).map { $0[0] } == expected)
+      let some = try await driver.query("PAYLOADS \(NATSFixture.stream) record.55", limit: QueryLimit())
+      #expect(some.rows == [["payload 55"]])
+      let few = try await driver.query("PAYLOADS \(NATSFixture.stream)", limit: QueryLimit(rows: 290))
+      #expect(few.rows.count == 290 && few.isTruncated)
+      let messages = try await driver.query("MESSAGES \(NATSFixture.stream)", limit: QueryLimit())
+      #expect(messages.rows.map { $0[3] } == all.rows.map { $0[0] })
+    }
+  }
+
   // MARK: The way out
 
   @Test(.timeLimit(.minutes(10)))

@@ -33,6 +33,35 @@ private let runs = ProcessInfo.processInfo.environment["SALVOR_LOG_RUNS"].flatMa
     }
   }
 
+  @Test(.timeLimit(.minutes(1))) func `a writer that has to wait in the middle of its word is waited for`() async throws
+  {
+    let directory = try TemporaryDirectory("wal")
+    let path = directory.file("live.db")
+    let user = try User(path)
+    try user.run("PRAGMA journal_mode=WAL; CREATE TABLE record (n INTEGER PRIMARY KEY)")
+    let reader = try Connection(path, .readOnly)
+    _ = try reader.integer("SELECT count(*) FROM record")
+    let before = try reader.walIndex()
+    // Kept open to the end: whoever closes it drops SQLite's locks on it.
+    let shared = try File(path + "-shm", O_RDWR)
+    let place = Int64(WALIndex.bytes + 16)
+    let kept = try shared.read(at: place, count: 4)
+    func put(_ bytes: [UInt8]) {
+      _ = bytes.withUnsafeBytes { pwrite(shared.descriptor, $0.baseAddress, 4, off_t(place)) }
+    }
+    put(kept.map { ~$0 })
+    async let looked = BlockingPool.shared.run { () throws(DriverError) in try reader.walIndex() }
+    try await Task.sleep(for: .milliseconds(100))
+    put(kept)
+    #expect(try await looked == before)
+    put(kept.map { ~$0 })
+    await #expect(throws: DriverError.self, "one that never ends is told") {
+      try await BlockingPool.shared.run { () throws(DriverError) in try reader.walIndex() }
+    }
+    put(kept)
+    reader.close()
+  }
+
   @Test(.timeLimit(.minutes(10)), arguments: 0..<runs)
   func `whatever writers and checkpoints do, every transaction comes back`(_ seed: UInt64) async throws {
     let random = SeededRandomness(seed: seed)

@@ -50,12 +50,12 @@ final class RunbookBank: Sendable {
     _ = try await system.startAll()
   }
 
-  /// The first of seven ports nobody listens on, below those that the kernel gives away.
+  /// The first of eleven ports nobody listens on, below those that the kernel gives away.
   private static func freePorts() throws -> Int {
     let random = SystemRandomness()
     for _ in 0..<200 {
-      let base = 20_000 + random.below(1500) * 8
-      if (0..<7).allSatisfy({ isFree(UInt16(base + $0)) }) { return base }
+      let base = 20_000 + random.below(750) * 16
+      if (0..<11).allSatisfy({ isFree(UInt16(base + $0)) }) { return base }
     }
     throw SystemFailure("bind", path: "127.0.0.1", number: EADDRINUSE)
   }
@@ -104,7 +104,8 @@ final class RunbookBank: Sendable {
   /// Everything it holds, as a digest; whoever has it can't be told it came back by a health check.
   func content() async throws -> String {
     let engines = """
-      redis-cli -p \(bank.basePort + 6) --scan | sort
+      redis-cli -p \(bank.basePort + 8) --scan | sort
+      \(mariadb) 'SELECT * FROM bank.notices ORDER BY number'
       \(psql) 'SELECT * FROM entries ORDER BY id'
       """
     let files = "for name in ledger sessions; do sqlite3 \"file:data/$name/$name.db?mode=rw\" .dump; done"
@@ -120,7 +121,11 @@ final class RunbookBank: Sendable {
   }
 
   private var psql: String {
-    "PGPASSWORD=$(cat secrets/postgresql-admin) psql -h 127.0.0.1 -p \(bank.basePort + 5) -U salvor -d bank -XAtqc"
+    "PGPASSWORD=$(cat secrets/postgresql-admin) psql -h 127.0.0.1 -p \(bank.basePort + 7) -U salvor -d bank -XAtqc"
+  }
+
+  private var mariadb: String {
+    "MYSQL_PWD=$(cat secrets/mariadb-admin) mariadb -h 127.0.0.1 -P \(bank.basePort + 9) -u salvor -BNe"
   }
 
   /// Rules across stores, asked without Salvor.

@@ -79,7 +79,7 @@ struct RunbookFollowTests {
 
   @Test(.timeLimit(.minutes(10)))
   func `without Salvor the page brings the bank back too, with stock restic`() async throws {
-    // SQLite, files, PostgreSQL and Redis.
+    // SQLite, files, PostgreSQL, Redis, MariaDB and NATS.
     try await withBank(engines: true) { bank in
       try await bank.work(3)
       let newest = try await bank.content()

@@ -25,13 +25,16 @@ import Testing
     let outcome = try await story.run()
     #expect(outcome.points.count == 3)
     for point in outcome.points {
-      #expect(point.mode == .barrier && point.stores.count == 4 && !point.hasStoresOutside, "\(point.remarks)")
+      #expect(
+        point.mode == .barrier && point.stores.count == (engines ? 6 : 4) && !point.hasStoresOutside, "\(point.remarks)"
+      )
       #expect(point.pause > .zero && point.pause < .seconds(20))
     }
-    #expect(outcome.naiveBroken > 0 && outcome.naiveHealthy == 5, "green health checks, and broken links")
+    #expect(
+      outcome.naiveBroken > 0 && outcome.naiveHealthy == (engines ? 7 : 5), "green health checks, and broken links")
     #expect(outcome.broken == 0)
     #expect(outcome.restore.rejected.contains { $0.why.contains("ledger-data") }, "the damaged point is refused")
-    #expect(outcome.restore.services.count == 5)
+    #expect(outcome.restore.services.count == (engines ? 7 : 5))
     #expect(outcome.evidenceVerified && outcome.tampering.contains("record"))
     #expect(outcome.transfersAfter > 0)
     #expect(!Files.exists(directory.file("demo")), "it cleans up after itself")

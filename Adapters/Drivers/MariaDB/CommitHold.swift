@@ -13,6 +13,9 @@ import Synchronization
 /// limit (`wait_timeout`), which counts in seconds; before it does, this process lets go on time.
 /// Source: MariaDB 10.11, "BACKUP STAGE".
 final class CommitHold: Sendable {
+  /// How long a connection that holds nobody may say nothing.
+  static let idleSeconds = 604_800
+
   private let connection: Connection
   private let keeper = HoldKeeper()
   private let hasEnded = Mutex(false)
@@ -33,8 +36,10 @@ final class CommitHold: Sendable {
         } letGo: { [self] in
           let done = (try? connection.runBlocking("BACKUP STAGE END")) != nil
           hasEnded.withLock { $0 = done }
-          // What can't be ended by asking ends with the connection.
-          if !done { connection.interrupt() }
+          // What can't be ended by asking ends with the connection. Otherwise that may be idle again until the next hold.
+          if !done || (try? connection.runBlocking("SET SESSION wait_timeout = \(Self.idleSeconds)")) == nil {
+            connection.interrupt()
+          }
         }
         return .success(())
       } catch { return .failure(error) }
@@ -64,13 +69,11 @@ final class CommitHold: Sendable {
         "SET SESSION wait_timeout = \(patience), lock_wait_timeout = \(patience)")
       for stage in ["START", "FLUSH", "BLOCK_DDL", "BLOCK_COMMIT"] {
         guard let seconds = left() else { throw StatementFailure(code: 1969, message: "the limit has passed") }
-        _ = try connection.runBlocking("SET SESSION max_statement_time = \(seconds)")
-        _ = try connection.runBlocking("BACKUP STAGE \(stage)")
+        // In one with the statement: whoever writes elsewhere waits for each answer.
+        _ = try connection.runBlocking("SET STATEMENT max_statement_time = \(seconds) FOR BACKUP STAGE \(stage)")
       }
-      _ = try connection.runBlocking("SET SESSION max_statement_time = 0")
       return true
     } catch {
-      _ = try? connection.runBlocking("SET SESSION max_statement_time = 0")
       _ = try? connection.runBlocking("BACKUP STAGE END")
       if error.isTimeout { return false }
       switch error.code {

@@ -117,8 +117,13 @@ actor MariaDBCapture: CaptureSession {
     guard facts.isHeld else { return position(of: base) }
     let standing: Standing
     let events: [String]
+    if !isHeld {
+      // Without a hold nothing says that what a reader sees ends where the mark is.
+      await reader?.close()
+      reader = nil
+    }
     do throws(StatementFailure) {
-      if isHeld, let reader { try await reader.run("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY") }
+      if let reader { try await reader.run("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY") }
       standing = try await Standing.read(control)
       events = try await EventTable.statements(eventColumns, control)
     } catch {

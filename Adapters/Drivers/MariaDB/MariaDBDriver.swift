@@ -156,7 +156,8 @@ struct MariaDBDriver: DataStoreDriver {
   func connect() async throws(DriverError) -> Connection {
     let connection = try await Connection.open(address, password: try await secret(), pool: environment.pool)
     do throws(StatementFailure) {
-      try await connection.run("SET SESSION max_statement_time = 0, wait_timeout = 604800, net_write_timeout = 3600")
+      try await connection.run(
+        "SET SESSION max_statement_time = 0, wait_timeout = \(CommitHold.idleSeconds), net_write_timeout = 3600")
     } catch {
       await connection.close()
       throw error.driverError("connecting to \(address)")

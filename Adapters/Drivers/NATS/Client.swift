@@ -17,22 +17,22 @@ struct ServerInfo: Decodable, Sendable, Equatable {
 }
 
 /// One message that came.
-struct Message: Sendable, Equatable {
-  var subject: String
-  var reply: String?
+package struct Message: Sendable, Equatable {
+  package var subject: String
+  package var reply: String?
   /// With its first line, `NATS/1.0 …`, and the empty one at the end; empty without headers.
-  var headers: [UInt8]
-  var payload: [UInt8]
+  package var headers: [UInt8]
+  package var payload: [UInt8]
 
   /// What a server says instead of content, such as 503 when nobody listens.
-  var status: Int? {
+  package var status: Int? {
     guard headers.starts(with: Array("NATS/1.0 ".utf8)) else { return nil }
     return Int(String(decoding: headers.dropFirst(9).prefix(3), as: UTF8.self))
   }
 }
 
 /// Who a client says it is.
-enum Credential: Sendable {
+package enum Credential: Sendable {
   case none
   case password(user: String, Secret)
   case token(Secret)
@@ -42,7 +42,7 @@ enum Credential: Sendable {
 ///
 /// Source: the client protocol as the NATS project documents it: lines, and payloads counted in bytes. What comes is
 /// hostile until shown otherwise: a line and a payload have a limit each, and nothing is allocated before it is known.
-final class Client: @unchecked Sendable {
+package final class Client: @unchecked Sendable {
   // Touched by one call at a time: the owner's turns are the lock.
   private var buffer: [UInt8] = []
   private var start = 0
@@ -60,7 +60,7 @@ final class Client: @unchecked Sendable {
   static let payloadLimitBytes = 64 << 20
 
   /// Greets the server; throws if it doesn't let us in.
-  init(
+  package init(
     _ socket: Socket, as credential: Credential, inbox: String, patience: Duration, interruption: Interruption
   ) throws(WireError) {
     (self.socket, self.patience, self.interruption, self.inbox) = (socket, patience, interruption, inbox)
@@ -100,7 +100,7 @@ final class Client: @unchecked Sendable {
   /// Puts a message into the buffer; ``flush()`` sends it.
   ///
   /// - Parameter headers: With their first line and the empty one at the end.
-  func publish(
+  package func publish(
     _ subject: String, reply: String? = nil, _ payload: [UInt8] = [], headers: [UInt8] = []
   ) throws(WireError) {
     guard Self.isSubject(subject), reply.map(Self.isSubject) ?? true else { throw .garbled("a subject with a blank") }
@@ -117,7 +117,7 @@ final class Client: @unchecked Sendable {
     outgoing += [13, 10]
   }
 
-  func flush() throws(WireError) {
+  package func flush() throws(WireError) {
     guard !outgoing.isEmpty else { return }
     let bytes = outgoing
     outgoing = []
@@ -125,7 +125,7 @@ final class Client: @unchecked Sendable {
   }
 
   /// A subject to which answers come.
-  func newInbox() -> String {
+  package func newInbox() -> String {
     lastRequest += 1
     return "\(inbox).\(lastRequest)"
   }
@@ -150,7 +150,7 @@ final class Client: @unchecked Sendable {
   // MARK: Receiving
 
   /// The next message; what is in the buffer is sent first.
-  func next(patience: Duration? = nil) throws(WireError) -> Message {
+  package func next(patience: Duration? = nil) throws(WireError) -> Message {
     try flush()
     while true {
       let line = try line(patience)

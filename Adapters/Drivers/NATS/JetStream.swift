@@ -79,13 +79,16 @@ struct ConsumerInfo: Sendable, Equatable, Codable {
 }
 
 /// JetStream's requests, over one connection. Every call blocks.
-struct JetStream: Sendable {
+package struct JetStream: Sendable {
   let client: Client
   /// A list is refused once it has more.
   static let listLimit = 100_000
 
+  package init(client: Client) { self.client = client }
+
   @discardableResult
-  func call(_ name: String, _ body: JSONValue? = nil, patience: Duration? = nil) throws(WireError) -> JSONValue {
+  package func call(_ name: String, _ body: JSONValue? = nil, patience: Duration? = nil) throws(WireError) -> JSONValue
+  {
     var bytes: [UInt8] = []
     if let body {
       guard let text = try? CanonicalJSON.encode(body) else { throw .garbled(name) }
@@ -96,7 +99,7 @@ struct JetStream: Sendable {
   }
 
   /// - Throws: ``WireError/api(code:_:)`` if the server says no.
-  static func value(_ bytes: [UInt8]) throws(WireError) -> JSONValue {
+  package static func value(_ bytes: [UInt8]) throws(WireError) -> JSONValue {
     guard let value = try? CanonicalJSON.decode(JSONValue.self, from: bytes), value.object != nil else {
       throw .garbled("an answer of JetStream's that isn't JSON")
     }

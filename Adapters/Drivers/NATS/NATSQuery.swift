@@ -5,7 +5,7 @@ import IO
 extension NATSDriver {
   /// What can be asked, by its first word.
   static let queries =
-    "STREAMS, CONSUMERS stream, MESSAGES stream [subject], COUNT stream [subject], LAST stream subject"
+    "STREAMS, CONSUMERS stream, MESSAGES stream [subject], PAYLOADS stream [subject], COUNT stream [subject], LAST stream subject"
 
   /// One of ``queries``; subjects may have wildcards. Nothing is left on the server, not even a consumer.
   func query(_ text: String, limit: QueryLimit) async throws(DriverError) -> QueryResult {
@@ -21,6 +21,11 @@ extension NATSDriver {
         case ("CONSUMERS", 1): return try server.allConsumers(of: names[0], limit)
         case ("MESSAGES", 1...2):
           return try server.messages(of: names[0], names.count > 1 ? names[1] : ">", limit)
+        case ("PAYLOADS", 1...2):
+          var result = try server.messages(of: names[0], names.count > 1 ? names[1] : ">", limit)
+          result.columns = ["payload"]
+          result.rows = result.rows.map { $0.suffix(1) }
+          return result
         case ("COUNT", 1): return Self.one("messages", String(try server.stream(names[0]).messages))
         case ("COUNT", 2):
           let filter: JSONValue = ["subjects_filter": .string(names[1])]
@@ -70,6 +75,7 @@ extension JetStream {
 
   /// One request per message: a consumer would be quicker, and something left on the server.
   fileprivate func messages(of stream: String, _ filter: String, _ limit: QueryLimit) throws(WireError) -> QueryResult {
+    if filter == ">" { return try allMessages(of: stream, limit) }
     var result = QueryResult(columns: Self.columns, rows: [])
     var next: Int64 = 1
     while true {
@@ -90,6 +96,48 @@ extension JetStream {
       result.rows.append(try Self.row(found))
       next = sequence + 1
     }
+  }
+
+  /// All that were there when it began: since their numbers are known, many are asked for before the first has come.
+  private func allMessages(of stream: String, _ limit: QueryLimit) throws(WireError) -> QueryResult {
+    let info = try self.stream(stream)
+    var result = QueryResult(columns: Self.columns, rows: [])
+    var next = max(1, info.firstSequence)
+    while next <= info.lastSequence {
+      let window = next...min(next + 255, info.lastSequence)
+      for found in try messages(window, of: stream) {
+        guard result.rows.count < limit.rows else {
+          result.isTruncated = true
+          return result
+        }
+        result.rows.append(try Self.row(found))
+      }
+      next = window.upperBound + 1
+    }
+    return result
+  }
+
+  /// Those of a range that are still there, in order.
+  private func messages(_ range: ClosedRange<Int64>, of stream: String) throws(WireError) -> [JSONValue] {
+    var expected: [String: Int] = [:]
+    for sequence in range {
+      guard let text = try? CanonicalJSON.encode(["seq": .integer(sequence)] as JSONValue) else {
+        throw .garbled("STREAM.MSG.GET")
+      }
+      let inbox = client.newInbox()
+      try client.publish("$JS.API.STREAM.MSG.GET.\(stream)", reply: inbox, text)
+      expected[inbox] = expected.count
+    }
+    var found = [JSONValue?](repeating: nil, count: expected.count)
+    while !expected.isEmpty {
+      let answer = try client.next()
+      guard let index = expected.removeValue(forKey: answer.subject) else { continue }
+      if answer.status == 503 { throw .noResponders }
+      do throws(WireError) { found[index] = try Self.value(answer.payload) } catch {
+        guard case .api(WireError.Code.noMessage, _) = error else { throw error }
+      }
+    }
+    return found.compactMap(\.self)
   }
 
   static func row(_ found: JSONValue) throws(WireError) -> [String?] {

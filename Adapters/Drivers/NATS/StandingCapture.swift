@@ -13,6 +13,8 @@ final class StandingCapture: CaptureSession {
     var version = ""
     var pid: Int32?
     var canHold = true
+    /// The group is held; otherwise the server stands still for its own copy only.
+    var isHeldWithOthers = false
     var copy: StoreCopy?
     var moment: Timestamp?
     var notes: [String] = []
@@ -57,7 +59,15 @@ final class StandingCapture: CaptureSession {
     }
   }
 
+  /// How long the server may stand still where no group's budget says so.
+  private static let ownLimit = Duration.seconds(1)
+
   func hold(limit: Duration) async throws(DriverError) {
+    state.withLock { $0.isHeldWithOthers = true }
+    try await stand(limit: limit)
+  }
+
+  private func stand(limit: Duration) async throws(DriverError) {
     let (pid, canHold) = state.withLock { ($0.pid, $0.canHold) }
     guard canHold else {
       throw .holdImpossible("the server is one of a cluster, whose others would go on; set 'hold: none'")
@@ -76,6 +86,16 @@ final class StandingCapture: CaptureSession {
   }
 
   func mark() async throws(DriverError) -> LogPosition {
+    guard !state.withLock({ $0.isHeldWithOthers }) else { return try await markStanding() }
+    // Nobody is held: it is at one moment all the same, which is its own.
+    try await stand(limit: Self.ownLimit)
+    let result: Result<LogPosition, DriverError>
+    do throws(DriverError) { result = .success(try await markStanding()) } catch { result = .failure(error) }
+    _ = await keeper.release()
+    return try result.get()
+  }
+
+  private func markStanding() async throws(DriverError) -> LogPosition {
     try await cancellable { () async throws(DriverError) in
       guard let copy = self.state.withLock({ $0.copy }) else {
         throw .engineFailed("mark() without prepare()", log: "")

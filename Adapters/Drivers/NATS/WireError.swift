@@ -2,7 +2,7 @@ import Core
 import DriverKit
 
 /// What can go wrong between two sockets, before it is known what the driver was trying to do.
-enum WireError: SocketFailure, Equatable {
+package enum WireError: SocketFailure, Equatable {
   /// The peer said nothing for this long.
   case silent(Duration)
   /// The connection can't be made, or ended.
@@ -55,5 +55,5 @@ enum Rights {
     + "\"$JS.API.STREAM.SNAPSHOT.*\", \"$JS.SNAPSHOT.ACK.>\"], subscribe: [\"_INBOX.>\"]"
 }
 
-typealias Socket = TimedSocket<WireError>
-typealias Interruption = SocketInterruption
+package typealias Socket = TimedSocket<WireError>
+package typealias Interruption = SocketInterruption

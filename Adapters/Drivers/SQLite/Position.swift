@@ -56,8 +56,9 @@ extension Connection {
       sqlite3_file_control(handle, "main", SQLITE_FCNTL_FILE_POINTER, $0)
     }
     guard code == SQLITE_OK, let file, let methods = file.pointee.pMethods else { throw Self.error(code, handle, path) }
-    // A writer changes one of the two copies after the other.
-    for _ in 0..<1000 {
+    // A writer changes one of the two copies after the other; on a busy machine it may have to wait between them.
+    for round in 0..<1100 {
+      if round >= 100 { poll(nil, 0, 1) }
       let (first, second) = (
         try index(file, methods.pointee, handle), try index(file, methods.pointee, handle, copy: 1)
       )

@@ -9,7 +9,7 @@ struct Serve: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
     abstract: "Run one service until SIGTERM; requests that have begun are finished.")
 
-  @Argument(help: "accounts, ledger, sessions, statements or gateway.") var service: Service
+  @Argument(help: "accounts, ledger, sessions, statements, gateway, events or notices.") var service: Service
   @Option(help: "The service's configuration, a JSON file.") var config: String
 
   func run() async throws {
@@ -26,6 +26,10 @@ struct Serve: AsyncParsableCommand {
       let statements = try StatementsService(
         settings.requireStore(), failFirstReady: settings.failFirstReady ?? 0)
       try await serve(service, on: settings.port, statements.routes())
+    case .events:
+      try await serve(service, on: settings.port, EventsService(settings.requireStore()).routes())
+    case .notices:
+      try await serve(service, on: settings.port, NoticesService(store: SQLStore(settings.requireStore())).routes())
     case .gateway:
       let client = makeClient()
       do {
@@ -44,7 +48,7 @@ struct Initialize: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "init", abstract: "Create a service's schema and its first data; harmless if they exist.")
 
-  @Argument(help: "accounts, ledger, sessions, statements or gateway.") var service: Service
+  @Argument(help: "accounts, ledger, sessions, statements, gateway, events or notices.") var service: Service
   @Option(help: "The service's configuration, a JSON file.") var config: String
 
   func run() throws {
@@ -57,6 +61,8 @@ struct Initialize: ParsableCommand {
     case .ledger: try LedgerService.create(in: settings.requireStore())
     case .sessions: try SessionStore.create(in: settings.requireStore())
     case .statements: try StatementsService.create(in: settings.requireStore())
+    case .events: try EventConnection.create(settings.requireStore())
+    case .notices: try NoticesService.create(in: settings.requireStore())
     case .gateway: break
     }
   }

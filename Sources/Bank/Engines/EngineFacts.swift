@@ -29,8 +29,36 @@ struct EngineFacts: Codable, Sendable {
     var runAs: String
   }
 
+  struct MariaDB: Codable, Sendable {
+    var host: String
+    var port: Int
+    /// The bank's own user, and its database.
+    var user: String
+    var database: String
+    var passwordFile: String
+    /// The user backups are taken as.
+    var adminUser: String
+    var adminPasswordFile: String
+    var dataDirectory: String
+    var configFile: String
+    var runAs: String
+  }
+
+  struct NATS: Codable, Sendable {
+    var host: String
+    var port: Int
+    /// The program.
+    var binary: String
+    /// Holds the streams, and what the server logs.
+    var storeDirectory: String
+    var configFile: String
+    var runAs: String
+  }
+
   var postgresql: PostgreSQL
   var redis: Redis
+  var mariadb: MariaDB
+  var nats: NATS
 
   static func path(in directory: String) -> String { "\(directory)/engines.json" }
 

@@ -5,7 +5,7 @@ import NIOCore
 import NIOHTTP1
 import Synchronization
 
-/// The bank's door: leads a transfer through the four services, each step acknowledged before the next begins.
+/// The bank's door: leads a transfer through the other services, each step acknowledged before the next begins.
 ///
 /// The order is what makes a consistent cut recognisable: whatever a later step wrote, an earlier step has written too.
 struct GatewayService {
@@ -17,7 +17,11 @@ struct GatewayService {
   init(_ configuration: ServiceConfiguration, client: HTTPClient, seed: String) throws(BankError) {
     self.client = client
     var urls: [Service: String] = [:]
-    for service in Service.allCases where service != .gateway { urls[service] = try configuration.peer(service) }
+    for service in Service.allCases where service != .gateway {
+      urls[service] =
+        Flavour.embedded.services.contains(service)
+        ? try configuration.peer(service) : configuration.peers?[service.rawValue]
+    }
     self.urls = urls
     statementEvery = max(1, configuration.statementEvery ?? 1)
     ids = TransferIDs(seed: seed)
@@ -42,7 +46,7 @@ struct GatewayService {
     addHealth(to: routes, .gateway, ping: { try await checkPeers() })
     routes.get("/stats") { _, _ in
       var all: [String: JSONValue] = [:]
-      for service in Service.allCases where service != .gateway {
+      for service in urls.keys {
         let (_, body) = try await call(service, .GET, "/stats", expecting: 200)
         all[service.rawValue] = try CanonicalJSON.decode(JSONValue.self, from: body)
       }
@@ -61,6 +65,8 @@ struct GatewayService {
       throw BankError.refused("the transfer was rejected: unknown account, or not enough money")
     }
     try await call(.ledger, .POST, "/entries/\(transfer.id)/post", expecting: 204)
+    if urls[.events] != nil { try await call(.events, .POST, "/events", entry, expecting: 204) }
+    if urls[.notices] != nil { try await call(.notices, .POST, "/notices", entry, expecting: 204) }
     let update = try CanonicalJSON.encode(SessionUpdate(lastTransfer: transfer.id))
     try await call(.sessions, .PUT, "/sessions/\(customer)", update, expecting: 204)
     if number.isMultiple(of: UInt64(statementEvery)) {
@@ -70,7 +76,7 @@ struct GatewayService {
 
   private func checkPeers() async throws {
     try await withThrowingTaskGroup(of: Void.self) { group in
-      for service in Service.allCases where service != .gateway {
+      for service in urls.keys {
         group.addTask { _ = try await call(service, .GET, "/health", expecting: 200) }
       }
       try await group.waitForAll()

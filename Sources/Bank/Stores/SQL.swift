@@ -7,7 +7,7 @@ enum SQLValue: Sendable {
 /// A connection to an engine that speaks SQL; used by one thread at a time.
 ///
 /// Statements number their parameters `$1`, `$2`, … in the order in which they first appear: that is what SQLite and
-/// PostgreSQL both understand.
+/// PostgreSQL both understand, and what ``MariaDBConnection`` fills in.
 protocol SQLConnection: AnyObject {
   var isCurrent: Bool { get }
   /// Starts a transaction that writes.
@@ -65,8 +65,16 @@ struct SQLStore: Sendable {
       _ = try settings.requireAddress()
       writes = Lane { () throws(BankError) in SQLSession(sql: try PostgreSQLConnection(settings), writes: true) }
       reads = Lane { () throws(BankError) in SQLSession(sql: try PostgreSQLConnection(settings), writes: false) }
-    case .files, .redis: throw .configuration("store.kind must be sqlite or postgresql here, not \(settings.kind)")
+    case .mariadb:
+      _ = try settings.requireAddress()
+      writes = Lane { () throws(BankError) in SQLSession(sql: try MariaDBConnection(settings), writes: true) }
+      reads = Lane { () throws(BankError) in SQLSession(sql: try MariaDBConnection(settings), writes: false) }
+    case .files, .redis, .nats: throw Self.notSQL(settings)
     }
+  }
+
+  private static func notSQL(_ settings: StoreSettings) -> BankError {
+    .configuration("store.kind must be sqlite, postgresql or mariadb here, not \(settings.kind)")
   }
 
   /// Opens the store for `init`, creating what is missing.
@@ -74,7 +82,8 @@ struct SQLStore: Sendable {
     switch settings.kind {
     case .sqlite: SQLSession(sql: try SQLiteConnection(settings.requirePath(), creating: true), writes: true)
     case .postgresql: SQLSession(sql: try PostgreSQLConnection(settings), writes: true)
-    case .files, .redis: throw .configuration("store.kind must be sqlite or postgresql here, not \(settings.kind)")
+    case .mariadb: SQLSession(sql: try MariaDBConnection(settings), writes: true)
+    case .files, .redis, .nats: throw notSQL(settings)
     }
   }
 

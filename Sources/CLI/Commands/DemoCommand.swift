@@ -24,7 +24,7 @@ struct DemoCommand: AsyncParsableCommand {
   @Option(help: "Where the bank lives (default: a temporary directory).") var directory: String?
   @Flag(help: "Keep the directory, for a look around.") var keep = false
   @Option(help: "Transfers per second.") var rate: Double = 60
-  @Option(help: "The first of seven ports on loopback.") var basePort = 17_100
+  @Option(help: "The first of eleven ports on loopback.") var basePort = 17_100
   @Option(help: "Seed of the transfers.") var seed: UInt64 = 1
 
   func validate() throws {
