@@ -228,7 +228,9 @@ package actor PostgreSQLMember: ReplicatedEngine {
     let found = try await facts()
     // Fewer than all may be recorded; whoever decides that also makes them more again.
     let isChosen = found.role == .primary && found.voters.map { $0.count >= settings.acknowledgements } ?? false
-    if !isChosen { try await set("synchronous_standby_names", acknowledging) }
+    // A bounded primary may be held back, and only who knows how far its standbys are lets it go.
+    let isHeld = found.role == .primary && settings.isBounded
+    if !isChosen, !isHeld { try await set("synchronous_standby_names", acknowledging) }
     if found.role == .primary { return }
     _ = try await ask("SELECT pg_promote(true, 60)")
     guard try await facts().role == .primary else { throw .engineFailed("the server didn't become a primary", log: "") }

@@ -273,7 +273,8 @@ package actor RedisMember: ReplicatedEngine {
     try await bringUp()
     let standing = try await look()
     if standing.isPrimary {
-      if let heldUntil, now < heldUntil { try await hold(false) }
+      // Only who knows how far its replicas are lets a bounded one go.
+      if !settings.isBounded, let heldUntil, now < heldUntil { try await hold(false) }
       // Of a primary that was one before anybody looked after it.
       let lineage = max(1, try await remembered().lineage, standing.lineage ?? 0)
       try await remember(.primary, following: nil, lineage: lineage)

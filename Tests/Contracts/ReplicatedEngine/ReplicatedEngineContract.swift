@@ -216,6 +216,10 @@ package enum EnginePromise: String, CaseIterable, Sendable {
     try await a.hold(true)
     #expect(try await a.facts().isHeld)
     #expect(try await !trio.write("held", on: "a"))
+    // As after a failover that was called off: it serves on, and nobody's word has come meanwhile.
+    try await a.promote()
+    #expect(try await a.facts().isHeld)
+    #expect(try await !trio.write("still-held", on: "a"))
     try await a.hold(false)
     #expect(try await !a.facts().isHeld)
     #expect(try await trio.write("released", on: "a"))
