@@ -273,11 +273,13 @@ package actor RedisMember: ReplicatedEngine {
     try await bringUp()
     let standing = try await look()
     if standing.isPrimary {
-      // Only who knows how far its replicas are lets a bounded one go.
-      if !settings.isBounded, let heldUntil, now < heldUntil { try await hold(false) }
+      let isHeld = heldUntil.map { now < $0 } ?? false
+      if isHeld, !settings.isBounded { try await hold(false) }
       // Of a primary that was one before anybody looked after it.
       let lineage = max(1, try await remembered().lineage, standing.lineage ?? 0)
       try await remember(.primary, following: nil, lineage: lineage)
+      // Only who knows how far its replicas are lets a bounded one go; and nothing is written while it is held.
+      if isHeld, settings.isBounded, standing.lineage == lineage { return }
       return try await open(lineage, from: false)
     }
     try await requireMemory(standing)
