@@ -96,7 +96,7 @@ final class PatroniRoom: Sendable {
             use_pg_rewind: true
             use_slots: true
             parameters: {wal_keep_size: 96MB, max_wal_size: 64MB, min_wal_size: 8MB, wal_log_hints: "on"}
-        initdb: [{encoding: UTF8}, {locale: C}, data-checksums, {wal-segsize: 1}, no-sync]
+        initdb: [{encoding: UTF8}, {locale: C}, data-checksums, {wal-segsize: "1"}, no-sync]
         pg_hba: ["host all all 10.77.0.0/24 trust", "host replication all 10.77.0.0/24 trust"]
       postgresql:
         listen: "\(host.address):5432"
