@@ -62,9 +62,24 @@ struct Standing: Sendable {
   /// What the server itself had replicated from others.
   var replicated: String
 
+  private static let questions = "SELECT @@GLOBAL.gtid_binlog_pos, @@GLOBAL.gtid_slave_pos"
+
   static func read(_ control: Connection) async throws(StatementFailure) -> Standing {
-    let status = try await control.row("SHOW MASTER STATUS", 2)
-    let sets = try await control.row("SELECT @@GLOBAL.gtid_binlog_pos, @@GLOBAL.gtid_slave_pos", 2)
+    // Two questions, and where nobody is held transactions commit between them: what is the same before and after the
+    // position was told belongs to it.
+    var status: [String?] = []
+    var sets = try await control.row(questions, 2)
+    for attempt in 1... {
+      let before = sets
+      status = try await control.row("SHOW MASTER STATUS", 2)
+      sets = try await control.row(questions, 2)
+      if sets == before { break }
+      if attempt == 3, let file = status[0], let offset = status[1] {
+        // Exact as well, but it reads the file as far as that.
+        sets[0] = try await control.row("SELECT BINLOG_GTID_POS(\(RowDigest.text(file)), \(offset))", 1)[0]
+        break
+      }
+    }
     guard let file = status[0], let offset = status[1].flatMap({ Int64($0) }),
       let position = BinlogPosition(file: file, offset: offset), GTIDList(sets[0] ?? "") != nil
     else { throw StatementFailure(code: 2027, message: "the server did not name its position") }
