@@ -118,26 +118,9 @@ final class PatroniRoom: Sendable {
 
   private func startProxy() throws {
     let host = network["proxy"]
-    let servers = FailoverRoom.members.map { "  server \($0) \(network[$0].address):5432 check port 8008" }
-    let settings = """
-      global
-        maxconn 500
-      defaults
-        mode tcp
-        timeout connect 1s
-        timeout client 1h
-        timeout server 1h
-        timeout check 800ms
-      listen primary
-        bind \(host.address):5000
-        option httpchk GET /primary
-        http-check expect status 200
-        default-server inter 200ms fastinter 100ms downinter 100ms rise 1 fall 2 on-marked-down shutdown-sessions
-
-      """
     let path = host.directory + "/haproxy.cfg"
     try Files.replace(
-      path, with: Array((settings + servers.joined(separator: "\n") + "\n").utf8), mode: 0o644)
+      path, with: Array(FailoverRoom.proxySettings(network, checkPort: 8008).utf8), mode: 0o644)
     try network.start(["/usr/sbin/haproxy", "-db", "-f", path], on: "proxy", log: "haproxy.log")
   }
 

@@ -61,6 +61,31 @@ package final class FailoverRoom: Sendable {
     throw SystemFailure("find", path: "/usr/lib/postgresql/*/bin/postgres", number: ENOENT)
   }
 
+  /// HAProxy before the members; whoever is compared with another stands behind the same.
+  ///
+  /// - Parameter checkPort: Where a member says by `/primary` whether clients belong there.
+  package static func proxySettings(_ network: RigNetwork, checkPort: Int) -> String {
+    let servers = members.map { "  server \($0) \(network[$0].address):5432 check port \(checkPort)" }
+    return """
+      global
+        maxconn 500
+      defaults
+        mode tcp
+        retries 0
+        timeout connect 1s
+        timeout client 1h
+        timeout server 1h
+        timeout check 800ms
+      listen primary
+        bind \(network["proxy"].address):5000
+        option httpchk GET /primary
+        http-check expect status 200
+        default-server inter 200ms fastinter 100ms downinter 100ms rise 1 fall 2 on-marked-down shutdown-sessions
+      \(servers.joined(separator: "\n"))
+
+      """
+  }
+
   // MARK: Starting
 
   private func start() throws {
@@ -193,26 +218,8 @@ package final class FailoverRoom: Sendable {
 
   package func startProxy() throws {
     let host = network["proxy"]
-    let servers = Self.members.map { "  server \($0) \(network[$0].address):5432 check port 7500" }
-    let settings = """
-      global
-        maxconn 500
-      defaults
-        mode tcp
-        retries 0
-        timeout connect 1s
-        timeout client 1h
-        timeout server 1h
-        timeout check 800ms
-      listen primary
-        bind \(host.address):5000
-        option httpchk GET /primary
-        http-check expect status 200
-        default-server inter 200ms fastinter 100ms downinter 100ms rise 1 fall 2 on-marked-down shutdown-sessions
-
-      """
     try Files.replace(
-      host.directory + "/haproxy.cfg", with: Array((settings + servers.joined(separator: "\n") + "\n").utf8),
+      host.directory + "/haproxy.cfg", with: Array(Self.proxySettings(network, checkPort: 7500).utf8),
       mode: 0o644)
     try network.start(
       ["/usr/sbin/haproxy", "-db", "-f", host.directory + "/haproxy.cfg"], on: "proxy", log: "haproxy.log")
