@@ -65,7 +65,8 @@ package enum Registry {
   /// - Parameter location: Such as `local:/srv/backup` or `rest:https://host:8000/path/`; a bare path is local.
   package static func store(at location: String, host: Machine) throws -> any ObjectStore {
     let (store, isRemote) = try bareStore(at: location, host: host)
-    return isRemote ? try RemoteSettings(host).around(store, host) : store
+    let settings = try RemoteSettings(host)
+    return isRemote ? settings.around(store, host) : settings.limiting(store, host)
   }
 
   /// The store itself, with nothing around it that would try again or remember.

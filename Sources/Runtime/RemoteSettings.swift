@@ -5,7 +5,8 @@ import ObjectStoreREST
 import ObjectStoreRetry
 import Vault
 
-/// How repositories on a network are used, from the environment: limits, and where what is read often is kept.
+/// How repositories on a network are used, from the environment: limits, and where what is read often is kept. Rates hold for
+/// directories too, which may be somebody's network.
 ///
 /// `SALVOR_LIMIT_UPLOAD` and `SALVOR_LIMIT_DOWNLOAD` are KiB per second, as restic's options are; `SALVOR_CONNECTIONS` is a
 /// number of calls; `RESTIC_CACHE_DIR` is a directory; `SALVOR_NO_CACHE=1` does without.
@@ -42,6 +43,12 @@ package struct RemoteSettings: Sendable {
     cacheDirectory =
       text("RESTIC_CACHE_DIR").map { "\($0)/salvor" } ?? text("XDG_CACHE_HOME").map { "\($0)/salvor" }
       ?? text("HOME").map { "\($0)/.cache/salvor" }
+  }
+
+  /// A store of this machine.
+  func limiting(_ store: any ObjectStore, _ host: Machine) -> any ObjectStore {
+    guard limits.uploadBytesPerSecond != nil || limits.downloadBytesPerSecond != nil else { return store }
+    return LimitedObjectStore(store, limits, time: host.time)
   }
 
   func around(_ store: any ObjectStore, _ host: Machine) -> any ObjectStore {

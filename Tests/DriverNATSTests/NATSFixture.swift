@@ -33,7 +33,9 @@ struct NATSFixture: DriverFixture {
 
   func driver(_ variant: DriverVariant) throws -> any DataStoreDriver { try driver(variant, [:]) }
 
-  func driver(_ variant: DriverVariant = .usual, _ more: [String: JSONValue]) throws -> any DataStoreDriver {
+  func driver(
+    _ variant: DriverVariant = .usual, _ more: [String: JSONValue], in environment: DriverEnvironment = .live
+  ) throws -> any DataStoreDriver {
     var options: [String: JSONValue] = ["port": .integer(Int64(server.port))]
     switch variant {
     case .usual:
@@ -44,7 +46,7 @@ struct NATSFixture: DriverFixture {
     }
     options.merge(self.options) { $1 }
     options.merge(more) { $1 }
-    return try NATSDriverFactory.make(StoreConfiguration(name: "orders", options: options), in: .live)
+    return try NATSDriverFactory.make(StoreConfiguration(name: "orders", options: options), in: environment)
   }
 
   var livePaths: [String] { ["\(server.storeDirectory)/jetstream/$G"] }

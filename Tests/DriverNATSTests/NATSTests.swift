@@ -340,6 +340,25 @@ import Testing
   }
 
   @Test(.timeLimit(.minutes(10)))
+  func `a machine that is busy for longer than the server may stand still only delays the mark`() async throws {
+    try await NATSFixture.with(options: ["hold": "process"]) { fixture in
+      let scratch = try TemporaryDirectory("scratch")
+      var environment = DriverEnvironment.live
+      environment.pool = BlockingPool(threads: 1)
+      let session = try await fixture.driver(.usual, [:], in: environment)
+        .capture(CaptureContext(sink: MemoryTree(), scratch: scratch.path))
+      try await session.prepare()
+      // The copy waits for this, the hold doesn't.
+      let pool = environment.pool
+      async let busy: Void = pool.run { _ = usleep(2_500_000) }
+      await #expect(throws: Never.self) { _ = try await session.mark() }
+      await busy
+      await session.close()
+      try await fixture.write(500, payload: "goes on")
+    }
+  }
+
+  @Test(.timeLimit(.minutes(10)))
   func `payloads are those of every message that is left, in order`() async throws {
     try await NATSFixture.with { fixture in
       for number in Int64(21)...700 { try await fixture.write(number, payload: "payload \(number)") }

@@ -11,8 +11,8 @@ import Testing
     try await fixture.salvor("backup", fixture.source).succeeded()
     let target = fixture.directory.file("out")
     let words = ["restore", "latest", "-t", target, "-p", fixture.passwordFile, "-r", fixture.repository]
-    let process = try PipedProcess([CommandRun.product("salvor"), "vault"] + words)
-    // Until some files are whole, and long before all are.
+    // Slow enough (30 MB/s of 190) to be killed when some files are whole, and long before all are.
+    let process = try PipedProcess([CommandRun.product("salvor"), "vault"] + words + ["--limit-download", "30000"])
     while process.isRunning, try files(below: target) < 20 { try await SystemTime().sleep(for: .microseconds(500)) }
     process.kill()
     #expect(Files.exists("\(target)/SALVOR-RESTORE-INCOMPLETE"))

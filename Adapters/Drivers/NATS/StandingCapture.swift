@@ -59,8 +59,9 @@ final class StandingCapture: CaptureSession {
     }
   }
 
-  /// How long the server may stand still where no group's budget says so.
-  private static let ownLimit = Duration.seconds(1)
+  /// How long the server may stand still where no group's budget says so: on a machine that is busy a second may pass before
+  /// anything is copied at all.
+  private static let ownLimits: [Duration] = [.seconds(1), .seconds(1), .seconds(2), .seconds(4)]
 
   func hold(limit: Duration) async throws(DriverError) {
     state.withLock { $0.isHeldWithOthers = true }
@@ -88,14 +89,40 @@ final class StandingCapture: CaptureSession {
   func mark() async throws(DriverError) -> LogPosition {
     guard !state.withLock({ $0.isHeldWithOthers }) else { return try await markStanding() }
     // Nobody is held: it is at one moment all the same, which is its own.
-    try await stand(limit: Self.ownLimit)
-    let result: Result<LogPosition, DriverError>
-    do throws(DriverError) { result = .success(try await markStanding()) } catch { result = .failure(error) }
+    for limit in Self.ownLimits.dropLast() {
+      if let position = try await markAlone(limit: limit) { return position }
+    }
+    guard let position = try await markAlone(limit: Self.ownLimits[Self.ownLimits.count - 1]) else {
+      throw .holdImpossible(
+        "four times the server was let go before the last of its files was copied: the machine is busy")
+    }
+    return position
+  }
+
+  /// - Returns: `nil` if it took longer than `limit`: what was copied is of no one moment.
+  private func markAlone(limit: Duration) async throws(DriverError) -> LogPosition? {
+    try await stand(limit: limit)
+    let result: Result<LogPosition?, DriverError>
+    do throws(DriverError) {
+      result = .success(try await copyStanding())
+    } catch {
+      // A file went away, as the server no longer stood still.
+      result = keeper.isHeld ? .failure(error) : .success(nil)
+    }
     _ = await keeper.release()
     return try result.get()
   }
 
   private func markStanding() async throws(DriverError) -> LogPosition {
+    guard let position = try await copyStanding() else {
+      let bytes = state.withLock { $0.copy?.lastBytes ?? 0 }
+      throw .holdImpossible("the hold ended before the last \(bytes) bytes were copied")
+    }
+    return position
+  }
+
+  /// - Returns: `nil` if the hold ended meanwhile: what was copied while the server ran on is of no one moment.
+  private func copyStanding() async throws(DriverError) -> LogPosition? {
     try await cancellable { () async throws(DriverError) in
       guard let copy = self.state.withLock({ $0.copy }) else {
         throw .engineFailed("mark() without prepare()", log: "")
@@ -106,14 +133,13 @@ final class StandingCapture: CaptureSession {
         do throws(SystemFailure) { try copy.bringUpToDate(isStill: true) } catch { throw DriverError(error) }
         return copy
       }
-      // What was copied while the server ran on is of no one moment.
-      guard self.keeper.isHeld else {
-        throw .holdImpossible("the hold ended before the last \(whole.lastBytes) bytes were copied")
-      }
+      let isHeld = self.keeper.isHeld
       self.state.withLock { state in
+        // Also when it came too late: there is less to copy the next time.
         state.copy = whole
-        state.moment = moment
+        if isHeld { state.moment = moment }
       }
+      guard isHeld else { return nil }
       return LogPosition(kind: "moment", value: moment.description, details: ["held": "process"])
     }
   }
