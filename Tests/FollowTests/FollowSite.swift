@@ -15,9 +15,14 @@ final class FollowSite: @unchecked Sendable {
   private let program: String
   private(set) var follower: PipedProcess?
   private var writer: PipedProcess?
+  /// Where the server's `archive_command` looks; `nil` if the log is had by replication.
+  let archived: TemporaryDirectory?
 
-  init(settings: [String] = []) async throws {
+  init(settings: [String] = [], archiving: Bool = false) async throws {
     home = try TemporaryDirectory("follow")
+    archived = archiving ? try TemporaryDirectory("archived") : nil
+    if let archived { chmod(archived.path, 0o755) }
+    let settings = settings + (archiving ? ["archive_mode = on", "max_wal_senders = 0"] : [])
     program = try CommandRun.product("salvor")
     server = try await PostgreSQLServer.start(settings: ["track_commit_timestamp = on"] + settings)
     _ = try await salvor(
@@ -37,15 +42,17 @@ final class FollowSite: @unchecked Sendable {
       spec:
         stores:
           - name: shop-db
-            postgresql: {dataDirectory: "\(server.data)", port: \(server.port), password: "file:\(server.passwordFile)"\(runAs)}
+            postgresql: {dataDirectory: "\(server.data)", port: \(server.port), password: "file:\(server.passwordFile)"\(runAs)\(archived.map { ", archiveDirectory: \"\($0.file("shop-db"))\"" } ?? "")}
       """
     try Files.replace(home.file("salvor.yaml"), with: Array(catalog.utf8))
     try await server.sql("CREATE TABLE history (n bigserial PRIMARY KEY, filler text DEFAULT repeat('x', 100))")
   }
 
   /// Ends everything, whatever happened.
-  static func with(settings: [String] = [], _ body: (FollowSite) async throws -> Void) async throws {
-    let site = try await FollowSite(settings: settings)
+  static func with(
+    settings: [String] = [], archiving: Bool = false, _ body: (FollowSite) async throws -> Void
+  ) async throws {
+    let site = try await FollowSite(settings: settings, archiving: archiving)
     do { try await body(site) } catch {
       print(site.follower?.errors ?? "")
       await site.end()
@@ -108,7 +115,8 @@ final class FollowSite: @unchecked Sendable {
 
   /// Waits until all that was committed is durable.
   func settle() async throws {
-    let target = try await server.sql("SELECT pg_current_wal_flush_lsn()")
+    let target = try await server.sql(
+      archived == nil ? "SELECT pg_current_wal_flush_lsn()" : "SELECT pg_switch_wal()")
     try await until("\(target) is durable") { [server, self] in
       guard let newest = newestDurable else { return false }
       return try await server.sql("SELECT '\(newest)'::pg_lsn >= '\(target)'::pg_lsn") == "t"
@@ -121,6 +129,19 @@ final class FollowSite: @unchecked Sendable {
       try await Task.sleep(for: .milliseconds(50))
     }
     Issue.record("it never came to be that \(what): \(follower?.errors ?? "")")
+  }
+
+  /// The line of the page, for this site.
+  func archive() async throws {
+    let place = try #require(archived).file("shop-db")
+    try await server.sql(
+      "ALTER SYSTEM SET archive_command = 'for i in $(seq 300); do test -e \"\(place)/%f\" && exit 0; sleep 0.1; done; exit 1'",
+      "SELECT pg_reload_conf()")
+  }
+
+  /// How many segments the server was told are kept.
+  func archivedCount() async throws -> Int {
+    Int(try await server.sql("SELECT archived_count FROM pg_stat_archiver")) ?? -1
   }
 
   // MARK: Work

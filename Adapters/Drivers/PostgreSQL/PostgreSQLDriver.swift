@@ -30,6 +30,9 @@ package enum PostgreSQLDriverFactory: DriverFactory {
     OptionSchema(
       "stop", .string, help: "Command that stops the server, without a shell; else pg_ctl. 'none': nobody does."),
     OptionSchema("serverOptions", .string, help: "Options for the server when pg_ctl starts it, such as '-p 5433'."),
+    OptionSchema(
+      "archiveDirectory", .path,
+      help: "Follow what the server archives, not its replication stream: where its archive_command looks for answers."),
     OptionSchema("startTimeout", .duration, default: "1h", help: "How long a start may take, recovery included."),
   ]
 
@@ -51,6 +54,9 @@ package enum PostgreSQLDriverFactory: DriverFactory {
     if configuration.string("startTimeout") != nil, configuration.duration("startTimeout") == nil {
       throw .badOption(store: store, option: "startTimeout", why: "must be a duration, such as 10m")
     }
+    if let path = configuration.string("archiveDirectory"), !path.hasPrefix("/") || path == "/" {
+      throw .badOption(store: store, option: "archiveDirectory", why: "must be an absolute path below /")
+    }
     let address = ServerAddress(
       host: configuration.string("host") ?? "127.0.0.1", port: port, user: configuration.string("user") ?? "postgres",
       database: configuration.string("database") ?? "postgres")
@@ -58,7 +64,7 @@ package enum PostgreSQLDriverFactory: DriverFactory {
       store: store, address: address, password: configuration.secret("password"), dataDirectory: directory,
       binDirectory: configuration.string("binDirectory"), runAs: configuration.string("runAs"),
       startCommand: configuration.string("start"), stopCommand: configuration.string("stop"),
-      serverOptions: configuration.string("serverOptions"),
+      serverOptions: configuration.string("serverOptions"), archiveDirectory: configuration.string("archiveDirectory"),
       startTimeout: configuration.duration("startTimeout") ?? .seconds(3600), environment: environment)
   }
 }
@@ -74,6 +80,8 @@ struct PostgreSQLDriver: DataStoreDriver {
   var startCommand: String?
   var stopCommand: String?
   var serverOptions: String?
+  /// Set if the log is had through the server's `archive_command`.
+  var archiveDirectory: String?
   var startTimeout: Duration
   var environment: DriverEnvironment
 

@@ -3,7 +3,10 @@ import DriverKit
 import IO
 
 extension PostgreSQLDriver {
-  func follower() -> (any LogFollower)? { PostgreSQLFollower(driver: self) }
+  func follower() -> (any LogFollower)? {
+    if let archiveDirectory { return PostgreSQLArchiveFollower(driver: self, directory: archiveDirectory) }
+    return PostgreSQLFollower(driver: self)
+  }
 }
 
 /// Receives a server's write-ahead log as a standby does, through a physical slot of our own.
@@ -302,7 +305,7 @@ struct PostgreSQLFollower: LogFollower {
   }
 
   /// Cuts what comes into the log's files.
-  private struct Stream {
+  struct Stream: Sendable {
     var geometry: LogGeometry
     var identifier: String
     var timeline: UInt32
