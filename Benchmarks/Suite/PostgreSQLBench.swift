@@ -21,6 +21,7 @@ enum PostgreSQLBench: Benchmark {
     case load = "after pgbench"
     case restore
     case delta = "restore, delta"
+    case log = "a backlog of log archived"
   }
 
   enum Program: String, CaseIterable {
@@ -37,6 +38,7 @@ enum PostgreSQLBench: Benchmark {
       case (.pgBackRest, .load): 3
       case (.pgBackRest, .restore): 1.3
       case (.pgBackRest, .delta): 2
+      case (.pgBackRest, .log): 3
       default: nil
       }
     }
@@ -77,7 +79,7 @@ enum PostgreSQLBench: Benchmark {
         }
         for program in order where program.does(step) {
           // What the one before has left to be written is not for this one to wait for.
-          try cluster.sql("CHECKPOINT")
+          if step == .log { try cluster.fillQueue(for: program) } else { try cluster.sql("CHECKPOINT") }
           sync()
           let start = context.time.monotonicNanoseconds()
           try cluster.carryOut(step, program)
@@ -134,6 +136,9 @@ struct BenchmarkCluster {
 
   func make(scale: Int) throws {
     if isRoot { try call(["chown", "postgres", place]) }
+    try Files.replace(
+      place + "/ask", with: Array("SELECT count(*) FROM pg_ls_archive_statusdir() WHERE name LIKE '%.ready'\n".utf8),
+      mode: 0o644)
     try call(asOwner: ["\(binaries)/initdb", "-D", data, "-U", "postgres", "-A", "trust", "-k", "--no-instructions"])
     let lines = [
       "listen_addresses = ''", "unix_socket_directories = '\(place)'", "port = \(Self.port)",
@@ -167,14 +172,22 @@ struct BenchmarkCluster {
 
         """.utf8), mode: 0o644)
     try Files.replace(place + "/password", with: Array("benchmark".utf8), mode: 0o600)
+    try writeCatalog("catalog.yaml", repository(.salvor), options: "")
+    try writeCatalog("follow.yaml", logRepository, options: ", archiveDirectory: \"\(place)/answers/ledger\"")
+  }
+
+  /// One without a copy: the log begins with what waits, whatever others have archived before.
+  private var logRepository: String { place + "/repository-log" }
+
+  private func writeCatalog(_ name: String, _ location: String, options: String) throws {
     try Files.replace(
-      place + "/catalog.yaml",
+      place + "/" + name,
       with: Array(
         """
         apiVersion: salvor.dev/v1
         kind: Repository
         metadata: {name: main}
-        spec: {location: "local:\(repository(.salvor))", password: "file:\(place)/password"}
+        spec: {location: "local:\(location)", password: "file:\(place)/password"}
         ---
         apiVersion: salvor.dev/v1
         kind: Service
@@ -182,9 +195,44 @@ struct BenchmarkCluster {
         spec:
           objectives: {rpo: 1h, rto: 5m}
           stores:
-            - {name: ledger, driver: postgresql, options: {host: "\(place)", port: \(Self.port), dataDirectory: "\(data)"}}
+            - {name: ledger, driver: postgresql, options: {host: "\(place)", port: \(Self.port), dataDirectory: "\(data)"\(options)}}
 
         """.utf8), mode: 0o600)
+  }
+
+  /// Some segments wait for being archived, and the archiver waits for a word.
+  func fillQueue(for program: PostgreSQLBench.Program) throws {
+    let command =
+      program == .salvor
+      ? "until test -e \(place)/answers/ledger/%f; do sleep 0.05; done"
+      : pgBackRest(["--archive-async", "archive-push", "%p"]).joined(separator: " ")
+    try? Files.removeTree(place + "/go")
+    try sql(
+      "ALTER SYSTEM SET archive_command = 'until test -e \(place)/go; do sleep 0.05; done; \(command)'")
+    try sql("SELECT pg_reload_conf()")
+    try sql("CHECKPOINT")
+    try sql("UPDATE pgbench_accounts SET abalance = abalance + 1 WHERE aid <= 2000000")
+    try sql("SELECT pg_switch_wal()")
+    guard program == .salvor else { return }
+    try? Files.removeTree(logRepository)
+    try? Files.removeTree(place + "/answers")
+    try Files.createDirectory(place + "/answers")
+    try call([MeasuredProgram.own, "vault", "init", "-q", "-r", logRepository, "-p", place + "/password"])
+  }
+
+  private func emptyQueue(_ program: PostgreSQLBench.Program) throws {
+    try Files.replace(place + "/go", with: [], mode: 0o644)
+    var words = [
+      "bash", "-c",
+      "while [ \"$(\"$@\")\" != 0 ]; do sleep 0.05; done; [ -z \"$FOLLOWER\" ] || { kill $FOLLOWER; wait $FOLLOWER; }",
+      "wait",
+    ]
+    if program == .salvor {
+      words[2] =
+        "\"\(MeasuredProgram.own)\" follow -q --catalog \(place)/follow.yaml --state \(place)/state-log & FOLLOWER=$!; "
+        + words[2]
+    }
+    try call(words + asOwner(connected("psql", ["-XAtq", "-f", place + "/ask", "postgres"])))
   }
 
   /// Empty ones, for every round.
@@ -229,6 +277,7 @@ struct BenchmarkCluster {
             "restore", "--pg1-path=\(target)", "--type=immediate", "--target-action=promote",
           ] + (step == .delta ? ["--delta"] : [])))
       try start(target, port: Self.otherPort, options: "-c archive_mode=off")
+    case (.salvor, .log), (.pgBackRest, .log): try emptyQueue(program)
     case (.baseBackup, _):
       try call(
         asOwner: [
@@ -240,6 +289,10 @@ struct BenchmarkCluster {
 
   func tidy(_ step: PostgreSQLBench.Step, _ program: PostgreSQLBench.Program) throws {
     let target = target(program)
+    if step == .log {
+      try sql("ALTER SYSTEM RESET archive_command")
+      try sql("SELECT pg_reload_conf()")
+    }
     guard step == .restore || step == .delta else { return }
     let restored = program == .salvor ? target + "/ledger/data" : target
     try call(asOwner: ["\(binaries)/pg_ctl", "-D", restored, "-m", "fast", "-w", "stop"])
@@ -278,8 +331,10 @@ struct BenchmarkCluster {
     ["\(binaries)/\(program)", "-h", place, "-p", String(Self.port), "-U", "postgres"] + words
   }
 
-  private func call(asOwner words: [String]) throws {
-    try call(isRoot ? ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", "--"] + words : words)
+  private func call(asOwner words: [String]) throws { try call(asOwner(words)) }
+
+  private func asOwner(_ words: [String]) -> [String] {
+    isRoot ? ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", "--"] + words : words
   }
 
   private func call(_ words: [String]) throws { try MeasuredProgram.run(words, at: place) }
