@@ -167,7 +167,8 @@ package enum Files {
     let file = try File(path, O_RDONLY)
     let size = Int(try file.status().st_size)
     if size > limitBytes { throw SystemFailure("read", path: path, number: EFBIG) }
-    var result = [UInt8](repeating: 0, count: max(size, 4096))
+    // One more than there should be: the end is seen without making room for more.
+    var result = [UInt8](repeating: 0, count: max(size + 1, 4096))
     var count = 0
     while true {
       if count == result.count { result.append(contentsOf: repeatElement(0, count: result.count)) }

@@ -252,6 +252,32 @@ package final class MemorySource: ByteSource {
   }
 }
 
+/// Bytes that came in parts, one after the other.
+package final class PartsSource: ByteSource {
+  private let parts: [[UInt8]]
+  private var part = 0
+  private var offset = 0
+
+  package init(_ parts: [[UInt8]]) { self.parts = parts }
+
+  package func read(into buffer: UnsafeMutableRawBufferPointer) -> Int {
+    var done = 0
+    while done < buffer.count, part < parts.count {
+      let count = min(buffer.count - done, parts[part].count - offset)
+      if count > 0 {
+        parts[part].withUnsafeBytes {
+          UnsafeMutableRawBufferPointer(rebasing: buffer[done...])
+            .copyMemory(from: UnsafeRawBufferPointer(rebasing: $0[offset..<offset + count]))
+        }
+      }
+      done += count
+      offset += count
+      if offset == parts[part].count { (part, offset) = (part + 1, 0) }
+    }
+    return done
+  }
+}
+
 extension File: ByteSource {
   // `read(into:)` is already there: a file is a source from where its offset stands.
 }

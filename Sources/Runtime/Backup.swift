@@ -4,6 +4,7 @@ import DriverKit
 import IO
 import Recovery
 import StateKit
+import Synchronization
 import Telemetry
 import Vault
 
@@ -72,27 +73,41 @@ package struct Backup: Sendable {
     _ target: Target, _ options: Options = Options(),
     progress: @escaping @Sendable (StoreName, Progress) -> Void = { _, _ in }
   ) async throws(AnyFailure) -> RecoveryPoint {
-    let (system, journal) = (system, journal)
-    let point = try await RecordedAct.carryOut(
-      .backup, "backup/\(target.group)",
-      details: [
-        "catalogDigest": .string(system.catalog.digest.hex), "repository": .string(target.repository.text),
-        "stores": .array(target.stores.map { .string($0.text) }),
-      ], host: system.host, journal: journal
-    ) { act in
-      let point = try await capture(target, options, progress: progress)
-      _ = try await EvidenceArchive(host: system.host).record(point, of: act, in: system, journal: journal)
-      return (point, point.outcome)
+    let details: JSONValue = [
+      "catalogDigest": .string(system.catalog.digest.hex), "repository": .string(target.repository.text),
+      "stores": .array(target.stores.map { .string($0.text) }),
+    ]
+    @Sendable func onRecord(
+      _ body: (RecordedAct) async throws -> (RecoveryPoint, JSONValue)
+    ) async throws(AnyFailure) -> RecoveryPoint {
+      try await RecordedAct.carryOut(
+        .backup, "backup/\(target.group)", details: details, host: system.host, journal: journal, body)
     }
-    await EvidenceLog(host: system.host, journal: journal).copyOrWarn(
-      to: try await system.vault(of: target.repository))
-    return point
+    let began = Mutex(false)
+    do {
+      let vault = try await system.vault(of: target.repository)
+      // One lock for the point and for the copy of its evidence; stores are asked while it becomes certain.
+      return try await vault.withLock(exclusive: false, startsEarly: true) {
+        began.withLock { $0 = true }
+        let point = try await onRecord { act in
+          let point = try await capture(target, options, into: vault, progress: progress)
+          _ = try await EvidenceArchive(host: system.host).record(point, of: act, in: system, journal: journal)
+          return (point, point.outcome)
+        }
+        await EvidenceLog(host: system.host, journal: journal).copyOrWarn(toHeld: vault)
+        return point
+      }
+    } catch {
+      if began.withLock({ $0 }) { throw AnyFailure(error) }
+      // That it could not even begin is on record too.
+      return try await onRecord { _ in throw error }
+    }
   }
 
   private func capture(
-    _ target: Target, _ options: Options, progress: @escaping @Sendable (StoreName, Progress) -> Void
+    _ target: Target, _ options: Options, into vault: Vault.Repository,
+    progress: @escaping @Sendable (StoreName, Progress) -> Void
   ) async throws(AnyFailure) -> RecoveryPoint {
-    let vault = try await system.vault(of: target.repository)
     do {
       var members: [StoreName: PointTaker.Member] = [:]
       for name in target.stores {
@@ -120,11 +135,9 @@ package struct Backup: Sendable {
       do {
         outcome = .success(
           try await journal.whileReading(Set(target.stores), time: host.time) {
-            try await vault.withLock(exclusive: false) {
-              let point = try await taker.take(asked)
-              await vault.settleCopies(host.log)
-              return point
-            }
+            let point = try await taker.take(asked)
+            await vault.settleCopies(host.log)
+            return point
           })
       } catch {
         outcome = .failure(error)

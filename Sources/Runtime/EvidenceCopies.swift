@@ -104,15 +104,12 @@ package struct EvidenceCopies: Sendable {
 }
 
 extension EvidenceLog {
-  /// Copies log and records into a repository, under its lock; what is done is done whether or not that works now.
-  func copyOrWarn(to vault: Repository) async {
+  /// Copies log and records into a repository, whose lock is held; what is done is done whether or not that works now.
+  func copyOrWarn(toHeld vault: Repository) async {
     do {
       let log = try await open()
-      let keys = log.log.keys
-      try await vault.withLock(exclusive: false, wait: .seconds(30)) {
-        try await EvidenceCopies(vault, host: host).write(log, keys: keys)
-        await vault.settleCopies(host.log)
-      }
+      try await EvidenceCopies(vault, host: host).write(log, keys: log.log.keys)
+      await vault.settleCopies(host.log)
     } catch {
       host.log(
         "warning: the evidence could not be copied to \(vault.store.location): \(AnyFailure(error).report.description)")

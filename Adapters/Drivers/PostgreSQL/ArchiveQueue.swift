@@ -125,33 +125,39 @@ struct ArchiveQueue: Sendable {
     }
   }
 
-  /// A whole segment, as it was written for this cluster and this place.
+  /// A part of a whole segment, as it was written for this cluster and this place.
   ///
   /// Source: PostgreSQL 15, src/include/access/xlog_internal.h, XLogLongPageHeaderData.
-  func segment(_ name: String, of identifier: String, _ geometry: LogGeometry) throws(DriverError) -> [UInt8] {
+  func part(
+    of name: String, at offset: Int64, count: Int, _ identifier: String, _ geometry: LogGeometry
+  ) throws(DriverError) -> [UInt8] {
+    let path = "\(log)/\(name)"
     let bytes: [UInt8]
+    let size: Int64
     do throws(SystemFailure) {
-      bytes = try Files.read("\(log)/\(name)", limitBytes: Int(geometry.segmentBytes) + 1)
+      let file = try File(path, O_RDONLY)
+      size = Int64(try file.status().st_size)
+      bytes = try file.read(at: offset, count: count)
     } catch {
       if error.number == ENOENT { throw .logGap("the server threw \(name) away while it was about to be read") }
       throw DriverError(error)
     }
-    guard let place = geometry.place(of: LogCursor(name, 0)), bytes.count == Int(geometry.segmentBytes) else {
-      throw .corrupt("\(log)/\(name) is \(bytes.count) bytes long, not \(geometry.segmentBytes)")
-    }
+    guard let place = geometry.place(of: LogCursor(name, 0)), size == Int64(geometry.segmentBytes), bytes.count == count
+    else { throw .corrupt("\(path) is \(size) bytes long, not \(geometry.segmentBytes)") }
     let problem = bytes.withUnsafeBytes { raw -> String? in
       func word(_ offset: Int) -> UInt64 { raw.loadUnaligned(fromByteOffset: offset, as: UInt64.self) }
-      guard String(word(24)) == identifier else { return "belongs to cluster \(word(24))" }
-      for page in stride(from: 0, to: raw.count, by: Int(LogGeometry.pageBytes)) {
-        let address = word(page + 8)
+      if offset == 0, String(word(24)) != identifier { return "belongs to cluster \(word(24))" }
+      let page = Int64(LogGeometry.pageBytes)
+      let first = Int((offset + page - 1) / page * page - offset)
+      for at in stride(from: first, to: raw.count - 15, by: Int(page)) {
+        let (found, expected) = (word(at + 8), place.position.value + UInt64(offset) + UInt64(at))
         // After a switch of segments the rest is empty.
-        if address == place.position.value + UInt64(page) || page > 0 && word(page) == 0 && address == 0 { continue }
-        return
-          "has a page of \(LogSequenceNumber(address)) at \(LogSequenceNumber(place.position.value + UInt64(page)))"
+        if found == expected || offset + Int64(at) > 0 && word(at) == 0 && found == 0 { continue }
+        return "has a page of \(LogSequenceNumber(found)) at \(LogSequenceNumber(expected))"
       }
       return nil
     }
-    if let problem { throw .corrupt("\(log)/\(name) \(problem)") }
+    if let problem { throw .corrupt("\(path) \(problem)") }
     return bytes
   }
 
@@ -182,7 +188,8 @@ struct ArchiveQueue: Sendable {
       for name in names where !listing.marked.contains(name) {
         // A name of the server's own making, in a directory of ours.
         guard !name.isEmpty, !name.contains("/"), name != Self.ownFile else { continue }
-        try Files.replace("\(directory)/\(name)", with: [], mode: 0o644)
+        // An answer that a crash takes is given again.
+        _ = try File("\(directory)/\(name)", O_WRONLY | O_CREAT | O_NOFOLLOW, mode: 0o644)
       }
       // The server has renamed its own note before: it will not ask again.
       for name in listing.marked.subtracting(listing.ready) { try forget(name) }

@@ -57,6 +57,7 @@ struct PostgreSQLArchiveFollower: LogFollower {
         }
         do { try await time.sleep(for: Self.look) } catch { throw .cancelled }
       case .segment(let name, let from, let beginning):
+        try await mark(listing, session, place, sink)
         try await take(name, from: from, beginning, &session, listing, into: sink)
       }
     }
@@ -70,23 +71,26 @@ struct PostgreSQLArchiveFollower: LogFollower {
     guard var stream = session.stream else { return }
     let (identifier, place) = (session.identifier, session.place)
     let geometry = stream.geometry
-    let bytes = try await driver.environment.pool.run { () throws(DriverError) in
-      try place.segment(name, of: identifier, geometry)
-    }
-    if let beginning { sink.begin(beginning) }
+    let end = Int(geometry.segmentBytes)
+    var begins = beginning
     var offset = from
-    while offset < bytes.count {
+    while offset < end {
       while !sink.hasRoom {
         try await mark(listing, session, place, sink)
         do { try await driver.environment.time.sleep(for: .milliseconds(20)) } catch { throw .cancelled }
       }
-      let piece = Array(bytes[offset..<min(offset + Self.pieceBytes, bytes.count)])
+      let (at, count) = (offset, min(Self.pieceBytes, end - offset))
+      let piece = try await driver.environment.pool.run { () throws(DriverError) in
+        try place.part(of: name, at: Int64(at), count: count, identifier, geometry)
+      }
+      if let beginning = begins { sink.begin(beginning) }
+      begins = nil
       for var chunk in stream.chunks(piece, end: LogSequenceNumber(.max), clock: driver.environment.time.now()) {
         // Whoever was answered before the last of them was stamped has a record before it.
         chunk.mark.completeUntil = chunk.mark.lastCommit
         try sink.append(chunk)
       }
-      offset += piece.count
+      offset += count
       session.stream = stream
     }
   }

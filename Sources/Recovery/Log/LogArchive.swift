@@ -12,6 +12,8 @@ package struct LogArchive: Sendable {
   package static let tag = "salvor-log"
   /// WAL compresses well, and small pieces are all a quiet store has.
   static let pieceBytes = 1 << 20
+  /// Files of a stretch that are written side by side.
+  private static let width = 4
 
   let vault: Repository
   let store: StoreName
@@ -143,11 +145,17 @@ package struct LogArchive: Sendable {
       receivedTo: draft.receivedTo)
     let builder = builder()
     do {
-      for piece in draft.pieces {
-        let bytes = piece.bytes
-        _ = try await builder.add(
-          path(of: piece.extent, in: span), metadata(span, bytes.count), cutting: .fixed(bytes: Self.pieceBytes)
-        ) { MemorySource(bytes) }
+      // A backlog is many files: they keep every processor busy.
+      try await withThrowingTaskGroup(of: Void.self) { group in
+        for (index, piece) in draft.pieces.enumerated() {
+          if index >= Self.width { try await group.next() }
+          let (path, parts) = (path(of: piece.extent, in: span), piece.parts)
+          let metadata = metadata(span, Int(piece.extent.to - piece.extent.from))
+          group.addTask {
+            _ = try await builder.add(path, metadata, cutting: .fixed(bytes: Self.pieceBytes)) { PartsSource(parts) }
+          }
+        }
+        try await group.waitForAll()
       }
       for (name, bytes) in draft.attachments.sorted(by: { $0.key < $1.key }) {
         _ = try await builder.add(path(ofAttached: name), metadata(span, bytes.count), cutting: .content) {

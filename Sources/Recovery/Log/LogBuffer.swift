@@ -12,7 +12,7 @@ final class LogBuffer: LogSink {
     var end: LogCursor
     var from: LogPosition
     var to: LogPosition
-    var pieces: [(extent: LogExtent, bytes: [UInt8])] = []
+    var pieces: [Piece] = []
     var attachments: [String: [UInt8]] = [:]
     var firstCommit: Timestamp?
     var lastCommit: Timestamp?
@@ -22,7 +22,25 @@ final class LogBuffer: LogSink {
     /// How many stretches had begun.
     var epoch = 0
 
-    var bytes: Int { pieces.reduce(0) { $0 + $1.bytes.count } }
+    var bytes: Int { pieces.reduce(0) { $0 + Int($1.extent.to - $1.extent.from) } }
+
+    /// A stretch of one file, as it came.
+    struct Piece: Sendable {
+      var extent: LogExtent
+      var parts: [[UInt8]]
+
+      /// What is large is kept as it is; a trickle is put together.
+      private static let smallBytes = 1 << 18
+
+      mutating func append(_ bytes: [UInt8]) {
+        extent.to += Int64(bytes.count)
+        if let last = parts.indices.last, parts[last].count + bytes.count <= Self.smallBytes {
+          parts[last] += bytes
+        } else {
+          parts.append(bytes)
+        }
+      }
+    }
   }
 
   fileprivate struct State {
@@ -111,10 +129,9 @@ final class LogBuffer: LogSink {
       if chunk.follows == nil, let last = state.drafts[draft].pieces.indices.last,
         state.drafts[draft].pieces[last].extent.end == LogCursor(chunk.file, chunk.offset)
       {
-        state.drafts[draft].pieces[last].bytes += chunk.bytes
-        state.drafts[draft].pieces[last].extent.to = extent.to
+        state.drafts[draft].pieces[last].append(chunk.bytes)
       } else {
-        state.drafts[draft].pieces.append((extent, chunk.bytes))
+        state.drafts[draft].pieces.append(Draft.Piece(extent: extent, parts: [chunk.bytes]))
       }
       state.drafts[draft].end = extent.end
       state.drafts[draft].to = chunk.mark.position
