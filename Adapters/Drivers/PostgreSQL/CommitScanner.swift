@@ -38,25 +38,27 @@ struct CommitScanner: Sendable {
       position = start
     }
     var found: (first: Timestamp, last: Timestamp)?
-    var offset = 0
-    while offset < bytes.count {
-      let place = start.value + UInt64(offset)
-      let inPage = place % LogGeometry.pageBytes
-      let needed =
-        place % geometry.segmentBytes < LogGeometry.pageBytes
-        ? LogGeometry.longHeaderBytes : LogGeometry.shortHeaderBytes
-      if inPage < needed, inPage == UInt64(header.count) {
-        let count = min(Int(needed - inPage), bytes.count - offset)
-        header += bytes[offset..<offset + count]
-        offset += count
-        if header.count == Int(needed) {
-          enterPage()
-          header = []
+    bytes.withUnsafeBytes { raw in
+      var offset = 0
+      while offset < raw.count {
+        let place = start.value + UInt64(offset)
+        let inPage = place % LogGeometry.pageBytes
+        let needed =
+          place % geometry.segmentBytes < LogGeometry.pageBytes
+          ? LogGeometry.longHeaderBytes : LogGeometry.shortHeaderBytes
+        if inPage < needed, inPage == UInt64(header.count) {
+          let count = min(Int(needed - inPage), raw.count - offset)
+          header += raw[offset..<offset + count]
+          offset += count
+          if header.count == Int(needed) {
+            enterPage()
+            header = []
+          }
+          continue
         }
-        continue
+        let left = min(Int(LogGeometry.pageBytes - inPage), raw.count - offset)
+        offset += consume(UnsafeRawBufferPointer(rebasing: raw[offset..<offset + left]), at: place, &found)
       }
-      let left = min(Int(LogGeometry.pageBytes - inPage), bytes.count - offset)
-      offset += consume(bytes[offset..<offset + left], at: place, &found)
     }
     position = LogSequenceNumber(start.value + UInt64(bytes.count))
     return found
@@ -80,16 +82,20 @@ struct CommitScanner: Sendable {
   private var isSkipping = false
 
   private mutating func consume(
-    _ bytes: ArraySlice<UInt8>, at place: UInt64, _ found: inout (first: Timestamp, last: Timestamp)?
+    _ bytes: UnsafeRawBufferPointer, at place: UInt64, _ found: inout (first: Timestamp, last: Timestamp)?
   ) -> Int {
     switch expecting {
     case .page: return bytes.count
     case .record:
+      if kept.isEmpty {
+        let whole = passWhole(bytes, at: place, &found)
+        if whole > 0 { return whole }
+      }
       // Records begin at multiples of eight; before them is nothing.
       let padding = kept.isEmpty ? Int((8 - place % 8) % 8) : 0
       if padding >= bytes.count { return bytes.count }
       let count = min(4 - kept.count, bytes.count - padding)
-      kept += bytes[(bytes.startIndex + padding)..<(bytes.startIndex + padding + count)]
+      kept += bytes[padding..<padding + count]
       if kept.count == 4 {
         let total = kept.withUnsafeBytes { UInt64($0.loadUnaligned(as: UInt32.self)) }
         // Zero after a switch of segments; anything else below a header's length is no record.
@@ -104,22 +110,46 @@ struct CommitScanner: Sendable {
     case .rest(let left):
       let count = min(Int(min(left, UInt64(Int.max))), bytes.count)
       if !isSkipping, kept.count < Self.keptBytes {
-        kept += bytes[bytes.startIndex..<bytes.startIndex + min(count, Self.keptBytes - kept.count)]
+        kept += bytes[..<min(count, Self.keptBytes - kept.count)]
       }
       if left > UInt64(count) {
         expecting = .rest(left - UInt64(count))
         return count
       }
-      if !isSkipping, let time = Self.commitTime(kept) {
-        found = (min(found?.first ?? time, time), max(found?.last ?? time, time))
-      }
+      if !isSkipping, let time = kept.withUnsafeBytes({ Self.commitTime($0) }) { Self.note(time, in: &found) }
       (expecting, kept, isSkipping) = (.record, [], false)
       return count
     }
   }
 
+  /// Passes the records that lie in these bytes from their first byte to their last, which nearly all do.
+  ///
+  /// - Returns: How many bytes they are; what comes then is for the long way.
+  private mutating func passWhole(
+    _ bytes: UnsafeRawBufferPointer, at place: UInt64, _ found: inout (first: Timestamp, last: Timestamp)?
+  ) -> Int {
+    var done = 0
+    while true {
+      let begin = done + Int((8 - (place + UInt64(done)) % 8) % 8)
+      guard begin + Self.headerBytes <= bytes.count else { return done }
+      let total = Int(bytes.loadUnaligned(fromByteOffset: begin, as: UInt32.self))
+      guard total >= Self.headerBytes, total <= bytes.count - begin else { return done }
+      // Manager 1 is that of transactions.
+      if bytes[begin + 17] == 1 {
+        let record = UnsafeRawBufferPointer(rebasing: bytes[begin..<begin + min(total, Self.keptBytes)])
+        if let time = Self.commitTime(record) { Self.note(time, in: &found) }
+      }
+      isSkipping = false
+      done = begin + total
+    }
+  }
+
+  private static func note(_ time: Timestamp, in found: inout (first: Timestamp, last: Timestamp)?) {
+    found = (min(found?.first ?? time, time), max(found?.last ?? time, time))
+  }
+
   /// - Returns: `nil` for every record but a commit, of one phase or the second of two.
-  private static func commitTime(_ record: [UInt8]) -> Timestamp? {
+  private static func commitTime(_ record: UnsafeRawBufferPointer) -> Timestamp? {
     // Manager 1 is that of transactions; the operation is in bits 4 to 6.
     guard record.count > headerBytes + 2, record[17] == 1, [0x00, 0x30].contains(record[16] & 0x70) else { return nil }
     var offset = headerBytes
@@ -136,7 +166,7 @@ struct CommitScanner: Sendable {
       default: return nil
       }
       guard offset + 8 <= record.count else { return nil }
-      return serverTime(record.withUnsafeBytes { $0.loadUnaligned(fromByteOffset: offset, as: UInt64.self) })
+      return serverTime(record.loadUnaligned(fromByteOffset: offset, as: UInt64.self))
     }
     return nil
   }

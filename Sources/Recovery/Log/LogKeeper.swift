@@ -207,7 +207,10 @@ package struct LogKeeper: Sendable {
   ) async throws(RecoveryError) {
     let tick = max(.milliseconds(1), min(options.within / 8, .milliseconds(100)))
     while !stop.isOver {
-      do { try await time.sleep(for: tick) } catch { throw .cancelled }
+      // Whoever is behind has no time to wait.
+      if (buffer.waiting?.bytes ?? 0) < options.spanBytes {
+        do { try await time.sleep(for: tick) } catch { throw .cancelled }
+      }
       let now = time.monotonicNanoseconds()
       if let waiting = buffer.waiting {
         let age = Duration.nanoseconds(now - waiting.since)
