@@ -73,6 +73,7 @@ let libraries: [Target] = [
   system("CMariaDB", "libmariadb", apt: "libmariadb-dev"),
   system("CISAL", "libisal", apt: "libisal-dev"),
   system("CCrypt", "libcrypt", apt: "libcrypt-dev"),
+  system("CRabbitMQ", "librabbitmq", apt: "librabbitmq-dev"),
   system("CFUSE", "fuse3", apt: "libfuse3-dev"),
   .target(name: "CWatchdog", path: "Sources/C/CWatchdog"),
   // Hashes every byte twice: optimised in debug builds too.
@@ -119,6 +120,9 @@ let adapters: [Target] = [
   module("DriverRedis", at: "Adapters/Drivers/Redis", ["Core", "IO", "DriverKit", "CHiredis"]),
   module("DriverEtcd", at: "Adapters/Drivers/Etcd", ["Core", "IO", "DriverKit", "Web"]),
   module("DriverNATS", at: "Adapters/Drivers/NATS", ["Core", "IO", "DriverKit"], settings: hot),
+  // Every byte of every message goes through it.
+  module(
+    "DriverRabbitMQ", at: "Adapters/Drivers/RabbitMQ", ["Core", "IO", "DriverKit", "CRabbitMQ", "Web"], settings: hot),
   module("ObjectStoreLocal", at: "Adapters/ObjectStores/Local", ["Core", "IO", "Vault"]),
   module("ObjectStoreMemory", at: "Adapters/ObjectStores/Memory", ["Core", "Vault"]),
   module("ObjectStoreFaulty", at: "Adapters/ObjectStores/Faulty", ["Core", "Vault"]),
@@ -268,6 +272,9 @@ let testTargets: [Target] = [
     "DriverRedisTests", ["Core", "IO", "DriverKit", "DriverRedis", "DriverContract", "TestSupport", "CHiredis"]),
   tests("DriverEtcdTests", ["Core", "IO", "DriverKit", "DriverEtcd", "DriverContract", "TestSupport"]),
   tests("DriverNATSTests", ["Core", "IO", "DriverKit", "DriverNATS", "DriverContract", "TestSupport"]),
+  tests(
+    "DriverRabbitMQTests",
+    ["Core", "IO", "DriverKit", "DriverRabbitMQ", "DriverContract", "TestSupport", "CRabbitMQ", "Web"]),
   tests(
     "DriverMariaDBTests",
     ["Core", "IO", "DriverKit", "DriverMariaDB", "DriverContract", "TestSupport", "CMariaDB", "salvor"]),

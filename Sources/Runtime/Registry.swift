@@ -7,6 +7,7 @@ import DriverKit
 import DriverMariaDB
 import DriverNATS
 import DriverPostgreSQL
+import DriverRabbitMQ
 import DriverRedis
 import DriverSQLite
 import IO
@@ -41,7 +42,8 @@ import Web
 package enum Registry {
   package static let drivers: [any DriverFactory.Type] = [
     SQLiteDriverFactory.self, FilesDriverFactory.self, PostgreSQLDriverFactory.self, RedisDriverFactory.self,
-    MariaDBDriverFactory.self, NATSDriverFactory.self, EtcdDriverFactory.self, ExecDriverFactory.self,
+    MariaDBDriverFactory.self, NATSDriverFactory.self, RabbitMQDriverFactory.self, EtcdDriverFactory.self,
+    ExecDriverFactory.self,
   ]
 
   /// Those whose copies can be opened by themselves, to be asked and changed.

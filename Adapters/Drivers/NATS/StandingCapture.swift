@@ -15,7 +15,7 @@ final class StandingCapture: CaptureSession {
     var canHold = true
     /// The group is held; otherwise the server stands still for its own copy only.
     var isHeldWithOthers = false
-    var copy: StoreCopy?
+    var copy: DirectoryCopy?
     var moment: Timestamp?
     var notes: [String] = []
   }
@@ -42,8 +42,8 @@ final class StandingCapture: CaptureSession {
       let configuration = self.driver.configuration
       let live = "\(configuration.storeDirectory ?? "")/jetstream/\(configuration.account)/streams"
       let (port, target) = (configuration.port, "\(self.account)/streams")
-      let (pid, copy) = try await self.environment.pool.run { () throws(DriverError) -> (Int32?, StoreCopy) in
-        var copy = StoreCopy(from: live, to: target)
+      let (pid, copy) = try await self.environment.pool.run { () throws(DriverError) -> (Int32?, DirectoryCopy) in
+        var copy = DirectoryCopy(from: live, to: target)
         do throws(SystemFailure) { try copy.bringUpToDate(isStill: false) } catch { throw DriverError(error) }
         return (ListeningProcess.find(port: port), copy)
       }
@@ -128,7 +128,7 @@ final class StandingCapture: CaptureSession {
         throw .engineFailed("mark() without prepare()", log: "")
       }
       let moment = self.environment.time.now()
-      let whole = try await self.environment.pool.run { () throws(DriverError) -> StoreCopy in
+      let whole = try await self.environment.pool.run { () throws(DriverError) -> DirectoryCopy in
         var copy = copy
         do throws(SystemFailure) { try copy.bringUpToDate(isStill: true) } catch { throw DriverError(error) }
         return copy
@@ -185,84 +185,5 @@ final class StandingCapture: CaptureSession {
       interruption.set()
     }
     return try result.get()
-  }
-}
-
-/// A copy of a directory that is brought up to date a second time while nothing writes to the original. Calls block.
-struct StoreCopy: Sendable {
-  private struct Stamp: Equatable, Sendable {
-    var inode: UInt64
-    var size: Int64
-    var modified: Timestamp
-  }
-
-  let from: String
-  let to: String
-  private var stamps: [TreePath: Stamp] = [:]
-  /// What the last call read.
-  private(set) var lastBytes: Int64 = 0
-
-  init(from: String, to: String) { (self.from, self.to) = (from, to) }
-
-  /// - Parameter isStill: Nobody writes: a file that can't be read is an error then, and what is there no more is removed.
-  mutating func bringUpToDate(isStill: Bool) throws(SystemFailure) {
-    var found: [TreePath: Stamp] = [:]
-    lastBytes = 0
-    try Files.createDirectory(to, mode: 0o700)
-    guard Files.exists(from) else {
-      try Files.removeTree(to)
-      return try Files.createDirectory(to, mode: 0o700)
-    }
-    let entries: [TreeEntry]
-    do throws(SystemFailure) { entries = try TreeReader.scan(from) } catch {
-      // A file that went away under the scan: what can't be copied ahead is copied later.
-      guard !isStill else { throw error }
-      return
-    }
-    // File systems tell times in ticks: a file changed in the tick of its copy may look as if it had not been.
-    let newest = entries.map(\.metadata.modified).max() ?? Timestamp(nanoseconds: 0)
-    for entry in entries {
-      let target = "\(to)/\(entry.path)"
-      switch entry.metadata.kind {
-      case .directory: try Files.createDirectory(target, mode: 0o700)
-      case .regular:
-        let stamp = Stamp(
-          inode: entry.metadata.inode, size: entry.metadata.size, modified: entry.metadata.modified)
-        if stamps[entry.path] != stamp {
-          do throws(SystemFailure) {
-            try copy("\(from)/\(entry.path)", to: target)
-          } catch {
-            guard error.number == ENOENT, !isStill else { throw error }
-            continue
-          }
-        }
-        if stamp.modified < newest - .seconds(1) { found[entry.path] = stamp }
-      default: continue
-      }
-      if entry.metadata.kind == .directory {
-        found[entry.path] = Stamp(inode: 0, size: 0, modified: Timestamp(nanoseconds: 0))
-      }
-    }
-    if isStill {
-      let present = Set(entries.map(\.path))
-      for entry in try TreeReader.scan(to) where !present.contains(entry.path) {
-        try Files.removeTree("\(to)/\(entry.path)")
-      }
-    }
-    stamps = found
-  }
-
-  private mutating func copy(_ source: String, to target: String) throws(SystemFailure) {
-    let input = try File(source, O_RDONLY | O_NOFOLLOW)
-    let output = try File(target, O_WRONLY | O_CREAT | O_TRUNC)
-    var buffer = [UInt8](repeating: 0, count: 1 << 20)
-    while true {
-      let count = try buffer.withMutableRawBytes { (raw) throws(SystemFailure) -> Int in try input.read(into: raw) }
-      if count == 0 { return }
-      try buffer.withRawBytes { (raw) throws(SystemFailure) in
-        try output.write(UnsafeRawBufferPointer(rebasing: raw[..<count]))
-      }
-      lastBytes += Int64(count)
-    }
   }
 }
