@@ -103,6 +103,8 @@ let engine: [Target] = [
     "Vault", at: "Sources/Vault", ["Core", "IO", "CISAL", "CZstd", "CLibcrypto", "CShim", .crypto], settings: hot),
   module("DriverKit", at: "Sources/DriverKit", ["Core", "CShim", "IO", .subprocess]),
   module("StateKit", at: "Sources/StateKit", ["Core", "Telemetry"]),
+  // What a repository in a bucket and a bucket as a store have in common.
+  module("S3Client", at: "Sources/S3Client", ["Core", "IO", "Web", .crypto]),
 ]
 
 // MARK: Adapters: one folder each, one line here, one line in `Runtime/Registry.swift`.
@@ -119,6 +121,7 @@ let adapters: [Target] = [
   module("DriverExec", at: "Adapters/Drivers/Exec", ["Core", "IO", "DriverKit"]),
   module("DriverRedis", at: "Adapters/Drivers/Redis", ["Core", "IO", "DriverKit", "CHiredis"]),
   module("DriverEtcd", at: "Adapters/Drivers/Etcd", ["Core", "IO", "DriverKit", "Web"]),
+  module("DriverBucket", at: "Adapters/Drivers/Bucket", ["Core", "IO", "DriverKit", "S3Client", "Web"]),
   module("DriverNATS", at: "Adapters/Drivers/NATS", ["Core", "IO", "DriverKit"], settings: hot),
   // Every byte of every message goes through it.
   module(
@@ -133,7 +136,7 @@ let adapters: [Target] = [
   module("ObjectStoreParity", at: "Adapters/ObjectStores/Parity", ["Core", "Vault"]),
   module("ObjectStoreCache", at: "Adapters/ObjectStores/Cache", ["Core", "IO", "Vault"]),
   module("ObjectStoreREST", at: "Adapters/ObjectStores/REST", ["Core", "IO", "Vault", "Web"]),
-  module("ObjectStoreS3", at: "Adapters/ObjectStores/S3", ["Core", "IO", "Vault", "Web", .crypto]),
+  module("ObjectStoreS3", at: "Adapters/ObjectStores/S3", ["Core", "IO", "S3Client", "Vault", "Web", .crypto]),
   module("JournalSQLite", at: "Adapters/Journals/SQLite", ["Core", "IO", "StateKit", .grdb]),
   module("JournalMemory", at: "Adapters/Journals/Memory", ["Core", "StateKit"]),
   module("LeaseEtcd", at: "Adapters/Leases/Etcd", ["Core", "StateKit", "Web"]),
@@ -270,6 +273,9 @@ let testTargets: [Target] = [
     "DriverPostgreSQLTests", ["Core", "IO", "DriverKit", "DriverPostgreSQL", "DriverContract", "TestSupport", "CPQ"]),
   tests(
     "DriverRedisTests", ["Core", "IO", "DriverKit", "DriverRedis", "DriverContract", "TestSupport", "CHiredis"]),
+  tests(
+    "DriverBucketTests",
+    ["Core", "IO", "DriverKit", "DriverBucket", "DriverContract", "S3Client", "TestSupport", "Web"]),
   tests("DriverEtcdTests", ["Core", "IO", "DriverKit", "DriverEtcd", "DriverContract", "TestSupport"]),
   tests("DriverNATSTests", ["Core", "IO", "DriverKit", "DriverNATS", "DriverContract", "TestSupport"]),
   tests(
@@ -381,7 +387,7 @@ let testTargets: [Target] = [
     "RemoteStoreTests",
     [
       "Core", "IO", "Vault", "Web", "ObjectStoreLocal", "ObjectStoreMemory", "ObjectStoreFaulty", "ObjectStoreRetry",
-      "ObjectStoreLimits", "ObjectStoreCache", "ObjectStoreMirror", "ObjectStoreREST", "ObjectStoreS3",
+      "ObjectStoreLimits", "ObjectStoreCache", "ObjectStoreMirror", "ObjectStoreREST", "ObjectStoreS3", "S3Client",
       "ObjectStoreContract",
       "RepositoryServer",
       "TestSupport", "salvor", .nioCore, .nioPosix,

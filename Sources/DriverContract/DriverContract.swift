@@ -63,36 +63,16 @@ package struct DriverContract<Fixture: DriverFixture>: Sendable {
     }
   }
 
-  /// The live state as its files are, for comparison byte by byte; the store is stopped.
-  func liveBytes(_ fixture: Fixture) async throws -> [String: String] {
-    let paths = fixture.livePaths
-    return try await BlockingPool.shared.run { try fingerprint(of: paths) }
-  }
+  func liveBytes(_ fixture: Fixture) async throws -> [String: String] { try await fixture.liveContent() }
 
-  /// Runs `body` while everything that was kept beside the live state is somewhere else.
   func withoutWorkspaces(_ fixture: Fixture, _ body: () async throws -> Void) async throws {
-    var moved: [(from: String, to: String)] = []
-    for parent in Set(fixture.livePaths.flatMap { [$0, Files.parent(of: $0)] }).sorted() where Files.isDirectory(parent)
-    {
-      for name in try Files.names(in: parent).map(\.lossyText) where name.hasPrefix(".salvor-") {
-        let pair = ("\(parent)/\(name)", "\(parent)/away\(name)")
-        try Files.rename(pair.0, to: pair.1)
-        moved.append(pair)
-      }
-    }
-    try promise(!moved.isEmpty, "something was kept beside the live state")
-    try await body()
-    for pair in moved.reversed() { try Files.rename(pair.to, to: pair.from) }
+    try await fixture.withoutKept(body)
   }
 
-  /// Nothing named `.salvor-…` lies next to the live state any more.
+  /// Nothing lies next to the live state any more.
   func expectNoLeftovers(_ fixture: Fixture) async throws {
-    let parents = Set(fixture.livePaths.map { Files.parent(of: $0) })
-    for parent in parents.sorted() where Files.exists(parent) {
-      let left = try await BlockingPool.shared.run { try Files.names(in: parent) }.map(\.lossyText)
-        .filter { $0.hasPrefix(".salvor-") }
-      try promise(left.isEmpty, "discardKept leaves nothing in \(parent), but there is \(left)")
-    }
+    let left = try await fixture.leftovers()
+    try promise(left.isEmpty, "discardKept leaves nothing beside, but there is \(left)")
   }
 }
 
@@ -107,7 +87,7 @@ package struct Captured: Sendable {
 }
 
 /// - Returns: Path to kind, rights, owner, time and digest, for everything at and below `paths`.
-private func fingerprint(of paths: [String]) throws -> [String: String] {
+func fingerprint(of paths: [String]) throws -> [String: String] {
   var result: [String: String] = [:]
   func visit(_ path: String) throws {
     var status = stat()

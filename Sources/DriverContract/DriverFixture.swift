@@ -36,6 +36,15 @@ package protocol DriverFixture: Sendable {
   /// Ends the store: connections, processes, files. Called once, whatever happened.
   func shutDown() async
 
+  /// The live state as it stands, piece by piece, for comparison; the store is stopped. Empty if there is none.
+  func liveContent() async throws -> [String: String]
+
+  /// Runs `body` while everything that was kept beside the live state is somewhere else.
+  func withoutKept(_ body: () async throws -> Void) async throws
+
+  /// Names of what restores have left beside the live state.
+  func leftovers() async throws -> [String]
+
   /// Whether the driver's traits must be ``DriverKit/HoldSupport/held(how:)``.
   var isHeld: Bool { get }
 
@@ -45,6 +54,36 @@ package protocol DriverFixture: Sendable {
 
 extension DriverFixture {
   package var isHeld: Bool { true }
+
+  /// Of files: every one byte by byte, with its rights, owner and time.
+  package func liveContent() async throws -> [String: String] {
+    let paths = livePaths
+    return try await BlockingPool.shared.run { try fingerprint(of: paths) }
+  }
+
+  package func withoutKept(_ body: () async throws -> Void) async throws {
+    var moved: [(from: String, to: String)] = []
+    for parent in Set(livePaths.flatMap { [$0, Files.parent(of: $0)] }).sorted() where Files.isDirectory(parent) {
+      for name in try Files.names(in: parent).map(\.lossyText) where name.hasPrefix(".salvor-") {
+        let pair = ("\(parent)/\(name)", "\(parent)/away\(name)")
+        try Files.rename(pair.0, to: pair.1)
+        moved.append(pair)
+      }
+    }
+    try promise(!moved.isEmpty, "something was kept beside the live state")
+    try await body()
+    for pair in moved.reversed() { try Files.rename(pair.to, to: pair.from) }
+  }
+
+  package func leftovers() async throws -> [String] {
+    let parents = Set(livePaths.map { Files.parent(of: $0) })
+    var left: [String] = []
+    for parent in parents.sorted() where Files.exists(parent) {
+      left += try await BlockingPool.shared.run { try Files.names(in: parent) }.map(\.lossyText)
+        .filter { $0.hasPrefix(".salvor-") }.map { "\(parent)/\($0)" }
+    }
+    return left
+  }
 
   /// The first byte of some record's payload where it stands as plain text, or the middle of the largest file.
   package func damagePoint(in tree: MemoryTree) -> (path: TreePath, offset: Int)? {

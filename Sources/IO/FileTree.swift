@@ -208,6 +208,8 @@ package protocol TreeSource: Sendable {
   func entries(below root: TreePath) async throws(AnyFailure) -> [TreeEntry]
   /// A whole file, if it is no larger than `limitBytes`.
   func contents(of path: TreePath, limitBytes: Int) async throws(AnyFailure) -> [UInt8]
+  /// A part of a file; shorter where the file ends before it.
+  func contents(of path: TreePath, range: Range<Int64>) async throws(AnyFailure) -> [UInt8]
   /// Writes the tree below `root` into `directory`, which must be empty or absent; metadata included.
   ///
   /// Returns when everything is on stable storage.
@@ -221,6 +223,13 @@ package protocol TreeSource: Sendable {
 }
 
 extension TreeSource {
+  /// For sources whose files are small: reads all of it.
+  package func contents(of path: TreePath, range: Range<Int64>) async throws(AnyFailure) -> [UInt8] {
+    let whole = try await contents(of: path, limitBytes: .max)
+    let (from, to) = (min(range.lowerBound, Int64(whole.count)), min(range.upperBound, Int64(whole.count)))
+    return Array(whole[Int(from)..<Int(to)])
+  }
+
   /// Writes the tree below `root` in whatever order is best.
   package func materialise(
     _ root: TreePath, at directory: String, progress: @escaping @Sendable (_ doneBytes: Int64) -> Void

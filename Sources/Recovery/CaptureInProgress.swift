@@ -131,6 +131,10 @@ package struct PrefixedSource: TreeSource {
     try await source.contents(of: prefix.appending(path), limitBytes: limitBytes)
   }
 
+  package func contents(of path: TreePath, range: Range<Int64>) async throws(AnyFailure) -> [UInt8] {
+    try await source.contents(of: prefix.appending(path), range: range)
+  }
+
   package func materialise(
     _ root: TreePath, at directory: String, first: [String],
     progress: @escaping @Sendable (_ doneBytes: Int64) -> Void

@@ -16,6 +16,10 @@ struct LazySource: TreeSource {
     try await open().contents(of: path, limitBytes: limitBytes)
   }
 
+  func contents(of path: TreePath, range: Range<Int64>) async throws(AnyFailure) -> [UInt8] {
+    try await open().contents(of: path, range: range)
+  }
+
   func materialise(
     _ root: TreePath, at directory: String, first: [String],
     progress: @escaping @Sendable (_ doneBytes: Int64) -> Void

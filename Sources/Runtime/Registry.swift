@@ -1,5 +1,6 @@
 import Catalog
 import Core
+import DriverBucket
 import DriverEtcd
 import DriverExec
 import DriverFiles
@@ -43,6 +44,7 @@ package enum Registry {
   package static let drivers: [any DriverFactory.Type] = [
     SQLiteDriverFactory.self, FilesDriverFactory.self, PostgreSQLDriverFactory.self, RedisDriverFactory.self,
     MariaDBDriverFactory.self, NATSDriverFactory.self, RabbitMQDriverFactory.self, EtcdDriverFactory.self,
+    BucketDriverFactory.self,
     ExecDriverFactory.self,
   ]
 

@@ -3,6 +3,7 @@ import Foundation
 import IO
 import ObjectStoreContract
 import ObjectStoreRetry
+import S3Client
 import Synchronization
 import TestSupport
 import Testing
@@ -111,7 +112,7 @@ struct S3Tests {
       "", "http://", "http://h", "http://h/", "https://user:secret@h/bucket", "bucket/../x", "a", "bu%20cket/x",
       "http://h/bucket?x=1",
     ] {
-      #expect(throws: StoreError.self, "\(text)") { _ = try address(text) }
+      #expect(throws: S3Failure.self, "\(text)") { _ = try address(text) }
     }
   }
 

@@ -11,6 +11,9 @@ package final class CephServer: Sendable {
   package let port: UInt16
   package static let accessKey = "test-access"
   package static let secretKey = "test-secret"
+  /// Of a user `limited`, who may do what a bucket's policy says.
+  package static let limitedAccessKey = "limited-access"
+  package static let limitedSecretKey = "limited-secret"
   /// Held for as long as the process lives: the cluster ends when nobody holds it.
   private let holding: File
 

@@ -86,6 +86,20 @@ struct BuilderTests {
     #expect(try await tree.contents(of: "base/2", limitBytes: 1 << 20) == bytes)
   }
 
+  @Test func `a part of a file is read, across blobs and past its end`() async throws {
+    let vault = MemoryVault()
+    let bytes = makeNoise(10_000, seed: 3)
+    let builder = SnapshotBuilder(writer: vault, polynomial: somePolynomial)
+    _ = try await builder.add("a/b", file(), cutting: .fixed(bytes: 4096)) { MemorySource(bytes) }
+    let tree = SnapshotTree(reader: vault, root: try await builder.finish().root)
+    for range in [0..<10_000, 0..<1, 4095..<4097, 4096..<8192, 100..<9000, 9999..<20_000, 10_000..<10_001, 50..<50] {
+      let expected = Array(bytes[min(range.lowerBound, 10_000)..<min(range.upperBound, 10_000)])
+      let found = try await tree.contents(of: "a/b", range: Int64(range.lowerBound)..<Int64(range.upperBound))
+      #expect(found == expected, "\(range)")
+    }
+    await #expect(throws: AnyFailure.self) { try await tree.contents(of: "a", range: 0..<1) }
+  }
+
   @Test func `parts that are not here, or not in their places, are refused`() async throws {
     let vault = MemoryVault()
     let first = SnapshotBuilder(writer: vault, polynomial: somePolynomial)

@@ -214,9 +214,9 @@ extension Delivery {
 
   private mutating func table(_ table: amqp_table_t, depth: Int) throws(WireError) {
     guard depth < 64 else { throw .garbled("headers in headers without an end") }
-    for index in 0..<Int(table.num_entries) {
-      let entry = table.entries[index]
-      let key = Connection.bytes(entry.key)
+    // A queue that counts deliveries puts them into another order; no two have one name.
+    let entries = (0..<Int(table.num_entries)).map { (Connection.bytes(table.entries[$0].key), table.entries[$0]) }
+    for (key, entry) in entries.sorted(by: { $0.0.lexicographicallyPrecedes($1.0) }) {
       if depth == 0, Self.counters.contains(key) { continue }
       properties += Array("\(key.count) ".utf8) + key
       try value(entry.value, depth: depth + 1)

@@ -1,6 +1,7 @@
 import Core
 import Foundation
 import IO
+import S3Client
 import Synchronization
 import Vault
 import Web
@@ -16,8 +17,7 @@ import Web
 package final class S3ObjectStore: ObjectStore {
   let address: S3Address
   let settings: S3Settings
-  private let client: WebClient
-  private let credentials: S3Credentials
+  private let connection: S3Connection
   let time: any Timekeeper
   /// Cleared when the server says that it doesn't know conditions.
   private let asksConditionally = Mutex(true)
@@ -29,8 +29,10 @@ package final class S3ObjectStore: ObjectStore {
   init(
     _ address: S3Address, _ settings: S3Settings, client: WebClient, credentials: S3Credentials, time: any Timekeeper
   ) {
-    (self.address, self.settings, self.client) = (address, settings, client)
-    (self.credentials, self.time) = (credentials, time)
+    (self.address, self.settings, self.time) = (address, settings, time)
+    connection = S3Connection(
+      address, client: client, credentials: credentials, time: time, timeLimit: settings.timeLimit,
+      stallLimit: settings.stallLimit)
   }
 
   package func prepare() async throws(StoreError) {
@@ -299,47 +301,13 @@ package final class S3ObjectStore: ObjectStore {
     headers: [(name: String, value: String)] = [], body: [UInt8]? = nil, payloadHash: String? = nil,
     limitBytes: Int = 1 << 20
   ) async throws(StoreError) -> WebResponse {
-    let path = address.path(key)
-    let text = S3Signature.text(query)
-    let hash =
-      payloadHash ?? body.map { $0.isEmpty ? S3Signature.emptyHash : Digest.of($0).hex } ?? S3Signature.emptyHash
-    let signature = S3Signature(
-      method: method.rawValue.uppercased(), host: address.host, path: path, query: query, headers: headers,
-      payloadHash: hash)
-    var isSecondTry = false
-    while true {
-      let credential = try await credentials.current()
-      var request = WebRequest(method, "\(address.scheme)://\(address.host)\(path)\(text.isEmpty ? "" : "?\(text)")")
-      request.headers = signature.signed(by: credential, region: address.region, at: time.now())
-      request.body = body
-      request.responseLimitBytes = limitBytes
-      let expected = max(body?.count ?? 0, method == .get ? min(limitBytes, 64 << 20) : 0)
-      request.timeLimit = settings.timeLimit + .seconds(expected >> 15)
-      request.stallLimit = settings.stallLimit
-      let response: WebResponse
-      do throws(WebFailure) { response = try await client.send(request) } catch {
-        switch error {
-        case .cancelled: throw .cancelled
-        case .address(let reason): throw .location("\(location): \(reason)")
-        case .trust(let reason): throw .permission("\(location): \(reason)")
-        default: throw .unavailable("\(location): \(error)")
-        }
-      }
-      // A temporary key may be withdrawn before its time.
-      guard !isSecondTry, response.status == 400 || response.status == 403,
-        ["ExpiredToken", "InvalidToken", "TokenRefreshRequired"].contains(Self.code(response))
-      else { return response }
-      isSecondTry = true
-      await credentials.forget()
-    }
+    do throws(S3Failure) {
+      return try await connection.send(
+        method, key: key, query: query, headers: headers, body: body, payloadHash: payloadHash, limitBytes: limitBytes)
+    } catch { throw StoreError(error) }
   }
 
-  static func code(_ response: WebResponse) -> String? {
-    guard !response.body.isEmpty, response.body.count <= 65_536, let xml = try? S3XML.parse(response.body),
-      xml.name == "Error", let code = xml["Code"]?.text
-    else { return nil }
-    return code.utf8.allSatisfy { $0 > 32 && $0 < 127 } ? String(code.prefix(80)) : nil
-  }
+  static func code(_ response: WebResponse) -> String? { S3Connection.code(response) }
 
   func refusal(_ response: WebResponse, _ what: String, about name: ObjectName? = nil) -> StoreError {
     let code = Self.code(response)
@@ -378,7 +346,10 @@ package struct S3ObjectStoreFactory: ObjectStoreFactory {
   }
 
   package func open(_ location: String) throws(StoreError) -> any ObjectStore {
-    let address = try S3Address(location, environment: environment)
+    let address: S3Address
+    do throws(S3Failure) { address = try S3Address(location, environment: environment) } catch {
+      throw StoreError(error)
+    }
     var settings = settings
     if let classes = environment["SALVOR_S3_STORAGE_CLASS"], !classes.isEmpty {
       settings.storageClasses = try S3Settings.storageClasses(classes)
@@ -391,5 +362,17 @@ package struct S3ObjectStoreFactory: ObjectStoreFactory {
         environment: environment, region: address.region, client: try WebClient(), time: time, pool: pool)
       return S3ObjectStore(address, settings, client: client, credentials: credentials, time: time)
     } catch { throw .location("\(error)") }
+  }
+}
+
+extension StoreError {
+  init(_ failure: S3Failure) {
+    self =
+      switch failure {
+      case .location(let text): .location(text)
+      case .permission(let text): .permission(text)
+      case .unavailable(let text): .unavailable(text)
+      case .cancelled: .cancelled
+      }
   }
 }

@@ -1,4 +1,5 @@
 import Core
+import S3Client
 import Vault
 import Web
 

@@ -1,6 +1,7 @@
 import Core
 import Crypto
 import Foundation
+import S3Client
 import Vault
 import Web
 

@@ -133,6 +133,25 @@ package struct SnapshotTree: TreeSource {
     } catch { throw AnyFailure(error) }
   }
 
+  package func contents(of path: TreePath, range: Range<Int64>) async throws(AnyFailure) -> [UInt8] {
+    do throws(TreeError) {
+      guard let node = try await node(at: path), node.metadata.kind.isRegular else { throw TreeError.notRegular(path) }
+      var (offset, result) = (Int64(0), [UInt8]())
+      for id in node.content {
+        guard let length = reader.length(.data, id) else { throw TreeError.blobMissing(id, path) }
+        let end = offset + Int64(length)
+        defer { offset = end }
+        guard end > range.lowerBound else { continue }
+        guard offset < range.upperBound else { break }
+        let blob: [UInt8]
+        do throws(VaultError) { blob = try await reader.load(.data, id) } catch { throw TreeError.vault(error) }
+        let (from, to) = (max(range.lowerBound - offset, 0), min(range.upperBound - offset, Int64(blob.count)))
+        if from < to { result += blob[Int(from)..<Int(to)] }
+      }
+      return result
+    } catch { throw AnyFailure(error) }
+  }
+
   package func materialise(
     _ root: TreePath, at directory: String, first: [String],
     progress: @escaping @Sendable (_ doneBytes: Int64) -> Void

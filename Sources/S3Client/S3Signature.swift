@@ -3,31 +3,43 @@ import Crypto
 import Foundation
 
 /// Who signs: a key pair, and a token if it is a temporary one.
-struct S3Credential: Sendable {
-  var accessKey: String
-  var secretKey: Secret
-  var sessionToken: Secret?
+package struct S3Credential: Sendable {
+  package var accessKey: String
+  package var secretKey: Secret
+  package var sessionToken: Secret?
   /// `nil`: for good.
-  var expires: Timestamp?
+  package var expires: Timestamp?
+
+  package init(accessKey: String, secretKey: Secret, sessionToken: Secret? = nil, expires: Timestamp? = nil) {
+    (self.accessKey, self.secretKey, self.sessionToken, self.expires) = (accessKey, secretKey, sessionToken, expires)
+  }
 }
 
 /// A request as it is signed. Source: Amazon, "AWS Signature Version 4 for API requests".
-struct S3Signature {
-  var method: String
-  var host: String
+package struct S3Signature {
+  package var method: String
+  package var host: String
   /// Percent-encoded once, as it is sent.
-  var path: String
+  package var path: String
   /// Names and values, not encoded.
-  var query: [(name: String, value: String)]
+  package var query: [(name: String, value: String)]
   /// Names in lowercase. `host`, the date, the payload's hash and the token are added.
-  var headers: [(name: String, value: String)]
+  package var headers: [(name: String, value: String)]
   /// Lowercase hexadecimal SHA-256 of the body.
-  var payloadHash: String
+  package var payloadHash: String
 
-  static let emptyHash = Digest.of([UInt8]()).hex
+  package init(
+    method: String, host: String, path: String, query: [(name: String, value: String)],
+    headers: [(name: String, value: String)], payloadHash: String
+  ) {
+    (self.method, self.host, self.path, self.query) = (method, host, path, query)
+    (self.headers, self.payloadHash) = (headers, payloadHash)
+  }
+
+  package static let emptyHash = Digest.of([UInt8]()).hex
 
   /// - Returns: Every header to be sent, the `authorization` among them, `host` not.
-  func signed(
+  package func signed(
     by credential: S3Credential, region: String, service: String = "s3", at time: Timestamp
   ) -> [(name: String, value: String)] {
     let instant = Self.instant(time)
@@ -56,18 +68,18 @@ struct S3Signature {
   }
 
   /// `20261121T080000Z`.
-  static func instant(_ time: Timestamp) -> String {
+  package static func instant(_ time: Timestamp) -> String {
     let text = Timestamp(seconds: time.nanoseconds / 1_000_000_000).description
     return text.filter { $0 != "-" && $0 != ":" }
   }
 
   /// A query as it is sent and signed: sorted, encoded.
-  static func text(_ query: [(name: String, value: String)]) -> String {
+  package static func text(_ query: [(name: String, value: String)]) -> String {
     query.map { (encoded($0.name), encoded($0.value)) }.sorted { $0 < $1 }.map { "\($0.0)=\($0.1)" }
       .joined(separator: "&")
   }
 
-  static func encoded(_ text: String, keepingSlashes: Bool = false) -> String {
+  package static func encoded(_ text: String, keepingSlashes: Bool = false) -> String {
     var result: [UInt8] = []
     for byte in text.utf8 {
       switch byte {

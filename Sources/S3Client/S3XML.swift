@@ -4,23 +4,23 @@ import Core
 ///
 /// Written for input nobody vouches for: no document types, no entities but the five of XML itself, bounded in depth and
 /// number.
-struct S3XML {
-  var name: String
-  var text = ""
-  var children: [S3XML] = []
+package struct S3XML {
+  package var name: String
+  package var text = ""
+  package var children: [S3XML] = []
 
-  struct Fault: Error, Equatable {
-    var offset: Int
-    var reason: String
+  package struct Fault: Error, Equatable {
+    package var offset: Int
+    package var reason: String
   }
 
-  static let depthLimit = 16
-  static let elementLimit = 200_000
+  package static let depthLimit = 16
+  package static let elementLimit = 200_000
 
   /// The first child of that name.
-  subscript(_ name: String) -> S3XML? { children.first { $0.name == name } }
+  package subscript(_ name: String) -> S3XML? { children.first { $0.name == name } }
 
-  static func parse(_ bytes: [UInt8]) throws(Fault) -> S3XML {
+  package static func parse(_ bytes: [UInt8]) throws(Fault) -> S3XML {
     var reader = Reader(bytes: bytes)
     return try reader.document()
   }

@@ -1,25 +1,35 @@
 import Core
 import Foundation
-import Vault
 
-/// Where a repository's objects are: a server, a bucket, what names begin with.
-struct S3Address: Sendable, Equatable {
+/// Where objects are: a server, a bucket, what names begin with.
+package struct S3Address: Sendable, Equatable {
   /// How a request names the bucket: in its path, or in the server's name.
-  enum Lookup: String, Sendable, CaseIterable { case auto, path, host }
+  package enum Lookup: String, Sendable, CaseIterable {
+    case auto, path, host
+
+    fileprivate func usesPath(endpoint: String, bucket: String) -> Bool {
+      switch self {
+      case .path: true
+      case .host: false
+      // Amazon's certificates are for names with one more label.
+      case .auto: !endpoint.hasSuffix(".amazonaws.com") || bucket.contains(".")
+      }
+    }
+  }
 
   /// `http` or `https`.
-  var scheme: String
+  package var scheme: String
   /// With the port, if it isn't the scheme's own.
-  var endpoint: String
-  var bucket: String
+  package var endpoint: String
+  package var bucket: String
   /// Empty, or ends with a slash.
-  var prefix: String
-  var region: String
-  var usesPath: Bool
+  package var prefix: String
+  package var region: String
+  package var usesPath: Bool
 
   /// - Parameter location: `https://host:port/bucket/prefix`, `host/bucket/prefix` where the host has a dot or a port, or
   ///   `bucket/prefix` with the server from `AWS_ENDPOINT_URL_S3`, `AWS_ENDPOINT_URL`, or Amazon's.
-  init(_ location: String, environment: [String: String]) throws(StoreError) {
+  package init(_ location: String, environment: [String: String]) throws(S3Failure) {
     func text(_ name: String) -> String? { environment[name].flatMap { $0.isEmpty ? nil : $0 } }
     region = text("AWS_REGION") ?? text("AWS_DEFAULT_REGION") ?? "us-east-1"
     var rest = Substring(location.hasPrefix("//") ? String(location.dropFirst(2)) : location)
@@ -53,26 +63,32 @@ struct S3Address: Sendable, Equatable {
     self.bucket = bucket
     prefix = parts.dropFirst().map { $0 + "/" }.joined()
     let lookup = text("SALVOR_S3_LOOKUP") ?? Lookup.auto.rawValue
-    switch Lookup(rawValue: lookup) {
-    case .path: usesPath = true
-    case .host: usesPath = false
-    // Amazon's certificates are for names with one more label.
-    case .auto: usesPath = !endpoint.hasSuffix(".amazonaws.com") || bucket.contains(".")
-    case nil: throw .location("SALVOR_S3_LOOKUP is path, host or auto")
-    }
+    guard let lookup = Lookup(rawValue: lookup) else { throw .location("SALVOR_S3_LOOKUP is path, host or auto") }
+    usesPath = lookup.usesPath(endpoint: endpoint, bucket: bucket)
   }
 
-  var host: String { usesPath ? endpoint : "\(bucket).\(endpoint)" }
+  /// - Parameters:
+  ///   - endpoint: A name or an address, with the port if it isn't the scheme's own.
+  ///   - prefix: What every key begins with; as it is, slash or not.
+  package init(
+    scheme: String, endpoint: String, bucket: String, prefix: String, region: String, lookup: Lookup = .auto
+  ) {
+    (self.scheme, self.endpoint, self.bucket, self.prefix) = (scheme, endpoint, bucket, prefix)
+    self.region = region
+    usesPath = lookup.usesPath(endpoint: endpoint, bucket: bucket)
+  }
+
+  package var host: String { usesPath ? endpoint : "\(bucket).\(endpoint)" }
 
   /// The path of a request, percent-encoded; `key` empty for the bucket itself.
-  func path(_ key: String) -> String {
+  package func path(_ key: String) -> String {
     let encoded = S3Signature.encoded(key, keepingSlashes: true)
     return usesPath ? key.isEmpty ? "/\(bucket)" : "/\(bucket)/\(encoded)" : "/\(encoded)"
   }
 
-  var description: String { "s3:\(scheme)://\(endpoint)/\(bucket)/\(prefix)" }
+  package var description: String { "s3:\(scheme)://\(endpoint)/\(bucket)/\(prefix)" }
 
-  private static func isBucket(_ text: String) -> Bool {
+  package static func isBucket(_ text: String) -> Bool {
     (3...63).contains(text.utf8.count)
       && text.utf8.allSatisfy { byte in
         switch byte {
@@ -82,7 +98,7 @@ struct S3Address: Sendable, Equatable {
       }
   }
 
-  private static func isServer(_ text: String) -> Bool {
+  package static func isServer(_ text: String) -> Bool {
     !text.isEmpty
       && text.utf8.allSatisfy { byte in
         switch byte {

@@ -1,39 +1,50 @@
 import Core
 import Foundation
 import IO
-import Vault
 import Web
 
 /// Where credentials come from, in the order Amazon's own tools look: variables, a web identity, the shared file, the
 /// machine's role. Temporary ones are had anew five minutes before they end.
-actor S3Credentials {
+package actor S3Credentials {
   private let environment: [String: String]
   private let region: String
   private let client: WebClient
   private let time: any Timekeeper
   private let pool: BlockingPool
+  private let supplied: (@Sendable () async throws(S3Failure) -> S3Credential)?
   private var known: S3Credential?
 
-  init(
+  /// One that somebody else keeps; asked again when the server calls it outdated.
+  package init(
+    client: WebClient, time: any Timekeeper, pool: BlockingPool,
+    supplied: @escaping @Sendable () async throws(S3Failure) -> S3Credential
+  ) {
+    (environment, region, self.client) = ([:], "", client)
+    (self.time, self.pool, self.supplied) = (time, pool, supplied)
+  }
+
+  package init(
     environment: [String: String], region: String, client: WebClient, time: any Timekeeper, pool: BlockingPool
   ) {
     (self.environment, self.region, self.client) = (environment, region, client)
     (self.time, self.pool) = (time, pool)
+    supplied = nil
   }
 
-  func current() async throws(StoreError) -> S3Credential {
+  package func current() async throws(S3Failure) -> S3Credential {
     if let known, known.expires.map({ time.now() + .seconds(300) < $0 }) ?? true { return known }
-    let found = try await look()
+    let found: S3Credential
+    if let supplied { found = try await supplied() } else { found = try await look() }
     known = found
     return found
   }
 
   /// The server calls them outdated: the next call looks again.
-  func forget() { known = nil }
+  package func forget() { known = nil }
 
   private func text(_ name: String) -> String? { environment[name].flatMap { $0.isEmpty ? nil : $0 } }
 
-  private func look() async throws(StoreError) -> S3Credential {
+  private func look() async throws(S3Failure) -> S3Credential {
     if let id = text("AWS_ACCESS_KEY_ID"), let secret = text("AWS_SECRET_ACCESS_KEY") {
       return S3Credential(
         accessKey: id, secretKey: Secret(secret), sessionToken: text("AWS_SESSION_TOKEN").map { Secret($0) })
@@ -49,13 +60,13 @@ actor S3Credentials {
 
   // MARK: The shared file
 
-  private func sharedFile() async throws(StoreError) -> S3Credential? {
+  private func sharedFile() async throws(S3Failure) -> S3Credential? {
     // Without a home there is no file that could be meant.
     guard let path = text("AWS_SHARED_CREDENTIALS_FILE") ?? text("HOME").map({ "\($0)/.aws/credentials" }) else {
       return nil
     }
     let profile = text("AWS_PROFILE") ?? "default"
-    let bytes = try await pool.run { () throws(StoreError) -> [UInt8]? in
+    let bytes = try await pool.run { () throws(S3Failure) -> [UInt8]? in
       do throws(SystemFailure) { return try Files.read(path, limitBytes: 1 << 20) } catch {
         if error.number == ENOENT || error.number == ENOTDIR { return nil }
         throw .permission("the file of credentials \(path): \(error.message)")
@@ -71,7 +82,7 @@ actor S3Credentials {
       accessKey: id, secretKey: Secret(secret), sessionToken: values["aws_session_token"].map { Secret($0) })
   }
 
-  static func profile(_ name: String, in text: String) -> [String: String] {
+  package static func profile(_ name: String, in text: String) -> [String: String] {
     var (section, values) = ("", [String: String]())
     for line in text.split(whereSeparator: \.isNewline) {
       let line = line.trimmingCharacters(in: .whitespaces)
@@ -89,8 +100,8 @@ actor S3Credentials {
   // MARK: Temporary ones
 
   /// Source: Amazon, "AssumeRoleWithWebIdentity".
-  private func webIdentity(_ file: String, _ role: String) async throws(StoreError) -> S3Credential {
-    let token = try await pool.run { () throws(StoreError) -> String in
+  private func webIdentity(_ file: String, _ role: String) async throws(S3Failure) -> S3Credential {
+    let token = try await pool.run { () throws(S3Failure) -> String in
       do throws(SystemFailure) {
         return String(decoding: try Files.read(file, limitBytes: 1 << 16), as: UTF8.self)
       } catch {
@@ -125,7 +136,7 @@ actor S3Credentials {
   /// Source: Amazon, "Use IMDSv2".
   ///
   /// - Returns: `nil` where there is no such service, or the machine has no role.
-  private func machineRole() async throws(StoreError) -> S3Credential? {
+  private func machineRole() async throws(S3Failure) -> S3Credential? {
     let base = text("AWS_EC2_METADATA_SERVICE_ENDPOINT") ?? "http://169.254.169.254"
     let root = base.hasSuffix("/") ? String(base.dropLast()) : base
     var request = WebRequest(.put, "\(root)/latest/api/token")
@@ -170,7 +181,7 @@ actor S3Credentials {
     return S3Credential(accessKey: id, secretKey: Secret(secret), sessionToken: Secret(token), expires: end)
   }
 
-  private func answer(_ request: WebRequest, _ who: String) async throws(StoreError) -> WebResponse {
+  private func answer(_ request: WebRequest, _ who: String) async throws(S3Failure) -> WebResponse {
     do throws(WebFailure) { return try await client.send(request) } catch {
       if error == .cancelled { throw .cancelled }
       throw .unavailable("\(who): \(error)")
