@@ -16,6 +16,8 @@ package struct Delivery: Sendable, Equatable {
   package var expires = false
   /// When it was last put into a dead letter exchange, in seconds of UTC.
   package var died: UInt64?
+  /// A consumer had it before and gave it back: a queue that counts such deliveries puts these first, in any order.
+  package var isReturned = false
 }
 
 /// An AMQP connection with one channel, through librabbitmq. Every call blocks, so it runs on a blocking pool; one call at a time.
@@ -217,7 +219,10 @@ extension Delivery {
     // A queue that counts deliveries puts them into another order; no two have one name.
     let entries = (0..<Int(table.num_entries)).map { (Connection.bytes(table.entries[$0].key), table.entries[$0]) }
     for (key, entry) in entries.sorted(by: { $0.0.lexicographicallyPrecedes($1.0) }) {
-      if depth == 0, Self.counters.contains(key) { continue }
+      if depth == 0, Self.counters.contains(key) {
+        isReturned = true
+        continue
+      }
       properties += Array("\(key.count) ".utf8) + key
       try value(entry.value, depth: depth + 1)
       if depth == 0, key.elementsEqual("x-death".utf8) { died = Self.lastDeath(entry.value) }

@@ -238,7 +238,8 @@ private struct Survey {
 extension ScratchServer {
   /// Takes every message of one queue. Blocks.
   ///
-  /// Of each message in order: exchange, routing key, properties with headers, and body, each with its length.
+  /// Of each message in order: exchange, routing key, properties with headers, and body, each with its length. What consumers gave
+  /// back comes without an order, for a quorum queue has none for it.
   fileprivate func read(
     _ queue: String, in vhost: String, expires: Bool, _ moment: Timestamp, _ interruption: Interruption
   ) throws(WireError) -> Description.Queue {
@@ -246,6 +247,7 @@ extension ScratchServer {
       host: "127.0.0.1", port: port, vhost: vhost, user: user, password: password, patience: .seconds(60),
       interruption: interruption)
     var running = RunningDigest()
+    var returned: [String] = []
     var found = Description.Queue(messages: 0, digest: "", expiring: 0)
     let seconds = moment.nanoseconds / 1_000_000_000
     try connection.drain(queue, isFinal: true) { message throws(WireError) in
@@ -255,16 +257,26 @@ extension ScratchServer {
         found.expiring += 1
         return
       }
-      running.update("\(message.exchange.count) \(message.routingKey.count) ")
-      running.update("\(message.properties.count) \(message.body.count)\n")
-      running.update(message.exchange)
-      running.update(message.routingKey)
-      running.update(message.properties)
-      running.update(message.body)
       found.messages += 1
+      guard message.isReturned else { return message.add(to: &running) }
+      var own = RunningDigest()
+      message.add(to: &own)
+      returned.append(own.finish().hex)
     }
     connection.close()
+    if !returned.isEmpty { running.update("\(returned.count) given back\n" + returned.sorted().joined(separator: "\n")) }
     found.digest = running.finish().hex
     return found
+  }
+}
+
+extension Delivery {
+  fileprivate func add(to digest: inout RunningDigest) {
+    digest.update("\(exchange.count) \(routingKey.count) ")
+    digest.update("\(properties.count) \(body.count)\n")
+    digest.update(exchange)
+    digest.update(routingKey)
+    digest.update(properties)
+    digest.update(body)
   }
 }
