@@ -109,6 +109,18 @@ import Testing
     #expect(result.failovers == 1)
   }
 
+  /// Some of those that `scripts/torture failover` carries out by the hundred: these two have broken a promise before.
+  @Test(.timeLimit(.minutes(10)), arguments: [3026 as UInt64, 3033])
+  func `what chance makes of a seed breaks no promise`(_ seed: UInt64) async throws {
+    let schedule = FailoverSchedule(seed: seed, mode: .bounded)
+    let program = try CommandRun.product("salvor")
+    let result = try await BlockingPool.shared.run { try ScheduleRun.carryOut(schedule, program: program) }
+    if let logs = result.logs { print("logs are in \(logs)") }
+    #expect(result.problems == [], "\(result.done)")
+    #expect(result.verdict.findings.isEmpty, "\(result.done)")
+    #expect(result.verdict.acknowledged > 100)
+  }
+
   @Test(
     "Without a protection, real servers show what it is for", .timeLimit(.minutes(10)),
     arguments: [FailoverControl.mostComplete, .fenceQuorum, .selfStop])

@@ -264,7 +264,9 @@ extension ScratchServer {
       returned.append(own.finish().hex)
     }
     connection.close()
-    if !returned.isEmpty { running.update("\(returned.count) given back\n" + returned.sorted().joined(separator: "\n")) }
+    if !returned.isEmpty {
+      running.update("\(returned.count) given back\n" + returned.sorted().joined(separator: "\n"))
+    }
     found.digest = running.finish().hex
     return found
   }
