@@ -8,7 +8,6 @@ import DriverKit
 import DriverMariaDB
 import DriverNATS
 import DriverPostgreSQL
-import DriverRabbitMQ
 import DriverRedis
 import DriverSQLite
 import IO
@@ -43,7 +42,7 @@ import Web
 package enum Registry {
   package static let drivers: [any DriverFactory.Type] = [
     SQLiteDriverFactory.self, FilesDriverFactory.self, PostgreSQLDriverFactory.self, RedisDriverFactory.self,
-    MariaDBDriverFactory.self, NATSDriverFactory.self, RabbitMQDriverFactory.self, EtcdDriverFactory.self,
+    MariaDBDriverFactory.self, NATSDriverFactory.self, EtcdDriverFactory.self,
     BucketDriverFactory.self,
     ExecDriverFactory.self,
   ]

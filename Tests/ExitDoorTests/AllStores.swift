@@ -11,7 +11,6 @@ final class AllStores: Sendable {
   let maria: MariaDBServer
   let nats: NATSServer
   let etcd: EtcdServer
-  let rabbit: RabbitMQServer
 
   var documents: String { directory.file("documents") }
   var ledger: String { directory.file("ledger.db") }
@@ -21,10 +20,11 @@ final class AllStores: Sendable {
 
   private init(
     directory: TemporaryDirectory, cluster: PostgreSQLServer, redis: RedisServer, maria: MariaDBServer,
-    nats: NATSServer, etcd: EtcdServer, rabbit: RabbitMQServer
+    nats: NATSServer,
+    etcd: EtcdServer
   ) {
     (self.directory, self.cluster, self.redis, self.maria) = (directory, cluster, redis, maria)
-    (self.nats, self.etcd, self.rabbit) = (nats, etcd, rabbit)
+    (self.nats, self.etcd) = (nats, etcd)
   }
 
   static func start() async throws -> AllStores {
@@ -32,10 +32,9 @@ final class AllStores: Sendable {
     let redis = try await BlockingPool.shared.run { try RedisServer() }
     let nats = try await BlockingPool.shared.run { try NATSServer() }
     let etcd = try await BlockingPool.shared.run { try EtcdServer() }
-    let rabbit = try await BlockingPool.shared.run { try RabbitMQServer(plugins: ["rabbitmq_management"]) }
     let system = AllStores(
       directory: directory, cluster: try await .start(), redis: redis, maria: try await .start(), nats: nats,
-      etcd: etcd, rabbit: rabbit)
+      etcd: etcd)
     do {
       try await system.fill()
       return system
@@ -52,7 +51,6 @@ final class AllStores: Sendable {
       self.redis.stop()
       self.nats.stop()
       self.etcd.stop()
-      self.rabbit.shutDown()
     }
   }
 
@@ -88,8 +86,6 @@ final class AllStores: Sendable {
     try await Self.ask(
       port: "\(nats.port)",
       [("$JS.API.STREAM.CREATE.ORDERS", created)] + (1...100).map { ("order.\($0 % 30)", "order number \($0)") })
-    try await manage("PUT", "queues/%2F/parcels", #"{"durable":true}"#)
-    try await send(1...30)
     let text = """
       apiVersion: salvor.dev/v1
       kind: Repository
@@ -119,8 +115,6 @@ final class AllStores: Sendable {
             nats: {port: \(nats.port), storeDirectory: "\(nats.storeDirectory)"}
           - name: settings
             etcd: {endpoint: "\(etcd.endpoint)", dataDirectory: "\(etcd.dataDirectory)"}
-          - name: parcels
-            rabbitmq: {port: \(rabbit.port), dataDirectory: "\(rabbit.dataDirectory)"}
           - name: goods
             mariadb:
               socket: "\(maria.socket)"
@@ -157,28 +151,6 @@ final class AllStores: Sendable {
       ETCDCTL_API=3 etcdctl --endpoints \(etcd.endpoint) del --prefix setting/1
       """)
     try await Self.ask(port: "\(nats.port)", [("order.1", "late"), ("order.2", "late")])
-    try await send(31...32)
-  }
-
-  /// Asks the node's management plugin.
-  private func manage(_ method: String, _ path: String, _ body: String) async throws {
-    try await shell(
-      """
-      curl -sSf --retry 60 --retry-connrefused --retry-delay 1 -u guest:guest -X \(method) -H 'content-type: application/json' \
-        -d '\(body)' 'http://127.0.0.1:\(rabbit.managementPort)/api/\(path)' >/dev/null
-      """)
-  }
-
-  /// Each message is confirmed before the next is sent.
-  private func send(_ numbers: ClosedRange<Int>) async throws {
-    for queue in ["parcels"] {
-      for number in numbers {
-        try await manage(
-          "POST", "exchanges/%2F/amq.default/publish",
-          #"{"routing_key":"\#(queue)","payload":"\#(queue) \#(number)","payload_encoding":"string","properties":{"delivery_mode":2}}"#
-        )
-      }
-    }
   }
 
   @discardableResult
@@ -253,16 +225,6 @@ final class AllStores: Sendable {
   static func endListener(_ port: String) async throws {
     let pid = await BlockingPool.shared.run { UInt16(port).flatMap { ListeningProcess.find(port: $0) } }
     if let pid { try await shell("kill \(pid)") }
-  }
-
-  /// Every message of a node's two queues, in order; none is left there.
-  static func parcels(port: String) async throws -> String {
-    try await shell(
-      """
-      for queue in parcels; do
-        while amqp-get -u amqp://guest:guest@127.0.0.1:\(port) -q "$queue"; do echo; done
-      done
-      """)
   }
 
   static func keys(port: String) async throws -> String {

@@ -1,5 +1,4 @@
 import Core
-import DriverKit
 import IO
 import TestSupport
 import Testing
@@ -8,7 +7,7 @@ import Testing
   /// Cases that are run below; a block of another name would be nobody's.
   private static let cases: Set<String> = [
     "variables", "points", "check", "point", "files", "sqlite", "postgresql", "postgresql-check", "redis", "mariadb",
-    "mariadb-stop", "nats", "rabbitmq", "etcd",
+    "mariadb-stop", "nats", "etcd",
   ]
 
   @Test func `every block of the page is a case`() throws {
@@ -94,20 +93,6 @@ import Testing
     try await AllStores.endListener(etcdPort)
     #expect(keysBack == settings)
 
-    // Erlang's two ports are behind it.
-    let rabbitPort = "\(try freePort())"
-    let node = place.file(RabbitMQServer.node)
-    var parcels = ""
-    do {
-      _ = try await run("rabbitmq", store: "parcels", destination: node, port: rabbitPort)
-      parcels = try await AllStores.parcels(port: rabbitPort)
-    } catch {
-      try await endNode(rabbitPort)
-      throw error
-    }
-    try await endNode(rabbitPort)
-    #expect(parcels == (1...30).map { "parcels \($0)\n" }.joined())
-
     // At the path of a socket that is not too long for one.
     let shop = place.file("shop")
     do {
@@ -138,17 +123,6 @@ import Testing
       throw error
     }
     try await stop(data)
-  }
-
-  /// The node, and the port mapper that it started.
-  private func endNode(_ port: String) async throws {
-    try await AllStores.endListener(port)
-    guard let number = UInt16(port) else { return }
-    for _ in 0..<1000 {
-      guard await BlockingPool.shared.run({ ListeningProcess.isListening(port: number + 1) }) else { break }
-      try await SystemTime().sleep(for: .milliseconds(50))
-    }
-    try await AllStores.endListener("\(number + 2)")
   }
 
   private func stop(_ data: String) async throws {
