@@ -134,9 +134,11 @@ final class FollowSite: @unchecked Sendable {
   /// The line of the page, for this site.
   func archive() async throws {
     let place = try #require(archived).file("shop-db")
+    let root = #filePath.split(separator: "/").dropLast(3).joined(separator: "/")
+    let page = String(decoding: try Files.read("/\(root)/docs/operating/continuous.md"), as: UTF8.self)
+    let line = try #require(page.split(separator: "\n").first { $0.hasPrefix("archive_command = ") })
     try await server.sql(
-      "ALTER SYSTEM SET archive_command = 'for i in $(seq 300); do test -e \"\(place)/%f\" && exit 0; sleep 0.1; done; exit 1'",
-      "SELECT pg_reload_conf()")
+      "ALTER SYSTEM SET \(line.replacing("/var/lib/salvor/archive/ledger-db", with: place))", "SELECT pg_reload_conf()")
   }
 
   /// How many segments the server was told are kept.

@@ -207,6 +207,7 @@ package struct LogKeeper: Sendable {
   ) async throws(RecoveryError) {
     let tick = max(.milliseconds(1), min(options.within / 8, .milliseconds(100)))
     while !stop.isOver {
+      if Task.isCancelled { throw .cancelled }
       // Whoever is behind has no time to wait.
       if (buffer.waiting?.bytes ?? 0) < options.spanBytes {
         do { try await time.sleep(for: tick) } catch { throw .cancelled }

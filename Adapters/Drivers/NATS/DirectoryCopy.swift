@@ -3,34 +3,23 @@ import Glibc
 import IO
 
 /// A copy of a directory that is brought up to date a second time while nothing writes to the original. Calls block.
-package struct DirectoryCopy: Sendable {
+struct DirectoryCopy: Sendable {
   private struct Stamp: Equatable, Sendable {
     var inode: UInt64
     var size: Int64
     var modified: Timestamp
   }
 
-  /// How much of a file that only grows is in the copy.
-  private struct Begun: Sendable {
-    var inode: UInt64
-    var size: Int64
-  }
-
-  package let from: String
-  package let to: String
-  private let growsOnly: @Sendable (TreePath) -> Bool
+  let from: String
+  let to: String
   private var stamps: [TreePath: Stamp] = [:]
-  private var begun: [TreePath: Begun] = [:]
   /// What the last call read.
-  package private(set) var lastBytes: Int64 = 0
+  private(set) var lastBytes: Int64 = 0
 
-  /// - Parameter growsOnly: Whether a file is only ever appended to: what was copied of it is not read again.
-  package init(from: String, to: String, growsOnly: @escaping @Sendable (TreePath) -> Bool = { _ in false }) {
-    (self.from, self.to, self.growsOnly) = (from, to, growsOnly)
-  }
+  init(from: String, to: String) { (self.from, self.to) = (from, to) }
 
   /// - Parameter isStill: Nobody writes: a file that can't be read is an error then, and what is there no more is removed.
-  package mutating func bringUpToDate(isStill: Bool) throws(SystemFailure) {
+  mutating func bringUpToDate(isStill: Bool) throws(SystemFailure) {
     var found: [TreePath: Stamp] = [:]
     lastBytes = 0
     try Files.createDirectory(to, mode: 0o700)
@@ -55,7 +44,7 @@ package struct DirectoryCopy: Sendable {
           inode: entry.metadata.inode, size: entry.metadata.size, modified: entry.metadata.modified)
         if stamps[entry.path] != stamp {
           do throws(SystemFailure) {
-            try copy(entry, to: target)
+            try copy("\(from)/\(entry.path)", to: target)
           } catch {
             guard error.number == ENOENT, !isStill else { throw error }
             continue
@@ -77,28 +66,17 @@ package struct DirectoryCopy: Sendable {
     stamps = found
   }
 
-  private mutating func copy(_ entry: TreeEntry, to target: String) throws(SystemFailure) {
-    let input = try File("\(from)/\(entry.path)", O_RDONLY | O_NOFOLLOW)
-    var start: Int64 = 0
-    // Grown, and not by anything but its end: a size that was set ahead stays as it is.
-    if let known = begun[entry.path], known.inode == entry.metadata.inode, known.size < entry.metadata.size {
-      start = known.size
-    }
-    let output = try File(target, O_WRONLY | O_CREAT | (start > 0 ? 0 : O_TRUNC))
-    guard lseek(input.descriptor, off_t(start), SEEK_SET) >= 0, lseek(output.descriptor, off_t(start), SEEK_SET) >= 0
-    else { throw SystemFailure("lseek", path: target) }
-    begun[entry.path] = nil
-    var done = start
+  private mutating func copy(_ source: String, to target: String) throws(SystemFailure) {
+    let input = try File(source, O_RDONLY | O_NOFOLLOW)
+    let output = try File(target, O_WRONLY | O_CREAT | O_TRUNC)
     var buffer = [UInt8](repeating: 0, count: 1 << 20)
     while true {
       let count = try buffer.withMutableRawBytes { (raw) throws(SystemFailure) -> Int in try input.read(into: raw) }
-      if count == 0 { break }
+      if count == 0 { return }
       try buffer.withRawBytes { (raw) throws(SystemFailure) in
         try output.write(UnsafeRawBufferPointer(rebasing: raw[..<count]))
       }
-      done += Int64(count)
+      lastBytes += Int64(count)
     }
-    lastBytes += done - start
-    if growsOnly(entry.path) { begun[entry.path] = Begun(inode: entry.metadata.inode, size: done) }
   }
 }
