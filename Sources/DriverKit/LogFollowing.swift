@@ -129,10 +129,21 @@ package struct LogChunk: Sendable {
   }
 }
 
+extension LogSink {
+  /// Whether what comes next may be left for a while, after so many bytes were all that was there.
+  ///
+  /// A server that finds a socket's buffer full waits; one of small packets is full with far less than its size.
+  package func mayGather(after bytes: Int) -> Bool { (1..<(16 << 10)).contains(bytes) }
+}
+
 /// Takes a log as it grows. Calls never wait; who finds no room comes again later.
 package protocol LogSink: Sendable {
   /// Whether more may be appended now. While it may not, the follower goes on telling its server that it lives.
   var hasRoom: Bool { get }
+
+  /// How long what comes may be left with its server, so that much is read at once: a look for each transaction would keep a
+  /// processor busy.
+  var gathering: Duration { get }
 
   /// The newest position that survives the loss of this machine; nothing may be acknowledged beyond it.
   var durable: LogPosition? { get }

@@ -359,6 +359,7 @@ final class MemoryTreeLog: LogSink, LogSource {
     set { state.withLock { $0.isFull = newValue } }
   }
   var hasRoom: Bool { !isFull }
+  let gathering: Duration = .milliseconds(5)
   /// What no loss of a machine takes away.
   var settled: LogPosition? {
     get { state.withLock { $0.settled } }

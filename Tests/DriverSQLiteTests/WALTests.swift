@@ -178,6 +178,7 @@ private final class MemoryLog: LogSink {
   private let state = Mutex(State())
 
   var hasRoom: Bool { true }
+  let gathering: Duration = .milliseconds(5)
   var durable: LogPosition? { end }
   var end: LogPosition? { state.withLock { $0.end } }
   var beginnings: Int { state.withLock { $0.beginnings } }

@@ -20,8 +20,8 @@ struct FilesFollower: LogFollower {
   /// How long notes may become, in lines beyond what the tree needs.
   var longNotes = 100_000
 
-  /// How often is looked for what changed; the resolution of times, and what a mark may have to wait.
-  static let poll: Duration = .milliseconds(5)
+  /// How long changes may gather, at most; the resolution of times, and a mark has to wait until they are read.
+  static let longestGathering: Duration = .milliseconds(20)
   /// How often notes are made to last, and it is looked whether the tree is the one that was there.
   var sign: Duration = .seconds(1)
 
@@ -75,7 +75,16 @@ struct FilesFollower: LogFollower {
         }
       }
       if !isDone, sink.hasRoom { continue }
-      do { try await time.sleep(for: Self.poll) } catch { throw .cancelled }
+      guard isDone else {
+        do { try await time.sleep(for: .milliseconds(20)) } catch { throw .cancelled }
+        continue
+      }
+      let gathering = min(sink.gathering, Self.longestGathering)
+      // Whoever asks for a mark is answered at once.
+      await pool.run {
+        if asked.wait(orFor: tail.newsDescriptor, atMost: .milliseconds(100)) { return }
+        asked.wait(atMost: gathering)
+      }
     }
   }
 
@@ -145,6 +154,20 @@ final class MarkListener: @unchecked Sendable {
       if count == 1 { waiting.append(caller) }
       return count == 0 || count < 0 && errno != EAGAIN
     }
+  }
+
+  /// Waits until somebody asks.
+  ///
+  /// - Parameter other: What may end the waiting too, by something to read.
+  /// - Returns: Whether somebody asks.
+  @discardableResult func wait(orFor other: Int32? = nil, atMost limit: Duration) -> Bool {
+    var entries = ([listening.descriptor] + callers.map(\.descriptor) + [other].compactMap(\.self)).map {
+      pollfd(fd: $0, events: Int16(POLLIN), revents: 0)
+    }
+    guard poll(&entries, nfds_t(entries.count), Int32(clamping: limit.wholeNanoseconds / 1_000_000)) > 0 else {
+      return false
+    }
+    return entries.prefix(1 + callers.count).contains { $0.revents != 0 }
   }
 
   func answer(_ position: LogPosition) {

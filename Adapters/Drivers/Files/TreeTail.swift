@@ -39,6 +39,8 @@ final class TreeTail: @unchecked Sendable {
   }
 
   var position: LogPosition { place.position }
+  /// Readable once something changed.
+  var newsDescriptor: Int32 { watch.descriptor }
 
   /// Lists the tree and watches it from then on.
   ///

@@ -23,6 +23,7 @@ final class TreeWatch: @unchecked Sendable {
 
   private let tree: Tree
   private let queue: File
+  var descriptor: Int32 { queue.descriptor }
   private var paths: [Int32: TreePath] = [:]
   private var numbers: [TreePath: Int32] = [:]
   private var buffer = [UInt8](repeating: 0, count: 1 << 16)

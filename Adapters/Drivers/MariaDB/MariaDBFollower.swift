@@ -237,13 +237,16 @@ struct MariaDBFollower: LogFollower {
       try await connection.startDump(mirror.file, from: mirror.request, as: replica)
       var acknowledged: String?
       var heard = time.monotonicNanoseconds()
+      var gathers = false
       while true {
         if Task.isCancelled { throw .cancelled }
         if sink.hasRoom {
+          if gathers { do { try await time.sleep(for: sink.gathering) } catch { throw .cancelled } }
           let isWaitedFor = driver.isSemiSynchronous && acknowledged != mirror.position.description
           let received = try await connection.receive(
-            limitBytes: Self.readBytes, wait: .milliseconds(isWaitedFor ? 5 : 100))
+            limitBytes: Self.readBytes, wait: isWaitedFor ? min(sink.gathering, .milliseconds(5)) : .milliseconds(100))
           if !received.packets.isEmpty { heard = time.monotonicNanoseconds() }
+          gathers = sink.mayGather(after: received.packets.reduce(0) { $0 + $1.count })
           for packet in received.packets {
             try packet.withRawBytes { (raw) throws(StatementFailure) -> Void in try mirror.take(raw) }
           }

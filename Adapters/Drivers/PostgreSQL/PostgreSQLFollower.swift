@@ -214,6 +214,7 @@ struct PostgreSQLFollower: LogFollower {
     // then all that was committed before the first time is here. Once says nothing, in the middle of catching up.
     var quiet: (end: LogSequenceNumber, clock: Timestamp)?
     var heard = told
+    var gathers = false
     while true {
       if Task.isCancelled { throw .cancelled }
       var wantsReply = false
@@ -221,9 +222,11 @@ struct PostgreSQLFollower: LogFollower {
       if let end = ended {
         messages = [end]
       } else if sink.hasRoom {
+        if gathers { do { try await time.sleep(for: sink.gathering) } catch { throw .cancelled } }
         let isBehind = acknowledged.map { $0 < stream.position } ?? true
         messages = try await connection.receive(
-          limitBytes: Self.readBytes, wait: isBehind ? .milliseconds(20) : .milliseconds(100))
+          limitBytes: Self.readBytes, wait: isBehind ? min(sink.gathering, .milliseconds(20)) : .milliseconds(100))
+        gathers = sink.mayGather(after: messages.reduce(0) { $0 + $1.byteCount })
       } else {
         messages = []
         do { try await time.sleep(for: .milliseconds(20)) } catch { throw .cancelled }

@@ -20,6 +20,9 @@ final class ReplicationConnection: Sendable {
     case alive(end: LogSequenceNumber, clock: Timestamp, wantsReply: Bool)
     /// The timeline came to its end; there is one that goes on from it.
     case timelineEnded(next: UInt32, start: LogSequenceNumber)
+
+    /// How much log is in it.
+    var byteCount: Int { if case .data(_, _, _, let bytes) = self { bytes.count } else { 0 } }
   }
 
   struct Identity: Sendable {
@@ -183,13 +186,14 @@ final class ReplicationConnection: Sendable {
           defer { PQfreemem(buffer) }
           guard let buffer else { continue }
           let message = try Self.message(UnsafeRawBufferPointer(start: buffer, count: Int(count)))
-          if case .data(_, _, _, let content) = message { bytes += content.count }
+          bytes += message.byteCount
           messages.append(message)
         case 0:
-          if hasWaited || !messages.isEmpty { return messages }
+          if hasWaited, messages.isEmpty { return messages }
           hasWaited = true
           var descriptor = pollfd(fd: PQsocket(pointer), events: Int16(POLLIN), revents: 0)
-          _ = poll(&descriptor, 1, milliseconds)
+          // All that is there is taken; more is not waited for.
+          if poll(&descriptor, 1, messages.isEmpty ? milliseconds : 0) == 0, !messages.isEmpty { return messages }
           guard PQconsumeInput(pointer) == 1 else { throw lost(pointer) }
         case -1:
           // What came before is given out first; the end is met again.

@@ -230,12 +230,17 @@ struct RedisFollower: LogFollower {
     var stream = start
     var acknowledged: Int64 = -1
     var told = time.monotonicNanoseconds()
+    var gathers = false
     while true {
       if Task.isCancelled { throw .cancelled }
       var isSilent = true
       if sink.hasRoom {
+        if gathers { do { try await time.sleep(for: sink.gathering) } catch { throw .cancelled } }
         let isBehind = acknowledged < stream.position
-        if let bytes = try await receive(link, wait: isBehind ? .milliseconds(20) : .milliseconds(100)) {
+        let bytes = try await receive(
+          link, wait: isBehind ? min(sink.gathering, .milliseconds(20)) : .milliseconds(100))
+        gathers = sink.mayGather(after: bytes?.count ?? 0)
+        if let bytes {
           isSilent = false
           if let chunk = try stream.take(bytes) { try sink.append(chunk) }
           let (received, isDirty) = (stream.received, stream.isDirty)
@@ -269,12 +274,16 @@ struct RedisFollower: LogFollower {
     let pool = driver.environment.pool
     do throws(WireError) {
       let bytes = try await pool.run { () throws(WireError) -> [UInt8] in
-        var buffer = [UInt8](repeating: 0, count: Self.readBytes)
-        let count = try buffer.withMutableRawBytes { (raw) throws(WireError) -> Int in
-          try link.socket.receive(into: raw, patience: wait, interruption: link.interruption)
+        var failure: WireError?
+        // Rarely are all of them needed: they are not set to zero first.
+        let bytes = [UInt8](unsafeUninitializedCapacity: Self.readBytes) { buffer, count in
+          do throws(WireError) {
+            count = try link.socket.receive(
+              into: UnsafeMutableRawBufferPointer(buffer), patience: wait, interruption: link.interruption)
+          } catch { failure = error }
         }
-        buffer.removeLast(buffer.count - count)
-        return buffer
+        if let failure { throw failure }
+        return bytes
       }
       guard !bytes.isEmpty else { throw WireError.broken("the server closed the link of a replica") }
       return bytes

@@ -68,14 +68,19 @@ final class LogBuffer: LogSink {
   private let state: Mutex<State>
   private let time: any Timekeeper
   private let limitBytes: Int
+  let gathering: Duration
 
   /// - Parameters:
   ///   - end: Where the archive ends.
   ///   - next: The number of the stretch that comes next.
   ///   - attached: Names of what is attached to the stretch that ends there.
   ///   - limitBytes: How much may wait in memory.
-  init(end: LogEnd?, next: Int64 = 1, attached: Set<String> = [], time: any Timekeeper, limitBytes: Int) {
-    (self.time, self.limitBytes) = (time, limitBytes)
+  ///   - gathering: How long followers may leave what comes where it is.
+  init(
+    end: LogEnd?, next: Int64 = 1, attached: Set<String> = [], time: any Timekeeper, limitBytes: Int,
+    gathering: Duration = .milliseconds(5)
+  ) {
+    (self.time, self.limitBytes, self.gathering) = (time, limitBytes, gathering)
     state = Mutex(
       State(
         end: end, durable: end?.position, known: attached, lastSaved: time.monotonicNanoseconds(), next: next))

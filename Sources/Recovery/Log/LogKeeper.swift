@@ -25,6 +25,9 @@ package struct LogKeeper: Sendable {
     package var courtesy: Duration = .seconds(5)
     package var pauses: (first: Duration, longest: Duration) = (.milliseconds(200), .seconds(5))
 
+    /// A small part of what it may take until what came is durable.
+    var gathering: Duration { max(.milliseconds(1), min(within / 20, .milliseconds(100))) }
+
     package init() {}
   }
 
@@ -52,6 +55,9 @@ package struct LogKeeper: Sendable {
     case standingBack(for: String)
     case unreadable(snapshot: String, Report)
   }
+
+  /// How often is looked whether it was asked to stop.
+  private static let look: Duration = .milliseconds(200)
 
   private let archive: LogArchive
   private let follower: any LogFollower
@@ -113,7 +119,8 @@ package struct LogKeeper: Sendable {
       next: max(
         listing.spans.map(\.span.numbers.upperBound).max() ?? 0,
         LogArchive.lastNumber(of: archive.store, among: snapshots)) + 1,
-      attached: Set(chain?.spans.flatMap(\.span.attachments) ?? []), time: time, limitBytes: options.bufferBytes)
+      attached: Set(chain?.spans.flatMap(\.span.attachments) ?? []), time: time, limitBytes: options.bufferBytes,
+      gathering: options.gathering)
     let mark = await hint()
     let ended = await withTaskGroup(of: Ended.self) { group in
       group.addTask { await self.follow(into: buffer, hint: mark, until: stop, report) }
@@ -166,7 +173,7 @@ package struct LogKeeper: Sendable {
           } catch { return error }
         }
         group.addTask {
-          while !stop.isOver { do { try await time.sleep(for: .milliseconds(50)) } catch { break } }
+          while !stop.isOver { do { try await time.sleep(for: Self.look) } catch { break } }
           return .cancelled
         }
         let first = await group.next() ?? nil
@@ -196,7 +203,7 @@ package struct LogKeeper: Sendable {
     let end = time.monotonicNanoseconds() + duration.wholeNanoseconds
     while !stop.isOver, time.monotonicNanoseconds() < end {
       let left = Duration.nanoseconds(end - time.monotonicNanoseconds())
-      do { try await time.sleep(for: min(left, .milliseconds(50))) } catch { throw .cancelled }
+      do { try await time.sleep(for: min(left, Self.look)) } catch { throw .cancelled }
     }
   }
 
