@@ -21,7 +21,7 @@ package struct PointsUnderLoad: Sendable {
     package var every: Duration?
     /// How many of the points are restored, chosen by the seed; all by default.
     package var restores = Int.max
-    /// How long the load runs by itself first, to compare with; zero for not at all.
+    /// How long the load runs by itself, before and again after, to compare with; zero for not at all.
     package var calm: Duration = .seconds(5)
 
     package init(bank: String, directory: String) { (self.bank, self.directory) = (bank, directory) }
@@ -49,8 +49,9 @@ package struct PointsUnderLoad: Sendable {
     package var pauses: [Int64] = []
     /// Of every point that was taken, how long each store took to be held, marked and released, in nanoseconds.
     package var timings: [StoreName: [StorePoint.Timings]] = [:]
-    /// The load's summary without points being taken, and with.
+    /// The load's summary without points being taken, before and after, and with.
     package var calm: JSONValue?
+    package var calmAfter: JSONValue?
     package var load: JSONValue
 
     package var broken: Int { points.count { $0.isBroken } }
@@ -63,6 +64,13 @@ package struct PointsUnderLoad: Sendable {
         return nil
       }
       return count / seconds
+    }
+
+    /// What the load kept of its rate: a machine's own pace changes, so it is compared with what was before and what came after.
+    package var throughputKept: Double? {
+      let calms = [rate(calm), rate(calmAfter)].compactMap(\.self)
+      guard let rate = rate(load), !calms.isEmpty, calms.allSatisfy({ $0 > 0 }) else { return nil }
+      return rate / (calms.reduce(0, +) / Double(calms.count))
     }
 
     /// The pause that `share` of the points stayed within, in nanoseconds.
@@ -124,12 +132,14 @@ package struct PointsUnderLoad: Sendable {
     chosen.holds = options.holds
     chosen.apart = .milliseconds(100)
     let how = chosen
-    var calm: JSONValue?
-    if options.calm > .zero {
-      (_, calm) = try await bank.underLoad(rate: 0, seed: options.seed &+ 1, record: root + "/calm.txt") {
-        try await host.time.sleep(for: options.calm)
-      }
+    func calmly(_ number: UInt64) async throws -> JSONValue? {
+      guard options.calm > .zero else { return nil }
+      let pause = options.calm
+      return try await bank.underLoad(rate: 0, seed: options.seed &+ number, record: root + "/calm.txt") {
+        try await host.time.sleep(for: pause)
+      }.1
     }
+    let calm = try await calmly(1)
     let taken: [RecoveryPoint]
     let load: JSONValue
     if let every = options.every {
@@ -146,6 +156,7 @@ package struct PointsUnderLoad: Sendable {
         return points
       }
     }
+    let calmAfter = try await calmly(2)
     try await system.stopAll()
     var points: [Point] = []
     let chance = SeededRandomness(seed: options.seed)
@@ -184,7 +195,7 @@ package struct PointsUnderLoad: Sendable {
           + (bad.isEmpty ? "0 broken" : "\(result.violations) broken: \(bad.joined(separator: "; "))"))
       points.append(result)
     }
-    var outcome = Outcome(seed: options.seed, points: points, calm: calm, load: load)
+    var outcome = Outcome(seed: options.seed, points: points, calm: calm, calmAfter: calmAfter, load: load)
     outcome.pauses = taken.map(\.pauseNanoseconds)
     for point in taken {
       for (name, store) in point.stores { outcome.timings[name, default: []].append(store.timings) }

@@ -22,7 +22,7 @@ struct Points: AsyncParsableCommand {
 
   @Option(help: "Seed of the transfers.") var seed: UInt64 = 1
   @Option(help: "Points to take.") var runs = 100
-  @Option(help: "Seconds of load without points first, to compare with.") var calm: Int = 5
+  @Option(help: "Seconds of load without points, before and again after, to compare with.") var calm: Int = 5
   @Option(help: "Follow logs, and take points that only mark stores, one every so many milliseconds.") var every: Int?
   @Option(help: "How many of the points to restore, chosen by the seed (default: all).") var restore: Int?
   @Flag(help: "Take points without holding; succeeds only if some are broken.") var noHold = false
@@ -77,10 +77,10 @@ struct Points: AsyncParsableCommand {
             return "\(step) \(milliseconds(share(values, 0.5))), p99 \(milliseconds(share(values, 0.99)))"
           }.joined(separator: "; "))
     }
-    if let calm = outcome.rate(outcome.calm), let rate = outcome.rate(outcome.load), calm > 0 {
-      print("throughput kept: \(String(format: "%.1f", rate / calm * 100)) %")
-    }
-    for (name, load) in [("without points", outcome.calm), ("with points", outcome.load)] {
+    if let kept = outcome.throughputKept { print("throughput kept: \(String(format: "%.1f", kept * 100)) %") }
+    for (name, load) in [
+      ("without points", outcome.calm), ("with points", outcome.load), ("without them again", outcome.calmAfter),
+    ] {
       guard let load, let acknowledged = load["acknowledged"]?.number, let seconds = load["seconds"]?.number else {
         continue
       }

@@ -22,6 +22,8 @@ struct FilesFollower: LogFollower {
 
   /// How long changes may gather, at most; the resolution of times, and a mark has to wait until they are read.
   static let longestGathering: Duration = .milliseconds(20)
+  /// How long a cancellation may wait.
+  private static let turn: Duration = .milliseconds(500)
   /// How often notes are made to last, and it is looked whether the tree is the one that was there.
   var sign: Duration = .seconds(1)
 
@@ -56,36 +58,38 @@ struct FilesFollower: LogFollower {
 
   private func ship(_ tail: TreeTail, _ asked: MarkListener, into sink: any LogSink) async throws(DriverError) {
     let (time, pool, longNotes, sign) = (driver.environment.time, driver.pool, longNotes, sign)
-    var said = time.monotonicNanoseconds()
     while true {
       if Task.isCancelled { throw .cancelled }
-      let isDone = try await pool.run { () throws(DriverError) -> Bool in
-        // Who asks before the tree is looked at has all that was done before.
-        asked.listen()
-        guard try tail.ship(into: sink) else { return false }
-        asked.answer(tail.position)
+      let isFull = try await pool.run { () throws(DriverError) -> Bool in
+        let isFull = try Self.ship(tail, asked, into: sink, time, for: min(sign, Self.turn))
+        try tail.requireTree()
+        try tail.synchronize(durable: sink.durable, long: longNotes)
+        return isFull
+      }
+      if isFull { do { try await time.sleep(for: .milliseconds(20)) } catch { throw .cancelled } }
+    }
+  }
+
+  /// Stays on its thread: many small changes would else be as many changes of threads. Blocks.
+  ///
+  /// - Returns: Whether the sink has no room.
+  private static func ship(
+    _ tail: TreeTail, _ asked: MarkListener, into sink: any LogSink, _ time: any Timekeeper, for turn: Duration
+  ) throws(DriverError) -> Bool {
+    let gathering = min(sink.gathering, longestGathering)
+    let begun = time.monotonicNanoseconds()
+    while Duration.nanoseconds(time.monotonicNanoseconds() - begun) < turn {
+      // Who asks before the tree is looked at has all that was done before.
+      asked.listen()
+      guard try tail.ship(into: sink) else {
+        if sink.hasRoom { continue }
         return true
       }
-      let now = time.monotonicNanoseconds()
-      if Duration.nanoseconds(now - said) >= sign {
-        said = now
-        try await pool.run { () throws(DriverError) in
-          try tail.requireTree()
-          try tail.synchronize(durable: sink.durable, long: longNotes)
-        }
-      }
-      if !isDone, sink.hasRoom { continue }
-      guard isDone else {
-        do { try await time.sleep(for: .milliseconds(20)) } catch { throw .cancelled }
-        continue
-      }
-      let gathering = min(sink.gathering, Self.longestGathering)
+      asked.answer(tail.position)
       // Whoever asks for a mark is answered at once.
-      await pool.run {
-        if asked.wait(orFor: tail.newsDescriptor, atMost: .milliseconds(100)) { return }
-        asked.wait(atMost: gathering)
-      }
+      if !asked.wait(orFor: tail.newsDescriptor, atMost: turn / 4) { asked.wait(atMost: gathering) }
     }
+    return false
   }
 
   // MARK: Places

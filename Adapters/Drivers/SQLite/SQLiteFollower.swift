@@ -43,13 +43,15 @@ struct SQLiteFollower: LogFollower {
       var isAtEnd = true
       if sink.hasRoom {
         let anchored = isAnchored
-        isAtEnd = try await pool.run { () throws(DriverError) in try tail.ship(into: sink, isAnchored: anchored) }
+        isAtEnd = try await pool.run { () throws(DriverError) in
+          guard try tail.ship(into: sink, isAnchored: anchored) else { return false }
+          try tail.rest(isDurable: sink.durable == tail.position, into: sink)
+          return true
+        }
         let now = time.monotonicNanoseconds()
         if isAtEnd {
           // The read transaction was there before: it keeps what comes, and all before that is shipped.
           isAnchored = true
-          let isDurable = sink.durable == tail.position
-          try await pool.run { () throws(DriverError) in try tail.rest(isDurable: isDurable, into: sink) }
           if tail.frames >= Self.longestFrames, Duration.nanoseconds(now - turned) >= Self.sign {
             _ = try await pool.run { () throws(DriverError) in try tail.turn(into: sink) }
             turned = time.monotonicNanoseconds()

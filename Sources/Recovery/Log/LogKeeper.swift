@@ -33,12 +33,66 @@ package struct LogKeeper: Sendable {
 
   /// Asked to stop: the follower ends, what came is written, and ``run(until:report:)`` returns.
   package final class Stop: Sendable {
-    private let flag = Mutex(false)
+    private struct State {
+      var hasCome = false
+      var next = 0
+      var waiting: [Int: CheckedContinuation<Void, Never>] = [:]
+      var given = Set<Int>()
+    }
+
+    private let state = Mutex(State())
     private let outer: Stop?
+
     /// - Parameter outer: One that stops this one too.
     package init(within outer: Stop? = nil) { self.outer = outer }
-    package func come() { flag.withLock { $0 = true } }
-    package var isOver: Bool { flag.withLock { $0 } || outer?.isOver == true }
+
+    package var isOver: Bool { state.withLock { $0.hasCome } || outer?.isOver == true }
+
+    package func come() {
+      let waiting = state.withLock { state in
+        state.hasCome = true
+        defer { state.waiting = [:] }
+        return state.waiting.values
+      }
+      for one in waiting { one.resume() }
+    }
+
+    /// Until it comes, or the task is cancelled.
+    package func wait() async {
+      guard let outer else { return await waitForItself() }
+      await withTaskGroup(of: Void.self) { group in
+        group.addTask { await self.waitForItself() }
+        group.addTask { await outer.wait() }
+        await group.next()
+        group.cancelAll()
+      }
+    }
+
+    private func waitForItself() async {
+      let number = state.withLock { state in
+        state.next += 1
+        return state.next
+      }
+      await withTaskCancellationHandler {
+        await withCheckedContinuation { (continuation: CheckedContinuation<Void, Never>) in
+          let isOver = state.withLock { state in
+            // Cancelled before it waited.
+            if state.hasCome || state.given.remove(number) != nil { return true }
+            state.waiting[number] = continuation
+            return false
+          }
+          if isOver { continuation.resume() }
+        }
+      } onCancel: {
+        let continuation = state.withLock { state in
+          if let found = state.waiting.removeValue(forKey: number) { return Optional(found) }
+          state.given.insert(number)
+          return nil
+        }
+        continuation?.resume()
+      }
+      state.withLock { _ = $0.given.remove(number) }
+    }
   }
 
   /// What is told while it runs.
@@ -55,9 +109,6 @@ package struct LogKeeper: Sendable {
     case standingBack(for: String)
     case unreadable(snapshot: String, Report)
   }
-
-  /// How often is looked whether it was asked to stop.
-  private static let look: Duration = .milliseconds(200)
 
   private let archive: LogArchive
   private let follower: any LogFollower
@@ -173,7 +224,7 @@ package struct LogKeeper: Sendable {
           } catch { return error }
         }
         group.addTask {
-          while !stop.isOver { do { try await time.sleep(for: Self.look) } catch { break } }
+          await stop.wait()
           return .cancelled
         }
         let first = await group.next() ?? nil
@@ -200,11 +251,15 @@ package struct LogKeeper: Sendable {
   }
 
   private func sleep(_ duration: Duration, until stop: Stop) async throws(RecoveryError) {
-    let end = time.monotonicNanoseconds() + duration.wholeNanoseconds
-    while !stop.isOver, time.monotonicNanoseconds() < end {
-      let left = Duration.nanoseconds(end - time.monotonicNanoseconds())
-      do { try await time.sleep(for: min(left, Self.look)) } catch { throw .cancelled }
+    if stop.isOver { return }
+    let time = time
+    await withTaskGroup(of: Void.self) { group in
+      group.addTask { await stop.wait() }
+      group.addTask { try? await time.sleep(for: duration) }
+      await group.next()
+      group.cancelAll()
     }
+    if Task.isCancelled { throw .cancelled }
   }
 
   // MARK: Writing
@@ -212,13 +267,16 @@ package struct LogKeeper: Sendable {
   private func write(
     from buffer: LogBuffer, until stop: Stop, _ report: @Sendable (News) -> Void
   ) async throws(RecoveryError) {
-    let tick = max(.milliseconds(1), min(options.within / 8, .milliseconds(100)))
+    let tick = max(.milliseconds(1), min(options.within / 8, .milliseconds(250)))
     while !stop.isOver {
       if Task.isCancelled { throw .cancelled }
-      // Whoever is behind has no time to wait.
-      if (buffer.waiting?.bytes ?? 0) < options.spanBytes {
-        do { try await time.sleep(for: tick) } catch { throw .cancelled }
+      var pause = tick
+      if let waiting = buffer.waiting {
+        let age = Duration.nanoseconds(time.monotonicNanoseconds() - waiting.since)
+        // Whoever is behind has no time to wait.
+        pause = waiting.bytes >= options.spanBytes ? .zero : min(tick, options.within / 2 - age)
       }
+      if pause > .zero { do { try await time.sleep(for: pause) } catch { throw .cancelled } }
       let now = time.monotonicNanoseconds()
       if let waiting = buffer.waiting {
         let age = Duration.nanoseconds(now - waiting.since)
