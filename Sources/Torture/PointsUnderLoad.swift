@@ -21,8 +21,10 @@ package struct PointsUnderLoad: Sendable {
     package var every: Duration?
     /// How many of the points are restored, chosen by the seed; all by default.
     package var restores = Int.max
-    /// How long the load runs by itself, before and again after, to compare with; zero for not at all.
+    /// How long the load runs by itself, in all, to compare with; zero for not at all.
     package var calm: Duration = .seconds(5)
+    /// In how many parts the points are taken, each after a part of the load by itself: a machine's own pace changes.
+    package var rounds = 1
 
     package init(bank: String, directory: String) { (self.bank, self.directory) = (bank, directory) }
   }
@@ -49,28 +51,30 @@ package struct PointsUnderLoad: Sendable {
     package var pauses: [Int64] = []
     /// Of every point that was taken, how long each store took to be held, marked and released, in nanoseconds.
     package var timings: [StoreName: [StorePoint.Timings]] = [:]
-    /// The load's summary without points being taken, before and after, and with.
-    package var calm: JSONValue?
-    package var calmAfter: JSONValue?
-    package var load: JSONValue
+    /// The load's summaries, by round: without points being taken, once more at the end, and with.
+    package var calms: [JSONValue]
+    package var loads: [JSONValue]
 
     package var broken: Int { points.count { $0.isBroken } }
     /// Points that are not what was asked for: one moment of every store, each of them held.
     package var lesser: Int { points.count { $0.mode != .barrier || $0.hasStoresOutside } }
 
-    /// Transfers per second of a load's summary.
-    package func rate(_ load: JSONValue?) -> Double? {
-      guard let count = load?["acknowledged"]?.number, let seconds = load?["seconds"]?.number, seconds > 0 else {
-        return nil
-      }
-      return count / seconds
+    /// Transfers per second of loads.
+    package static func rate(_ loads: [JSONValue]) -> Double? {
+      let seconds = loads.reduce(0) { $0 + ($1["seconds"]?.number ?? 0) }
+      return seconds > 0 ? loads.reduce(0) { $0 + ($1["acknowledged"]?.number ?? 0) } / seconds : nil
     }
 
-    /// What the load kept of its rate: a machine's own pace changes, so it is compared with what was before and what came after.
+    /// What the load kept of its rate: the mean over the rounds, each compared with what was before and what came after it.
     package var throughputKept: Double? {
-      let calms = [rate(calm), rate(calmAfter)].compactMap(\.self)
-      guard let rate = rate(load), !calms.isEmpty, calms.allSatisfy({ $0 > 0 }) else { return nil }
-      return rate / (calms.reduce(0, +) / Double(calms.count))
+      var shares: [Double] = []
+      for (index, load) in loads.enumerated() where index + 1 < calms.count {
+        guard let rate = Self.rate([load]), let before = Self.rate([calms[index]]),
+          let after = Self.rate([calms[index + 1]]), before + after > 0
+        else { return nil }
+        shares.append(rate / ((before + after) / 2))
+      }
+      return shares.isEmpty ? nil : shares.reduce(0, +) / Double(shares.count)
     }
 
     /// The pause that `share` of the points stayed within, in nanoseconds.
@@ -132,31 +136,43 @@ package struct PointsUnderLoad: Sendable {
     chosen.holds = options.holds
     chosen.apart = .milliseconds(100)
     let how = chosen
-    func calmly(_ number: UInt64) async throws -> JSONValue? {
-      guard options.calm > .zero else { return nil }
-      let pause = options.calm
-      return try await bank.underLoad(rate: 0, seed: options.seed &+ number, record: root + "/calm.txt") {
-        try await host.time.sleep(for: pause)
-      }.1
+    var calms: [JSONValue] = []
+    func calmly(_ number: Int) async throws {
+      guard options.calm > .zero else { return }
+      let pause = options.calm / (options.rounds + 1)
+      let seed = options.seed &+ UInt64(1000 + number)
+      calms.append(
+        try await bank.underLoad(rate: 0, seed: seed, record: root + "/calm.txt") {
+          try await host.time.sleep(for: pause)
+        }.1)
     }
-    let calm = try await calmly(1)
-    let taken: [RecoveryPoint]
-    let load: JSONValue
-    if let every = options.every {
-      (taken, load) = try await along(system, every, backup, target, bank, say)
-    } else {
-      (taken, load) = try await bank.underLoad(rate: 0, seed: options.seed, record: root + "/acknowledged.txt") {
-        var points: [RecoveryPoint] = []
-        try await host.time.sleep(for: .seconds(1))
-        for number in 1...options.runs {
-          let point = try await backup.take(target, how)
-          points.append(point)
-          say("took \(number)/\(options.runs) \(point.id), pause \(point.pauseNanoseconds / 1000) us")
-        }
-        return points
+    var taken: [RecoveryPoint] = []
+    var loads: [JSONValue] = []
+    for round in 0..<options.rounds {
+      try await calmly(round)
+      let count = options.runs * (round + 1) / options.rounds - options.runs * round / options.rounds
+      let (seed, before) = (options.seed &+ UInt64(round), taken.count)
+      let tell: @Sendable (Int, RecoveryPoint) -> Void = { number, point in
+        say("took \(before + number)/\(options.runs) \(point.id), pause \(point.pauseNanoseconds / 1000) us")
       }
+      let (points, load): ([RecoveryPoint], JSONValue)
+      if let every = options.every {
+        (points, load) = try await along(system, every, count, seed, backup, target, bank, say, tell)
+      } else {
+        (points, load) = try await bank.underLoad(rate: 0, seed: seed, record: root + "/acknowledged.txt") {
+          var points: [RecoveryPoint] = []
+          try await host.time.sleep(for: .seconds(1))
+          for number in 1...count {
+            points.append(try await backup.take(target, how))
+            tell(number, points[number - 1])
+          }
+          return points
+        }
+      }
+      taken += points
+      loads.append(load)
     }
-    let calmAfter = try await calmly(2)
+    try await calmly(options.rounds)
     try await system.stopAll()
     var points: [Point] = []
     let chance = SeededRandomness(seed: options.seed)
@@ -195,7 +211,7 @@ package struct PointsUnderLoad: Sendable {
           + (bad.isEmpty ? "0 broken" : "\(result.violations) broken: \(bad.joined(separator: "; "))"))
       points.append(result)
     }
-    var outcome = Outcome(seed: options.seed, points: points, calm: calm, calmAfter: calmAfter, load: load)
+    var outcome = Outcome(seed: options.seed, points: points, calms: calms, loads: loads)
     outcome.pauses = taken.map(\.pauseNanoseconds)
     for point in taken {
       for (name, store) in point.stores { outcome.timings[name, default: []].append(store.timings) }
@@ -206,8 +222,9 @@ package struct PointsUnderLoad: Sendable {
 
   /// Points along logs: everything that can be followed is, from a copy on.
   private func along(
-    _ system: ManagedSystem, _ every: Duration, _ backup: Backup, _ target: Backup.Target, _ bank: Bank,
-    _ say: @escaping @Sendable (String) -> Void
+    _ system: ManagedSystem, _ every: Duration, _ count: Int, _ seed: UInt64, _ backup: Backup,
+    _ target: Backup.Target, _ bank: Bank, _ say: @escaping @Sendable (String) -> Void,
+    _ tell: @escaping @Sendable (Int, RecoveryPoint) -> Void
   ) async throws -> ([RecoveryPoint], JSONValue) {
     let (host, options) = (system.host, options)
     let follow = Follow(system)
@@ -224,19 +241,17 @@ package struct PointsUnderLoad: Sendable {
       try await host.time.sleep(for: .seconds(2))
       _ = try await backup.take(target)
       var asked = Barriers.Options()
-      (asked.groups, asked.every, asked.count) = ([target.group], every, options.runs)
+      (asked.groups, asked.every, asked.count) = ([target.group], every, count)
       (asked.holds, asked.apart) = (options.holds, .milliseconds(100))
       let (barriers, how) = (Barriers(system, journal: journal), asked)
       let taken = PointList()
       let (_, load) = try await bank.underLoad(
-        rate: 0, seed: options.seed, record: options.directory + "/acknowledged.txt"
+        rate: 0, seed: seed, record: options.directory + "/acknowledged.txt"
       ) {
         try await host.time.sleep(for: .seconds(1))
         try await barriers.run(try barriers.targets(how), how) { news in
           switch news {
-          case .taken(let point):
-            let number = taken.add(point)
-            say("took \(number)/\(options.runs) \(point.id), pause \(point.pauseNanoseconds / 1000) us")
+          case .taken(let point): tell(taken.add(point), point)
           case .trouble(_, let report): say("no point: \(report)")
           case .thinned: break
           }

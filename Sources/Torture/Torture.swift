@@ -22,7 +22,8 @@ struct Points: AsyncParsableCommand {
 
   @Option(help: "Seed of the transfers.") var seed: UInt64 = 1
   @Option(help: "Points to take.") var runs = 100
-  @Option(help: "Seconds of load without points, before and again after, to compare with.") var calm: Int = 5
+  @Option(help: "Seconds of load without points, before, between and after the rounds, to compare with.") var calm: Int = 5
+  @Option(help: "In how many rounds the points are taken, with load alone around each.") var rounds: Int = 1
   @Option(help: "Follow logs, and take points that only mark stores, one every so many milliseconds.") var every: Int?
   @Option(help: "How many of the points to restore, chosen by the seed (default: all).") var restore: Int?
   @Flag(help: "Take points without holding; succeeds only if some are broken.") var noHold = false
@@ -33,6 +34,7 @@ struct Points: AsyncParsableCommand {
     if let every, !(100...600_000).contains(every) { throw ValidationError("--every must be 100 to 600000") }
     if let restore, restore < 1 { throw ValidationError("--restore must be at least 1") }
     guard (0...3600).contains(calm) else { throw ValidationError("--calm must be 0 to 3600") }
+    guard (1...runs).contains(rounds) else { throw ValidationError("--rounds must be 1 to --runs") }
   }
 
   func run() async throws {
@@ -42,7 +44,8 @@ struct Points: AsyncParsableCommand {
     complain("seed \(seed); to repeat: \(command)")
     let program = Files.parent(of: Bundle.main.executablePath ?? CommandLine.arguments[0]) + "/salvor-bank"
     var options = PointsUnderLoad.Options(bank: program, directory: "/tmp/salvor-torture-\(ProcessID.current)")
-    (options.seed, options.runs, options.holds, options.calm) = (seed, runs, !noHold, .seconds(calm))
+    (options.seed, options.runs, options.holds) = (seed, runs, !noHold)
+    (options.calm, options.rounds) = (.seconds(calm), rounds)
     options.every = every.map { .milliseconds($0) }
     options.restores = restore ?? .max
     let host = Machine(environment: ProcessInfo.processInfo.environment, name: "torture", stateDirectory: "")
@@ -78,10 +81,12 @@ struct Points: AsyncParsableCommand {
           }.joined(separator: "; "))
     }
     if let kept = outcome.throughputKept { print("throughput kept: \(String(format: "%.1f", kept * 100)) %") }
-    for (name, load) in [
-      ("without points", outcome.calm), ("with points", outcome.load), ("without them again", outcome.calmAfter),
-    ] {
-      guard let load, let acknowledged = load["acknowledged"]?.number, let seconds = load["seconds"]?.number else {
+    let parts =
+      outcome.loads.indices.flatMap { index in
+        outcome.calms.dropFirst(index).prefix(1).map { ("without points", $0) } + [("with points", outcome.loads[index])]
+      } + outcome.calms.dropFirst(outcome.loads.count).map { ("without points", $0) }
+    for (name, load) in parts {
+      guard let acknowledged = load["acknowledged"]?.number, let seconds = load["seconds"]?.number else {
         continue
       }
       let latencies = ["P50", "P99", "Max"].map { kind in
