@@ -72,6 +72,8 @@ package final class DirectoryReader: Sendable {
     return result
   }
 
+  package func status() throws(SystemFailure) -> stat { try file.status() }
+
   /// This directory's own metadata.
   package func metadata(_ accounts: AccountNames = .shared) throws(SystemFailure) -> FileMetadata {
     try FileMetadata(

@@ -22,7 +22,8 @@ struct Points: AsyncParsableCommand {
 
   @Option(help: "Seed of the transfers.") var seed: UInt64 = 1
   @Option(help: "Points to take.") var runs = 100
-  @Option(help: "Seconds of load without points, before, between and after the rounds, to compare with.") var calm: Int = 5
+  @Option(help: "Seconds of load without points, before, between and after the rounds, to compare with.") var calm:
+    Int = 5
   @Option(help: "In how many rounds the points are taken, with load alone around each.") var rounds: Int = 1
   @Option(help: "Follow logs, and take points that only mark stores, one every so many milliseconds.") var every: Int?
   @Option(help: "How many of the points to restore, chosen by the seed (default: all).") var restore: Int?
@@ -83,7 +84,9 @@ struct Points: AsyncParsableCommand {
     if let kept = outcome.throughputKept { print("throughput kept: \(String(format: "%.1f", kept * 100)) %") }
     let parts =
       outcome.loads.indices.flatMap { index in
-        outcome.calms.dropFirst(index).prefix(1).map { ("without points", $0) } + [("with points", outcome.loads[index])]
+        outcome.calms.dropFirst(index).prefix(1).map { ("without points", $0) } + [
+          ("with points", outcome.loads[index])
+        ]
       } + outcome.calms.dropFirst(outcome.loads.count).map { ("without points", $0) }
     for (name, load) in parts {
       guard let acknowledged = load["acknowledged"]?.number, let seconds = load["seconds"]?.number else {

@@ -62,6 +62,24 @@ private func number(_ name: String, or usual: UInt64) -> UInt64 {
     }
   }
 
+  /// A directory that was just made is looked at, and watched a moment later: what is put into it between has no event.
+  @Test(.timeLimit(.minutes(10)))
+  func `a directory has the time of what was put into it before it was watched`() async throws {
+    try await FollowedTree.with { tree in
+      let log = MemoryTreeLog()
+      try await tree.following(into: log) {
+        let base = try await tree.capture()
+        for number in 0..<600 {
+          try Files.createDirectory("\(tree.root)/d\(number)")
+          usleep(UInt32.random(in: 4000...9000))
+          try tree.put("d\(number)/a", [1])
+        }
+        let (place, state) = try await tree.mark { try tree.state() }
+        try await tree.expect(state, from: base, log, to: place, "directories")
+      }
+    }
+  }
+
   @Test(.timeLimit(.minutes(10)))
   func `more events than the kernel keeps: the tree is looked at as a whole`() async throws {
     try await FollowedTree.with { tree in

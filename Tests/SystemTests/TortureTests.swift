@@ -23,7 +23,8 @@ struct TortureTests {
       let checks = try #require(point["checks"]?.array)
       #expect(!checks.isEmpty && checks.allSatisfy { $0["verdict"]?.string == "passed" })
     }
-    #expect(outcome["loads"]?.array?.first?["acknowledged"]?.integer ?? 0 > 100, "a load that does nothing proves nothing")
+    #expect(
+      outcome["loads"]?.array?.first?["acknowledged"]?.integer ?? 0 > 100, "a load that does nothing proves nothing")
   }
 
   @Test(.timeLimit(.minutes(5))) func `points along logs at full load are whole`() async throws {
@@ -37,7 +38,8 @@ struct TortureTests {
       let checks = try #require(point["checks"]?.array)
       #expect(!checks.isEmpty && checks.allSatisfy { $0["verdict"]?.string == "passed" })
     }
-    #expect(outcome["loads"]?.array?.first?["acknowledged"]?.integer ?? 0 > 100, "a load that does nothing proves nothing")
+    #expect(
+      outcome["loads"]?.array?.first?["acknowledged"]?.integer ?? 0 > 100, "a load that does nothing proves nothing")
   }
 
   @Test(.timeLimit(.minutes(5))) func `points along logs taken without holding are found broken`() async throws {

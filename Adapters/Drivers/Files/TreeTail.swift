@@ -27,6 +27,8 @@ final class TreeTail: @unchecked Sendable {
   private var order: [TreePath] = []
   private var next = 0
   private var stream: FileStream?
+  /// What was opened last, for what was named together; never kept until more is heard.
+  private var last: (path: TreePath, directory: DirectoryReader)?
 
   /// A file that is too large for one record, while it is read.
   private struct FileStream {
@@ -143,6 +145,7 @@ final class TreeTail: @unchecked Sendable {
 
   /// Takes over what the watch has named.
   private func hear() throws(DriverError) {
+    last = nil
     let news = try watch.news()
     if news.isOverflown {
       var found = SeenFiles()
@@ -186,48 +189,63 @@ final class TreeTail: @unchecked Sendable {
     }
     switch found.kind {
     case .directory:
+      var metadata = metadata
       if seen[path] == nil {
         do throws(DriverError) {
-          try watch.walk(path) { if $0.path != path { self.add($0.path, wasWritten: false) } }
+          // As it is now that it is watched: what was done in it before has no event.
+          try watch.walk(path) { entry in
+            if entry.path == path { metadata = entry.metadata } else { self.add(entry.path, wasWritten: false) }
+          }
         } catch {
           // It is gone again, which has an event of its own.
           guard case .unreachable = error else { throw error }
           return
         }
       }
-      try append([.entry(path: path, metadata: metadata, content: .kept)], [.entry(path, found)], to: sink)
+      try append(
+        [.entry(path: path, metadata: metadata, content: .kept)], [.entry(path, SeenEntry(metadata))], to: sink)
     case .other:
       try append([.entry(path: path, metadata: metadata, content: .kept)], [.entry(path, found)], to: sink)
     case .file:
       if let known, !wasWritten, found.hasContent(of: known) {
         return try append([.entry(path: path, metadata: metadata, content: .kept)], [.entry(path, found)], to: sink)
       }
-      try read(path, known, tries, into: sink)
+      try read(path, metadata, known, tries, into: sink)
     }
   }
 
   private func remove(_ path: TreePath, into sink: any LogSink) throws(DriverError) {
+    last = nil
     try append([.removed(path)], [.removed(path)], to: sink)
     seen.remove(path) { self.watch.forget($0) }
+  }
+
+  private func directory(_ path: TreePath) throws(SystemFailure) -> DirectoryReader {
+    if let last, last.path == path { return last.directory }
+    let directory = try tree.directory(path)
+    last = (path, directory)
+    return directory
   }
 
   private func metadata(of path: TreePath) throws(DriverError) -> FileMetadata? {
     do throws(SystemFailure) {
       guard let name = path.last else { return try tree.directory(path).metadata() }
-      return try tree.directory(path.parent).metadata(of: name)
+      return try directory(path.parent).metadata(of: name)
     } catch {
       if [ENOENT, ENOTDIR, ELOOP].contains(error.number) { return nil }
       throw Tree.error(error)
     }
   }
 
-  private func read(_ path: TreePath, _ known: SeenEntry?, _ tries: Int, into sink: any LogSink) throws(DriverError) {
-    let (file, before): (File, FileMetadata)
+  /// - Parameter before: What the file was when it was looked at.
+  private func read(
+    _ path: TreePath, _ before: FileMetadata, _ known: SeenEntry?, _ tries: Int, into sink: any LogSink
+  ) throws(DriverError) {
+    let file: File
     do throws(SystemFailure) {
-      (file, _) = try tree.open(path)
       guard let name = path.last else { return }
-      before = try tree.directory(path.parent).metadata(of: name)
-      let opened = try file.status()
+      let opened: stat
+      (file, opened) = try directory(path.parent).open(name)
       guard UInt64(opened.st_ino) == before.inode, UInt64(opened.st_dev) == before.device else {
         return add(path, wasWritten: true, tries: tries)
       }

@@ -47,28 +47,30 @@ final class TreeWatch: @unchecked Sendable {
 
   /// Watches a directory and all below it, and lists them; the first entry is `path` itself.
   ///
-  /// Each is watched before its names are read, so what changes meanwhile is named later.
+  /// Each is watched before it is looked at and its names are read, so what changes meanwhile is named later.
   func walk(_ path: TreePath, each: (TreeEntry) -> Void) throws(DriverError) {
     do throws(SystemFailure) {
-      let directory = try tree.directory(path)
-      each(TreeEntry(path: path, metadata: try directory.metadata()))
-      try walk(directory, path, within: nil, each)
+      try walk(try tree.directory(path), path, within: nil, each)
     } catch { throw Tree.error(error) }
   }
 
   private func walk(
     _ directory: DirectoryReader, _ path: TreePath, within device: UInt64?, _ each: (TreeEntry) -> Void
   ) throws(SystemFailure) {
-    let own = try directory.metadata().device
+    let own = UInt64(try directory.status().st_dev)
     if own != device { try requireLocal(directory) }
     try watch(directory, path)
+    each(TreeEntry(path: path, metadata: try directory.metadata()))
     for name in try directory.names() {
       let child = path.appending(name)
       if tree.isExcluded(child) { continue }
       do throws(SystemFailure) {
         let metadata = try directory.metadata(of: name)
-        each(TreeEntry(path: child, metadata: metadata))
-        if metadata.kind == .directory { try walk(try directory.directory(name), child, within: own, each) }
+        if metadata.kind == .directory {
+          try walk(try directory.directory(name), child, within: own, each)
+        } else {
+          each(TreeEntry(path: child, metadata: metadata))
+        }
       } catch {
         // It is gone, or something else by now, and that was noted.
         guard [ENOENT, ENOTDIR, ELOOP].contains(error.number) else { throw error }
