@@ -31,6 +31,17 @@ package struct Message: Sendable, Equatable {
   }
 }
 
+extension Message {
+  /// The first of a header's values.
+  func value(of header: String) -> String? {
+    for line in String(decoding: headers, as: UTF8.self).split(whereSeparator: \.isNewline) {
+      guard let colon = line.firstIndex(of: ":"), line[..<colon].lowercased() == header.lowercased() else { continue }
+      return line[line.index(after: colon)...].trimmingPrefix(" ").description
+    }
+    return nil
+  }
+}
+
 /// Who a client says it is.
 package enum Credential: Sendable {
   case none
@@ -148,6 +159,20 @@ package final class Client: @unchecked Sendable {
   }
 
   // MARK: Receiving
+
+  /// More has come than was taken.
+  var hasBuffered: Bool { start < buffer.count }
+
+  /// Whether something has come within that time. What is in the middle of coming is for ``next(patience:)``.
+  func hasNews(within limit: Duration) throws(WireError) -> Bool {
+    try flush()
+    if hasBuffered { return true }
+    do throws(WireError) { try fill(65_536, limit) } catch {
+      if case .silent = error { return false }
+      throw error
+    }
+    return true
+  }
 
   /// The next message; what is in the buffer is sent first.
   package func next(patience: Duration? = nil) throws(WireError) -> Message {
