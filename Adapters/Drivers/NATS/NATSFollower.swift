@@ -192,10 +192,6 @@ final class StreamTail: @unchecked Sendable {
   ///
   /// - Parameter hint: The newest copy's moment, from which on messages are had, where a log begins.
   func begin(from end: LogEnd?, hint: Timestamp?, into sink: any LogSink) throws(FollowFailure) {
-    try wired { () throws(WireError) in
-      // The server must know who listens before it is asked to deliver.
-      try link.call("INFO")
-    }
     let found = try list()
     var why: String?
     var known: [String: StreamPlace] = [:]
@@ -308,8 +304,9 @@ final class StreamTail: @unchecked Sendable {
 
   private func bring(_ followed: inout Followed, _ start: [String: JSONValue]) throws(FollowFailure) {
     let name = followed.info.name
+    let subject = try wired { () throws(WireError) in try link.client.subscribe() }
     let more: [String: JSONValue] = [
-      "deliver_subject": .string(link.client.newInbox()), "ack_policy": "none", "replay_policy": "instant",
+      "deliver_subject": .string(subject), "ack_policy": "none", "replay_policy": "instant",
       "mem_storage": true, "num_replicas": 1, "flow_control": true, "idle_heartbeat": 5_000_000_000,
     ]
     let config = start.merging(more) { $1 }
@@ -335,7 +332,9 @@ final class StreamTail: @unchecked Sendable {
     guard try wired({ () throws(WireError) in try link.client.hasNews(within: wait) }) else { return 0 }
     var bytes = 0
     repeat {
-      let message = try wired { () throws(WireError) in try link.client.next(patience: NATSFollower.silence) }
+      guard let message = try wired({ () throws(WireError) in try link.client.taken(NATSFollower.silence) }) else {
+        continue
+      }
       bytes += message.payload.count + message.headers.count + 64
       if message.status == 100 {
         // Flow control waits for an answer; a heartbeat may ask for one too.
