@@ -76,6 +76,18 @@ final class NATSSite: @unchecked Sendable {
     }
   }
 
+  /// Takes messages of `S` and acknowledges them, each with an answer that the server has it.
+  func acknowledge(_ count: Int, by consumer: String) async throws {
+    try await with { server in
+      for _ in 0..<count {
+        try server.client.publish(
+          "$JS.API.CONSUMER.MSG.NEXT.S.\(consumer)", reply: server.client.newInbox(), Array("1".utf8))
+        let reply = try #require(try server.client.next().reply)
+        _ = try server.client.request(reply, Array("+ACK".utf8))
+      }
+    }
+  }
+
   /// What every stream holds, message by message, and who is how far.
   func contents() async throws -> [String: [String]] {
     try await with { server in
@@ -120,6 +132,11 @@ final class NATSSite: @unchecked Sendable {
   func killServer() async {
     let server = server
     await BlockingPool.shared.run { server.stop(SIGKILL) }
+  }
+
+  func stopServer() async {
+    let server = server
+    await BlockingPool.shared.run { server.stop() }
   }
 
   /// As when its disk is lost with it.
