@@ -71,7 +71,9 @@ import Testing
     let file = StreamLogFile(Timestamp(nanoseconds: 1_795_379_410_499_152_199), mark: "0a1b2c3d")
     #expect(file.name == "1795379410499152199-0a1b2c3d" && StreamLogFile(file.name) == file)
     #expect(StreamLogFile(StreamLogFile(Timestamp(nanoseconds: 0), mark: "00000000").name)?.moment.nanoseconds == 0)
-    for name in ["", "1-2", "17953794104991521990a1b2c3d", "1795379410499152199-0A1B2C3D", "../5379410499152199-0a1b2c3d"] {
+    for name in [
+      "", "1-2", "17953794104991521990a1b2c3d", "1795379410499152199-0A1B2C3D", "../5379410499152199-0a1b2c3d",
+    ] {
       #expect(StreamLogFile(name) == nil, "\(name)")
     }
     let place = StreamPlace(created: "2026-11-22T20:30:10Z", last: 7, time: 9)

@@ -76,8 +76,10 @@ private let runs = ProcessInfo.processInfo.environment["SALVOR_LOG_RUNS"].flatMa
       func done() async throws {
         // What is no message is known a second later.
         try await Task.sleep(for: .milliseconds(2500))
-        history.append(
-          (Timestamp(nanoseconds: Int64(Date().timeIntervalSince1970 * 1e9)), try await it.contents()))
+        let contents = try await it.contents()
+        history.append((Timestamp(nanoseconds: Int64(Date().timeIntervalSince1970 * 1e9)), contents))
+        // What went with a stream between two looks nobody knows.
+        try await Task.sleep(for: .milliseconds(2000))
       }
       for n in 1...5 { try await it.publish("s.\(n)", "\(n)", headers: n == 3 ? "A: b" : "") }
       try await done()

@@ -204,29 +204,29 @@ package final class Client: @unchecked Sendable {
   ///
   /// - Returns: `nil` if it was about the connection.
   private func step(_ patience: Duration? = nil) throws(WireError) -> Message? {
-      let line = try line(patience)
-      let words = line.split(separator: " ", omittingEmptySubsequences: true)
-      switch words.first?.uppercased() {
-      case "MSG":
-        // MSG subject sid [reply] size
-        guard words.count == 4 || words.count == 5, let size = Int(words[words.count - 1]) else {
-          throw .garbled("a message's first line")
-        }
-        return Message(
-          subject: String(words[1]), reply: words.count == 5 ? String(words[3]) : nil, headers: [],
-          payload: try payload(size, patience))
-      case "HMSG":
-        guard words.count == 5 || words.count == 6, let size = Int(words[words.count - 1]),
-          let headerSize = Int(words[words.count - 2]), headerSize >= 0, headerSize <= size
-        else { throw .garbled("a message's first line") }
-        let whole = try payload(size, patience)
-        return Message(
-          subject: String(words[1]), reply: words.count == 6 ? String(words[3]) : nil,
-          headers: Array(whole[..<headerSize]), payload: Array(whole[headerSize...]))
-      default:
-        try control(line)
-        return nil
+    let line = try line(patience)
+    let words = line.split(separator: " ", omittingEmptySubsequences: true)
+    switch words.first?.uppercased() {
+    case "MSG":
+      // MSG subject sid [reply] size
+      guard words.count == 4 || words.count == 5, let size = Int(words[words.count - 1]) else {
+        throw .garbled("a message's first line")
       }
+      return Message(
+        subject: String(words[1]), reply: words.count == 5 ? String(words[3]) : nil, headers: [],
+        payload: try payload(size, patience))
+    case "HMSG":
+      guard words.count == 5 || words.count == 6, let size = Int(words[words.count - 1]),
+        let headerSize = Int(words[words.count - 2]), headerSize >= 0, headerSize <= size
+      else { throw .garbled("a message's first line") }
+      let whole = try payload(size, patience)
+      return Message(
+        subject: String(words[1]), reply: words.count == 6 ? String(words[3]) : nil,
+        headers: Array(whole[..<headerSize]), payload: Array(whole[headerSize...]))
+    default:
+      try control(line)
+      return nil
+    }
   }
 
   private func control(_ line: String) throws(WireError) {

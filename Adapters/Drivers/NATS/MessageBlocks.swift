@@ -8,7 +8,8 @@ import IO
 /// Source: nats-server 2.9, `filestore.go`: `msgs/<n>.blk` is records of: length (4, the highest bit for headers), sequence
 /// (8), time (8, nanoseconds), the subject's length (2), subject, headers' length (4, if there are any), headers, payload, and
 /// a HighwayHash-64 (8) of it all but the lengths, under SHA-256 of `<stream>-<n>`. All numbers are little-endian. Without
-/// index files the server reads the blocks through. Numbers that are missing within a block are taken for deleted ones.
+/// index files the server reads the blocks through. A number that is missing within a block has an empty record, whose
+/// sequence has its highest bit set: that is what the server leaves of a message that it erases.
 struct MessageBlocks {
   private let directory: String
   private let stream: String
@@ -20,7 +21,7 @@ struct MessageBlocks {
   private var last: Int64 = 0
 
   static let blockBytes = 4 << 20
-  /// With more numbers missing the next block begins: each is remembered by the server.
+  /// With more numbers missing the next block begins.
   static let longestHole: Int64 = 1024
 
   init(_ directory: String, of stream: String) throws(SystemFailure) {
@@ -31,10 +32,22 @@ struct MessageBlocks {
   mutating func append(_ message: StoredMessage) throws(SystemFailure) {
     if file == nil || size >= Self.blockBytes || message.sequence - last > Self.longestHole { try turn() }
     let before = buffer.count
+    // Before a block's first message nothing is missing.
+    if size > 0 { for sequence in stride(from: last + 1, to: message.sequence, by: 1) { erased(sequence) } }
     Self.append(message, to: &buffer, key: key)
     size += buffer.count - before
     last = message.sequence
     if buffer.count >= 1 << 20 { try flush() }
+  }
+
+  private mutating func erased(_ sequence: Int64) {
+    var signed: [UInt8] = []
+    signed.add(UInt64(sequence) | 1 << 63)
+    signed.add(UInt64(0))
+    buffer.add(UInt32(30))
+    buffer += signed
+    buffer.add(UInt16(0))
+    buffer += HighwayHash.hash64(signed, key: key)
   }
 
   /// Nothing is in the file before this.

@@ -28,7 +28,8 @@ final class NATSCapture: CaptureSession {
       LogPosition(
         kind: "moment", value: moment.description,
         details: [
-          "account": account, "streams": String(streams.count), "messages": String(streams.reduce(0) { $0 + $1.messages }),
+          "account": account, "streams": String(streams.count),
+          "messages": String(streams.reduce(0) { $0 + $1.messages }),
         ])
     }
   }

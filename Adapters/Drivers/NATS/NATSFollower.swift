@@ -143,6 +143,8 @@ final class StreamTail: @unchecked Sendable {
   private var commits: (first: Timestamp, last: Timestamp)?
   /// Something came since the log was last said to be complete.
   private var isDirty = true
+  /// Up to here the log was last seen to be complete.
+  private var whole: Timestamp?
   private var clock: Clock?
   private var clockAsked: Int64 = 0
 
@@ -250,8 +252,11 @@ final class StreamTail: @unchecked Sendable {
   /// Why the server's streams don't lead on from the log; `nil` if they may.
   static func missing(_ known: [String: StreamPlace], _ found: [StreamInfo]) -> String? {
     for info in found {
-      guard let place = known[info.name], place.created == info.created, info.lastSequence < place.last else { continue }
-      return "stream \(info.name) ends at message \(info.lastSequence), before \(place.last): the server lost what it had"
+      guard let place = known[info.name], place.created == info.created, info.lastSequence < place.last else {
+        continue
+      }
+      return
+        "stream \(info.name) ends at message \(info.lastSequence), before \(place.last): the server lost what it had"
     }
     return nil
   }
@@ -261,7 +266,9 @@ final class StreamTail: @unchecked Sendable {
     _ known: [String: StreamPlace], _ found: [StreamInfo]
   ) throws(FollowFailure) -> String? {
     for info in found {
-      guard let place = known[info.name], place.created == info.created, place.last > 0, place.time > 0 else { continue }
+      guard let place = known[info.name], place.created == info.created, place.last > 0, place.time > 0 else {
+        continue
+      }
       guard info.lastSequence == place.last, info.messages > 0, let time = info.lastTime?.nanoseconds else { continue }
       if time != place.time { return Self.another(info.name, place.last) }
     }
@@ -288,7 +295,10 @@ final class StreamTail: @unchecked Sendable {
     followed.overlap = compares ? place : nil
     try bring(
       &followed,
-      ["deliver_policy": "by_start_sequence", "opt_start_seq": .integer(max(1, compares ? place.last : place.last + 1))])
+      [
+        "deliver_policy": "by_start_sequence",
+        "opt_start_seq": .integer(max(1, compares ? place.last : place.last + 1)),
+      ])
   }
 
   /// Has messages brought that were stored after a moment.
@@ -407,7 +417,7 @@ final class StreamTail: @unchecked Sendable {
     let now = bounds().most
     let names = Set(found.map(\.name))
     for (name, followed) in streams.sorted(by: { $0.key < $1.key }) where !names.contains(name) {
-      try put(.gone(number: followed.number), at: now)
+      try gone(followed.number, now)
       forget(name)
     }
     var isWhole = true
@@ -419,7 +429,14 @@ final class StreamTail: @unchecked Sendable {
       try flush(into: sink, completeUntil: before)
       isDirty = false
     }
+    whole = before
     sink.note(LogMark(position: position, completeUntil: before))
+  }
+
+  /// Until it was last seen, all that it had was here: what came after that may have gone with it.
+  private func gone(_ number: UInt32, _ now: Timestamp) throws(FollowFailure) {
+    if let whole { try put(.complete, at: whole) }
+    try put(.gone(number: number), at: now)
   }
 
   private func forget(_ name: String) {
@@ -431,7 +448,7 @@ final class StreamTail: @unchecked Sendable {
   private func look(at info: StreamInfo, _ now: Timestamp) throws(FollowFailure) -> Bool {
     let name = info.name
     if let known = streams[name], known.info.created != info.created {
-      try put(.gone(number: known.number), at: now)
+      try gone(known.number, now)
       forget(name)
     }
     guard var followed = streams[name] else {
@@ -479,7 +496,8 @@ final class StreamTail: @unchecked Sendable {
     streams[name] = followed
     if let since = followed.lagsSince, Duration.nanoseconds(monotonic - since) >= NATSFollower.silence {
       throw .driver(
-        .unreachable("the log of stream \(name): nothing has come for \(NATSFollower.silence.brief), and there is more"))
+        .unreachable("the log of stream \(name): nothing has come for \(NATSFollower.silence.brief), and there is more")
+      )
     }
     return isWhole
   }
