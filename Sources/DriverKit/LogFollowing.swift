@@ -23,6 +23,10 @@ package protocol LogFollower: Sendable {
   /// - Returns: `nil` for a position that isn't the store's.
   func cursor(of position: LogPosition, in capture: CaptureResult, among files: [String]) -> LogCursor?
 
+  /// The moment that a position is, for a store whose positions are moments and not places in its log's files: it is come
+  /// back to as a time is. Its ``cursor(of:in:among:)`` is a place at or before which nothing is later.
+  func moment(of position: LogPosition) -> Timestamp?
+
   /// What a stretch of the log tells, one by one: each changes the store as a whole or not at all.
   ///
   /// - Parameters:
@@ -36,6 +40,8 @@ package protocol LogFollower: Sendable {
 }
 
 extension LogFollower {
+  package func moment(of position: LogPosition) -> Timestamp? { nil }
+
   package func events(
     in log: any LogSource, from start: LogCursor, scratch: String, limit: Int
   ) async throws(DriverError) -> [LogEvent]? { nil }

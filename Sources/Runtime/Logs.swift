@@ -167,12 +167,23 @@ struct LogWays: Sendable {
           continue
         }
         (forward.target, forward.time) = (.time(time), time)
+        if follower.moment(of: base.position) != nil { forward.through = chain.end(holding: time, from: start) }
       case .position, .mark:
         let position: LogPosition
         switch target {
         case .mark(let named): position = named
         case .position(let text): position = LogPosition(kind: capture.position.kind, value: text)
         default: continue
+        }
+        if let moment = follower.moment(of: position) {
+          if let copied = follower.moment(of: base.position), copied > moment { continue }
+          guard let until = chain.completeUntil, moment <= until else {
+            why = "its log leads to \(chain.completeUntil?.description ?? "no known time")"
+            continue
+          }
+          (forward.target, forward.time) = (.time(moment), moment)
+          forward.through = chain.end(holding: moment, from: start)
+          break
         }
         guard let cursor = follower.cursor(of: position, in: capture, among: chain.extents.map(\.file)),
           let end = chain.place(of: cursor)
@@ -196,6 +207,15 @@ struct LogWays: Sendable {
     }
     guard !result.isEmpty else { throw RecoveryError.logLagsBehind(name, target: target.description, why: why) }
     return result
+  }
+}
+
+extension LogChain {
+  /// The first place behind `start` up to which all is there that was acknowledged before a moment; the chain's end if no
+  /// stretch says so.
+  func end(holding moment: Timestamp, from start: LogPlace) -> LogCursor {
+    let ends = spans.lazy.filter { $0.span.completeUntil.map { $0 >= moment } ?? false }.map(\.span.end)
+    return ends.first { cursor in place(of: cursor).map { start <= $0 } ?? false } ?? end.cursor
   }
 }
 

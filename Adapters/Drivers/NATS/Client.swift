@@ -31,6 +31,17 @@ package struct Message: Sendable, Equatable {
   }
 }
 
+extension Message {
+  /// The first of a header's values.
+  func value(of header: String) -> String? {
+    for line in String(decoding: headers, as: UTF8.self).split(whereSeparator: \.isNewline) {
+      guard let colon = line.firstIndex(of: ":"), line[..<colon].lowercased() == header.lowercased() else { continue }
+      return line[line.index(after: colon)...].trimmingPrefix(" ").description
+    }
+    return nil
+  }
+}
+
 /// Who a client says it is.
 package enum Credential: Sendable {
   case none
@@ -49,6 +60,9 @@ package final class Client: @unchecked Sendable {
   private var outgoing: [UInt8] = []
   private var lastRequest = 0
   private(set) var info: ServerInfo
+  private var pongs = 0
+  /// What came while something else was waited for.
+  private var early: [Message] = []
 
   let socket: Socket
   let interruption: Interruption
@@ -130,6 +144,18 @@ package final class Client: @unchecked Sendable {
     return "\(inbox).\(lastRequest)"
   }
 
+  /// A subject of our own to which a consumer may deliver: it looks for a subscription of just that name. Returns once the
+  /// server knows of it; what comes meanwhile is kept.
+  func subscribe() throws(WireError) -> String {
+    lastRequest += 1
+    let subject = "\(inbox)-m.\(lastRequest)"
+    outgoing += Array("SUB \(subject) \(lastRequest + 1)\r\nPING\r\n".utf8)
+    try flush()
+    let before = pongs
+    while pongs == before { if let message = try step() { early.append(message) } }
+    return subject
+  }
+
   /// Asks and waits for the answer; answers to earlier questions that nobody waits for any more are dropped.
   func request(_ subject: String, _ payload: [UInt8] = [], patience: Duration? = nil) throws(WireError) -> Message {
     let reply = newInbox()
@@ -149,31 +175,57 @@ package final class Client: @unchecked Sendable {
 
   // MARK: Receiving
 
+  /// More has come than was taken.
+  var hasBuffered: Bool { !early.isEmpty || start < buffer.count }
+
+  /// Whether something has come within that time. What is in the middle of coming is for ``next(patience:)``.
+  func hasNews(within limit: Duration) throws(WireError) -> Bool {
+    try flush()
+    if hasBuffered { return true }
+    do throws(WireError) { try fill(65_536, limit) } catch {
+      if case .silent = error { return false }
+      throw error
+    }
+    return true
+  }
+
   /// The next message; what is in the buffer is sent first.
   package func next(patience: Duration? = nil) throws(WireError) -> Message {
     try flush()
-    while true {
-      let line = try line(patience)
-      let words = line.split(separator: " ", omittingEmptySubsequences: true)
-      switch words.first?.uppercased() {
-      case "MSG":
-        // MSG subject sid [reply] size
-        guard words.count == 4 || words.count == 5, let size = Int(words[words.count - 1]) else {
-          throw .garbled("a message's first line")
-        }
-        return Message(
-          subject: String(words[1]), reply: words.count == 5 ? String(words[3]) : nil, headers: [],
-          payload: try payload(size, patience))
-      case "HMSG":
-        guard words.count == 5 || words.count == 6, let size = Int(words[words.count - 1]),
-          let headerSize = Int(words[words.count - 2]), headerSize >= 0, headerSize <= size
-        else { throw .garbled("a message's first line") }
-        let whole = try payload(size, patience)
-        return Message(
-          subject: String(words[1]), reply: words.count == 6 ? String(words[3]) : nil,
-          headers: Array(whole[..<headerSize]), payload: Array(whole[headerSize...]))
-      default: try control(line)
+    while true { if let message = try taken(patience) { return message } }
+  }
+
+  /// The next message, if what comes next is one.
+  func taken(_ patience: Duration? = nil) throws(WireError) -> Message? {
+    early.isEmpty ? try step(patience) : early.removeFirst()
+  }
+
+  /// The next line, and what belongs to it.
+  ///
+  /// - Returns: `nil` if it was about the connection.
+  private func step(_ patience: Duration? = nil) throws(WireError) -> Message? {
+    let line = try line(patience)
+    let words = line.split(separator: " ", omittingEmptySubsequences: true)
+    switch words.first?.uppercased() {
+    case "MSG":
+      // MSG subject sid [reply] size
+      guard words.count == 4 || words.count == 5, let size = Int(words[words.count - 1]) else {
+        throw .garbled("a message's first line")
       }
+      return Message(
+        subject: String(words[1]), reply: words.count == 5 ? String(words[3]) : nil, headers: [],
+        payload: try payload(size, patience))
+    case "HMSG":
+      guard words.count == 5 || words.count == 6, let size = Int(words[words.count - 1]),
+        let headerSize = Int(words[words.count - 2]), headerSize >= 0, headerSize <= size
+      else { throw .garbled("a message's first line") }
+      let whole = try payload(size, patience)
+      return Message(
+        subject: String(words[1]), reply: words.count == 6 ? String(words[3]) : nil,
+        headers: Array(whole[..<headerSize]), payload: Array(whole[headerSize...]))
+    default:
+      try control(line)
+      return nil
     }
   }
 
@@ -183,7 +235,8 @@ package final class Client: @unchecked Sendable {
     case "PING":
       outgoing += Array("PONG\r\n".utf8)
       try flush()
-    case "PONG", "+OK": break
+    case "PONG": pongs += 1
+    case "+OK": break
     case "INFO":
       if let news = try? CanonicalJSON.decode(ServerInfo.self, from: Array(line.dropFirst(5).utf8)) { info = news }
     case "-ERR":

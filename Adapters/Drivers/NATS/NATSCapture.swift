@@ -16,6 +16,7 @@ final class NATSCapture: CaptureSession {
 
   /// What the server said while the other stores were held.
   struct Mark: Sendable {
+    var account = ""
     /// Up to and with this moment messages are in the cut.
     var moment: Timestamp
     var streams: [StreamInfo]
@@ -27,7 +28,8 @@ final class NATSCapture: CaptureSession {
       LogPosition(
         kind: "moment", value: moment.description,
         details: [
-          "streams": String(streams.count), "messages": String(streams.reduce(0) { $0 + $1.messages }),
+          "account": account, "streams": String(streams.count),
+          "messages": String(streams.reduce(0) { $0 + $1.messages }),
         ])
     }
   }
@@ -58,8 +60,9 @@ final class NATSCapture: CaptureSession {
       guard let server = self.state.withLock({ $0.server }) else {
         throw .engineFailed("mark() without prepare()", log: "")
       }
-      let mark = try await self.driver.asking(server) { server throws(WireError) in try Self.look(server) }
-      self.state.withLock { $0.mark = mark }
+      var mark = try await self.driver.asking(server) { server throws(WireError) in try Self.look(server) }
+      mark.account = self.driver.configuration.account
+      self.state.withLock { [mark] in $0.mark = mark }
       return mark.position
     }
   }
@@ -68,7 +71,7 @@ final class NATSCapture: CaptureSession {
 
   /// The last message of any stream is the moment. What came after it was acknowledged after this began, and what a
   /// stream got while others were looked at is told apart by its time.
-  private static func look(_ server: JetStream) throws(WireError) -> Mark {
+  static func look(_ server: JetStream) throws(WireError) -> Mark {
     for _ in 1..<20 {
       let (mark, isWhole) = try lookOnce(server)
       if isWhole { return mark }

@@ -22,6 +22,8 @@ struct NATSConfiguration: Sendable, Equatable {
   /// The server's `store_dir`, without `jetstream`.
   var storeDirectory: String?
   var hold: Hold
+  /// Whether the streams' log is followed, and points along logs only mark it.
+  var isFollowed: Bool
   var binary: String
   var configFile: String?
   var runAs: String?
@@ -78,6 +80,7 @@ struct NATSConfiguration: Sendable, Equatable {
       throw refuse("hold", "is neither 'none' nor 'process'")
     }
     self.hold = hold
+    isFollowed = configuration.boolean("log") ?? true
     binary = configuration.string("binary") ?? "nats-server"
     configFile = configuration.string("configFile")
     runAs = configuration.string("runAs")
@@ -118,6 +121,9 @@ package enum NATSDriverFactory: DriverFactory {
       OptionSchema(
         "hold", .string, default: "none",
         help: "'process' makes the server stand still while writers are held; 'none' holds nobody."),
+      OptionSchema(
+        "log", .boolean, default: "true",
+        help: "Follow the streams' log; 'false' for accounts with work queues, which are copied with every point."),
       OptionSchema(
         "binary", .string, default: "nats-server", help: "The server's program, for proofs and for starting it."),
       OptionSchema(

@@ -13,6 +13,9 @@ extension NATSDriver {
     var live: String { "\(store)/jetstream/\(account)" }
     var swap: PathSwap { PathSwap(live: live, workspace: workspace) }
     var proof: String { "\(workspace)/proof" }
+    /// Where a log's bytes are put meanwhile, and the messages of streams that it changes.
+    var log: String { "\(workspace)/log" }
+    var rewritten: String { "\(workspace)/rewritten" }
     /// What was proved, written before the state counts as whole.
     var ready: String { "\(workspace)/ready" }
   }
@@ -91,7 +94,7 @@ extension NATSDriver {
       guard try place.swap.isComplete() else { return nil }
       return Self.ready(place)
     }
-    if let earlier, earlier.state.position == request.capture.position { return earlier.state }
+    if let earlier, earlier.state.position == request.capture.position || request.replay != nil { return earlier.state }
     guard let captured = request.capture.facts["account"], StreamInfo.isName(captured) else {
       throw .corrupt("the snapshot doesn't say which account it is of")
     }
@@ -107,8 +110,19 @@ extension NATSDriver {
     guard streams == description.streams else {
       throw .corrupt("the captured streams are not those that the capture describes")
     }
+    var rewriting: StreamRewriting?
+    if let replay = request.replay {
+      let history = try await read(replay, from: request.capture, description, spill: place.log)
+      rewriting = try await pool.run { () throws(DriverError) in
+        try StreamRewriting(history, in: place.rewritten, log: place.log)
+      }
+    }
     let contents = try await contents(
-      of: place.swap.incomplete, streams, provedIn: place.proof, interruption: interruption)
+      of: place.swap.incomplete, streams, provedIn: place.proof, interruption: interruption
+    ) { [rewriting] server, name throws(WireError) in
+      if let rewriting { return try rewriting.rewrite(name, from: server) }
+      return try server.digest(of: name)
+    }
     for stream in streams {
       guard
         let (was, found) = description.contents[stream.name].flatMap({ was in contents[stream.name].map { (was, $0) } })
@@ -119,21 +133,64 @@ extension NATSDriver {
             + "\(was.first) to \(was.last)\(was.messages == found.messages ? "; their content differs" : "")")
       }
     }
-    let runAs = configuration.runAs
-    let size = try await pool.run { () throws(DriverError) -> Int64 in
-      do throws(SystemFailure) { return try Self.settle(place, runAs) } catch { throw DriverError(error) }
+    if let rewriting {
+      return try await goForward(rewriting, place, request.capture.position, interruption)
     }
     let messages = contents.values.reduce(0) { $0 + $1.messages }
     let consumers = streams.reduce(0) { $0 + $1.consumers.count }
-    let state = RestoredState(
-      position: request.capture.position, sizeBytes: max(1, size),
+    return try await complete(
+      place, request.capture.position, try ContentDigest(streams, contents),
       proofs: [
         "nats-server loaded \(messages) messages in \(streams.count) streams",
         description.contents.values.contains { !$0.digest.isEmpty }
           ? "every message's sequence, time, subject, headers and payload" : "messages per stream",
         "signatures of \(streams.count) streams' and \(consumers) consumers' settings",
       ])
-    let ready = Ready(state: state, digest: try ContentDigest(streams, contents))
+  }
+
+  /// Puts what the log made of the streams in the place of what was captured, and has a server read it.
+  private func goForward(
+    _ rewriting: StreamRewriting, _ place: Place, _ mark: LogPosition, _ interruption: Interruption
+  ) async throws(DriverError) -> RestoredState {
+    let account = place.swap.incomplete
+    let (streams, expected, proof) = try await environment.pool.run { () throws(DriverError) in
+      try rewriting.finish(in: account)
+    }
+    let lasts = rewriting.lasts
+    let found = try await contents(of: account, streams, provedIn: place.proof, interruption: interruption) {
+      server, name throws(WireError) in
+      // A number that was given and is not to be given again, though nothing is left under it.
+      if let last = lasts[name] {
+        try server.call("STREAM.MSG.DELETE.\(name)", ["seq": .integer(last)])
+      }
+      return try server.digest(of: name)
+    }
+    for stream in streams where found[stream.name] != expected[stream.name] {
+      throw .corrupt(
+        "stream \(stream.name) has \(found[stream.name]?.messages ?? 0) messages, and by the log it has "
+          + "\(expected[stream.name]?.messages ?? 0); or their content differs")
+    }
+    let again = try await environment.pool.run { () throws(DriverError) in try StreamFiles.read(account) }
+    guard again == streams else { throw .corrupt("the streams' settings are not those of the log") }
+    let messages = found.values.reduce(0) { $0 + $1.messages }
+    return try await complete(
+      place, rewriting.history.reached(from: mark), try ContentDigest(streams, found),
+      proofs: [
+        "nats-server loaded \(messages) messages in \(streams.count) streams",
+        "every message's sequence, time, subject, headers and payload, as copy and log have them", proof,
+      ])
+  }
+
+  private func complete(
+    _ place: Place, _ position: LogPosition, _ digest: ContentDigest, proofs: [String]
+  ) async throws(DriverError) -> RestoredState {
+    let pool = environment.pool
+    let runAs = configuration.runAs
+    let size = try await pool.run { () throws(DriverError) -> Int64 in
+      do throws(SystemFailure) { return try Self.settle(place, runAs) } catch { throw DriverError(error) }
+    }
+    let state = RestoredState(position: position, sizeBytes: max(1, size), proofs: proofs)
+    let ready = Ready(state: state, digest: digest)
     try await pool.run { () throws(DriverError) in
       do { try Files.replace(place.ready, with: try CanonicalJSON.encode(ready)) } catch { throw DriverError(error) }
       try place.swap.complete()
@@ -171,6 +228,8 @@ extension NATSDriver {
         }
         try Files.removeTree(place.ready)
         try Files.removeTree(place.proof)
+        try Files.removeTree(place.log)
+        try Files.removeTree(place.rewritten)
         try Files.removeTree(place.swap.beside)
       } catch { throw DriverError(error) }
       try place.swap.prepare()

@@ -116,8 +116,12 @@ extension NATSDriver {
   /// - Parameters:
   ///   - account: `…/streams` in it; on the same file system as `directory`.
   ///   - directory: For the server; cleared.
+  ///   - look: What is done with each stream instead; blocks.
   func contents(
-    of account: String, _ streams: [CapturedStream], provedIn directory: String, interruption: Interruption
+    of account: String, _ streams: [CapturedStream], provedIn directory: String, interruption: Interruption,
+    look: @escaping @Sendable (JetStream, String) throws(WireError) -> StreamContent = {
+      (server, name) throws(WireError) in try server.digest(of: name)
+    }
   ) async throws(DriverError) -> [String: StreamContent] {
     let proving = ScratchServer.account(in: directory)
     try await environment.pool.run { () throws(DriverError) in
@@ -134,7 +138,7 @@ extension NATSDriver {
     let found = try await withScratchServer(at: directory, interruption: interruption) { server throws(DriverError) in
       var found: [String: StreamContent] = [:]
       do throws(WireError) {
-        for name in names { found[name] = try server.digest(of: name) }
+        for name in names { found[name] = try look(server, name) }
       } catch {
         switch error {
         case .api(_, let text): throw .corrupt("the server doesn't take a captured stream: \(text)")

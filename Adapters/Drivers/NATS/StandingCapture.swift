@@ -140,7 +140,7 @@ final class StandingCapture: CaptureSession {
         if isHeld { state.moment = moment }
       }
       guard isHeld else { return nil }
-      return LogPosition(kind: "moment", value: moment.description, details: ["held": "process"])
+      return self.driver.standingPosition(moment)
     }
   }
 
@@ -163,7 +163,7 @@ final class StandingCapture: CaptureSession {
     context.progress(size)
     return CaptureResult(
       version: version,
-      position: LogPosition(kind: "moment", value: moment.description, details: ["held": "process"]),
+      position: driver.standingPosition(moment),
       contentDigest: context.wantsContentDigest ? try ContentDigest(streams, contents) : nil, sizeBytes: size,
       facts: ["account": driver.configuration.account, "layout": installed.description, "hold": "process"],
       notes: notes)
@@ -185,5 +185,13 @@ final class StandingCapture: CaptureSession {
       interruption.set()
     }
     return try result.get()
+  }
+}
+
+extension NATSDriver {
+  /// - Parameter moment: Of this machine's clock, while the server stood still.
+  func standingPosition(_ moment: Timestamp) -> LogPosition {
+    LogPosition(
+      kind: "moment", value: moment.description, details: ["held": "process", "account": configuration.account])
   }
 }

@@ -7,18 +7,33 @@ extension JetStream {
   /// Of each message in order: sequence, time, subject, headers, payload, each with its length. So it is the same before a
   /// backup and after its restore, whatever the blocks look like.
   func digest(of stream: String) throws(WireError) -> StreamContent {
-    var running = RunningDigest()
-    var content = StreamContent()
+    var running = RunningContent()
     try scan(stream) { message throws(WireError) in
-      guard message.sequence > content.last else { throw .garbled("messages out of order") }
-      running.update("\(message.sequence) \(message.time.nanoseconds) \(message.subject.utf8.count) ")
-      running.update("\(message.headers.count) \(message.payload.count)\n\(message.subject)")
-      running.update(message.headers)
-      running.update(message.payload)
-      if content.messages == 0 { content.first = message.sequence }
-      content.last = message.sequence
-      content.messages += 1
+      guard running.add(message) else { throw .garbled("messages out of order") }
     }
+    return running.finish()
+  }
+}
+
+/// A stream's content as it is read, or written.
+struct RunningContent {
+  private var running = RunningDigest()
+  private(set) var content = StreamContent()
+
+  /// - Returns: Whether it is behind the one before.
+  mutating func add(_ message: StoredMessage) -> Bool {
+    guard message.sequence > content.last else { return false }
+    running.update("\(message.sequence) \(message.time.nanoseconds) \(message.subject.utf8.count) ")
+    running.update("\(message.headers.count) \(message.payload.count)\n\(message.subject)")
+    running.update(message.headers)
+    running.update(message.payload)
+    if content.messages == 0 { content.first = message.sequence }
+    content.last = message.sequence
+    content.messages += 1
+    return true
+  }
+
+  mutating func finish() -> StreamContent {
     content.digest = running.finish().hex
     return content
   }

@@ -53,6 +53,10 @@ enum Rights {
   static let capture =
     "publish: [\"$JS.API.INFO\", \"$JS.API.STREAM.LIST\", \"$JS.API.STREAM.INFO.*\", \"$JS.API.CONSUMER.LIST.*\", "
     + "\"$JS.API.STREAM.SNAPSHOT.*\", \"$JS.SNAPSHOT.ACK.>\"], subscribe: [\"_INBOX.>\"]"
+  /// Following reads every message, as any consumer does.
+  static let follow =
+    "publish: [\"$JS.API.INFO\", \"$JS.API.STREAM.LIST\", \"$JS.API.STREAM.INFO.*\", \"$JS.API.CONSUMER.LIST.*\", "
+    + "\"$JS.API.CONSUMER.CREATE.*\", \"$JS.FC.>\"], subscribe: [\"_INBOX.>\"]"
 }
 
 package typealias Socket = TimedSocket<WireError>
