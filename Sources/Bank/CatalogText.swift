@@ -110,7 +110,7 @@ struct CatalogText {
       let server = try requireEngines().nats
       driver = "nats"
       options = [
-        ("host", quoted(server.host)), ("port", String(server.port)), ("hold", "process"),
+        ("host", quoted(server.host)), ("port", String(server.port)), ("hold", "process"), ("log", "true"),
         ("storeDirectory", quoted(server.storeDirectory)), ("binary", quoted(server.binary)),
         ("configFile", quoted(server.configFile)), ("runAs", server.runAs),
       ]

@@ -25,7 +25,7 @@ final class NATSSite: @unchecked Sendable {
     "nats: {port: \(server.port), storeDirectory: \"\(server.storeDirectory)\", configFile: \"\(server.configFile)\"\(more)}"
   }
 
-  static let standing = ", hold: process"
+  static let standing = ", hold: process, log: true"
 
   /// Ends everything, whatever happened.
   static func with(_ more: String = standing, _ body: (NATSSite) async throws -> Void) async throws {

@@ -80,7 +80,7 @@ struct NATSConfiguration: Sendable, Equatable {
       throw refuse("hold", "is neither 'none' nor 'process'")
     }
     self.hold = hold
-    isFollowed = configuration.boolean("log") ?? true
+    isFollowed = configuration.boolean("log") ?? false
     binary = configuration.string("binary") ?? "nats-server"
     configFile = configuration.string("configFile")
     runAs = configuration.string("runAs")
@@ -122,8 +122,8 @@ package enum NATSDriverFactory: DriverFactory {
         "hold", .string, default: "none",
         help: "'process' makes the server stand still while writers are held; 'none' holds nobody."),
       OptionSchema(
-        "log", .boolean, default: "true",
-        help: "Follow the streams' log; 'false' for accounts with work queues, which are copied with every point."),
+        "log", .boolean, default: "false",
+        help: "Let the streams be followed, so that points need no copy; not for accounts with work queues."),
       OptionSchema(
         "binary", .string, default: "nats-server", help: "The server's program, for proofs and for starting it."),
       OptionSchema(

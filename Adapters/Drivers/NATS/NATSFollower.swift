@@ -8,16 +8,16 @@ extension NATSDriver {
   /// Why an account's streams can't be followed; `nil` if they can.
   static func unfollowed(_ streams: [StreamInfo], cluster: String?) -> String? {
     if let cluster {
-      return "the server is one of cluster \(cluster), whose leaders have a clock each; say 'log: false'"
+      return "the server is one of cluster \(cluster), whose leaders have a clock each; leave out 'log: true'"
     }
     let consumed = streams.filter { !$0.isInMemory && $0.isConsumed }.map(\.name)
     if !consumed.isEmpty {
       return "a second consumer would change what these streams keep, so they can't be followed: "
-        + "\(consumed.joined(separator: ", ")) (work queue or interest); say 'log: false'"
+        + "\(consumed.joined(separator: ", ")) (work queue or interest); leave out 'log: true'"
     }
     guard streams.count <= NATSFollower.streamLimit else {
       return "\(streams.count) streams are more than \(NATSFollower.streamLimit), the most that can be followed; "
-        + "say 'log: false'"
+        + "leave out 'log: true'"
     }
     return nil
   }
