@@ -70,7 +70,10 @@ package final class BlockingPool: Sendable {
   private func enqueue(on queue: Queue, _ job: @escaping @Sendable () -> Void) {
     queue.condition.lock()
     queue.state.jobs.append(job)
-    let needsThread = queue.state.idle == 0 && queue.state.threads < limit
+    // An idle thread that was woken counts as idle until it runs: of jobs that come together it takes one, and whoever waited
+    // behind it might be what it waits for.
+    let waiting = queue.state.jobs.count - queue.state.head
+    let needsThread = waiting > queue.state.idle && queue.state.threads < limit
     if needsThread { queue.state.threads += 1 }
     queue.condition.signal()
     queue.condition.unlock()
