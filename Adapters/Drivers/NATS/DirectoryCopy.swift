@@ -7,7 +7,8 @@ struct DirectoryCopy: Sendable {
   private struct Stamp: Equatable, Sendable {
     var inode: UInt64
     var size: Int64
-    var modified: Timestamp
+    /// When anything of it was last changed, which nobody can set: a time of modification can be put back, or lie in the future.
+    var changed: Timestamp
   }
 
   let from: String
@@ -34,14 +35,14 @@ struct DirectoryCopy: Sendable {
       return
     }
     // File systems tell times in ticks: a file changed in the tick of its copy may look as if it had not been.
-    let newest = entries.map(\.metadata.modified).max() ?? Timestamp(nanoseconds: 0)
+    let newest = entries.map(\.metadata.changed).max() ?? Timestamp(nanoseconds: 0)
     for entry in entries {
       let target = "\(to)/\(entry.path)"
       switch entry.metadata.kind {
       case .directory: try Files.createDirectory(target, mode: 0o700)
       case .regular:
         let stamp = Stamp(
-          inode: entry.metadata.inode, size: entry.metadata.size, modified: entry.metadata.modified)
+          inode: entry.metadata.inode, size: entry.metadata.size, changed: entry.metadata.changed)
         if stamps[entry.path] != stamp {
           do throws(SystemFailure) {
             try copy("\(from)/\(entry.path)", to: target)
@@ -50,11 +51,11 @@ struct DirectoryCopy: Sendable {
             continue
           }
         }
-        if stamp.modified < newest - .seconds(1) { found[entry.path] = stamp }
+        if stamp.changed < newest - .seconds(1) { found[entry.path] = stamp }
       default: continue
       }
       if entry.metadata.kind == .directory {
-        found[entry.path] = Stamp(inode: 0, size: 0, modified: Timestamp(nanoseconds: 0))
+        found[entry.path] = Stamp(inode: 0, size: 0, changed: Timestamp(nanoseconds: 0))
       }
     }
     if isStill {
