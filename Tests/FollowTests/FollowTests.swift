@@ -44,7 +44,7 @@ private let runs = ProcessInfo.processInfo.environment["SALVOR_LOG_RUNS"].flatMa
     }
   }
 
-  @Test(.timeLimit(.minutes(10)))
+  @Test(.timeLimit(.minutes(60)))
   func `where commits wait for the follower none is lost`() async throws {
     for round in 1...(runs ?? 2) {
       try await FollowSite.with { site in

@@ -19,8 +19,11 @@ struct RedisFollower: LogFollower {
   var name: String { "salvor-\(driver.configuration.store)" }
   var channel: String { TimeMessage.channel(driver.configuration.store) }
 
-  /// How often the stream is told the time while there is work in it.
-  static let tick: Duration = .milliseconds(100)
+  /// After work the stream is told the time within a tenth of a second: work is seen after ``longestGathering`` at most, and
+  /// then it is looked for ``look``; but not told again within ``tick``.
+  static let tick: Duration = .milliseconds(75)
+  static let look: Duration = .milliseconds(25)
+  static let longestGathering: Duration = .milliseconds(40)
   /// How often a silent server is asked whether there is nothing.
   static let sign: Duration = .seconds(2)
   static let silence: Duration = .seconds(30)
@@ -235,10 +238,11 @@ struct RedisFollower: LogFollower {
       if Task.isCancelled { throw .cancelled }
       var isSilent = true
       if sink.hasRoom {
-        if gathers { do { try await time.sleep(for: sink.gathering) } catch { throw .cancelled } }
+        let gathering = min(sink.gathering, Self.longestGathering)
+        if gathers { do { try await time.sleep(for: gathering) } catch { throw .cancelled } }
         let isBehind = acknowledged < stream.position
         let bytes = try await receive(
-          link, wait: isBehind ? min(sink.gathering, .milliseconds(20)) : .milliseconds(100))
+          link, wait: isBehind ? min(gathering, .milliseconds(20)) : .milliseconds(100))
         gathers = sink.mayGather(after: bytes?.count ?? 0)
         if let bytes {
           isSilent = false
@@ -401,15 +405,19 @@ struct RedisFollower: LogFollower {
     // The last message has work before it, and no other one says yet when it was published.
     var isOwed = false
     var asked = time.monotonicNanoseconds()
+    var told = asked - Self.tick.wholeNanoseconds
     var moved = (received: stream.position, at: asked)
     while true {
-      do { try await time.sleep(for: Self.tick) } catch { throw .cancelled }
+      do { try await time.sleep(for: Self.look) } catch { throw .cancelled }
+      let now = time.monotonicNanoseconds()
+      let isEarly = Duration.nanoseconds(now - told) < Self.tick
       let isDirty = progress.state.withLock { state in
-        defer { state.isDirty = false }
+        defer { if !isEarly { state.isDirty = false } }
         return state.isDirty
       }
-      let now = time.monotonicNanoseconds()
       if isDirty || isOwed {
+        if isEarly { continue }
+        told = now
         let before = try await clock(control)
         let message = TimeMessage(session: stream.sessionName, number: number, before: before, last: last)
         last = try await publish(message, control)
