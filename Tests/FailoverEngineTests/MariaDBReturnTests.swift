@@ -1,6 +1,7 @@
 import Core
 import DriverKit
 import ReplicatedEngineContract
+import TestSupport
 import Testing
 
 /// A former primary is started before it is known who serves, and then told to follow: it asks for what it doesn't have,
@@ -34,6 +35,42 @@ import Testing
       try await comeBack("a", "c", trio, keys)
     }
   }
+
+  /// A primary that is slow to answer looks, for as long, like one that sends.
+  @Test(.timeLimit(.minutes(10))) func `one that is refused late begins anew as well`() async throws {
+    try await withTrio { trio in
+      #expect(try await trio.write("shared", on: "a"))
+      for other in ["b", "c"] as [MemberName] { try await trio.untilKeys(other, beating: "a") { $0 == ["shared"] } }
+      try await trio.engine("b").detach()
+      try await trio.engine("c").detach()
+      _ = try await trio.write("alone", on: "a")
+      try await handOver("a", "c", trio)
+      let port = try freePort()
+      let link = try PipedProcess(["python3", "-c", Self.slowLink, "\(port)", "\(trio.servers["c"]!.port)"])
+      defer { link.kill() }
+      let late = trio.member("a", reaching: "c", at: port)
+      try await late.start(detached: true)
+      try await late.follow("c")
+      #expect(try await late.facts().following == "c")
+      try await trio.untilKeys("a", beating: "c") { $0 == ["shared"] }
+    }
+  }
+
+  /// Passes connections on, and what comes back a tenth of a second late.
+  private static let slowLink = """
+    import socket, sys, threading, time
+    def pump(source, target, delay):
+        while data := source.recv(65536):
+            time.sleep(delay)
+            target.sendall(data)
+        target.shutdown(socket.SHUT_WR)
+    listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+    while True:
+        near, _ = listener.accept()
+        far = socket.create_connection(("127.0.0.1", int(sys.argv[2])))
+        threading.Thread(target=pump, args=(near, far, 0), daemon=True).start()
+        threading.Thread(target=pump, args=(far, near, 0.1), daemon=True).start()
+    """
 
   @Test(.timeLimit(.minutes(10))) func `one that receives and can't apply it doesn't count as following`() async throws
   {

@@ -19,16 +19,9 @@ struct MariaDBTrio: AgentTrio {
       for (index, name) in Self.members.enumerated() { group.addTask { (name, try await server(index + 1)) } }
       return try await group.reduce(into: [MemberName: MariaDBServer]()) { $0[$1.0] = $1.1 }
     }
-    let peers = servers.map { MemberAddress(name: $0.key, host: "127.0.0.1", port: $0.value.port) }
-    var members: [MemberName: MariaDBMember] = [:]
-    for (name, server) in servers {
-      var settings = MariaDBMemberSettings(name: name, peers: peers)
-      (settings.dataDirectory, settings.configFile) = (server.data, server.configFile)
-      (settings.isBounded, settings.password) = (isBounded, SecretReference("env:TRIO"))
-      settings.copyCommand = Self.copyCommand(servers)
-      members[name] = MariaDBMember(settings, in: .trio(MariaDBServer.password))
-    }
-    let trio = MariaDBTrio(servers: servers, members: members, isBounded: isBounded)
+    let members = servers.keys.map { ($0, member($0, servers, at: servers.mapValues(\.port), isBounded: isBounded)) }
+    let trio = MariaDBTrio(
+      servers: servers, members: Dictionary(uniqueKeysWithValues: members), isBounded: isBounded)
     do {
       try await trio.engine("a").promote()
       for name in Self.members.dropFirst() { try await trio.engine(name).follow("a") }
@@ -38,6 +31,24 @@ struct MariaDBTrio: AgentTrio {
       throw error
     }
     return trio
+  }
+
+  private static func member(
+    _ name: MemberName, _ servers: [MemberName: MariaDBServer], at ports: [MemberName: UInt16], isBounded: Bool
+  ) -> MariaDBMember {
+    let peers = ports.map { MemberAddress(name: $0.key, host: "127.0.0.1", port: $0.value) }
+    var settings = MariaDBMemberSettings(name: name, peers: peers)
+    (settings.dataDirectory, settings.configFile) = (servers[name]!.data, servers[name]!.configFile)
+    (settings.isBounded, settings.password) = (isBounded, SecretReference("env:TRIO"))
+    settings.copyCommand = Self.copyCommand(servers)
+    return MariaDBMember(settings, in: .trio(MariaDBServer.password))
+  }
+
+  /// Another hand on a server, which reaches one of the others elsewhere.
+  func member(_ name: MemberName, reaching peer: MemberName, at port: UInt16) -> MariaDBMember {
+    var ports = servers.mapValues(\.port)
+    ports[peer] = port
+    return Self.member(name, servers, at: ports, isBounded: isBounded)
   }
 
   private static func server(_ number: Int) async throws -> MariaDBServer {

@@ -380,7 +380,8 @@ package actor MariaDBMember: ReplicatedEngine {
     let deadline = now + 3000
     while now < deadline {
       let slave = try await look().slave
-      if slave["Slave_IO_Running"] == "Yes" { return }
+      // It "runs" as soon as it has asked; the name of the primary's log comes first in what is sent to it.
+      if slave["Slave_IO_Running"] == "Yes", slave["Master_Log_File"]?.isEmpty == false { return }
       // Source: MariaDB 10.11, error 1236, ER_MASTER_FATAL_ERROR_READING_BINLOG.
       if slave["Last_IO_Errno"] == "1236" {
         try await forget()
