@@ -1,14 +1,5 @@
 import Core
 import Glibc
-import Synchronization
-
-/// Tells calls that wait on a socket to give up; set from another thread, for good.
-package final class SocketInterruption: Sendable {
-  private let flag = Atomic<Bool>(false)
-  package init() {}
-  package var isSet: Bool { flag.load(ordering: .relaxed) }
-  package func set() { flag.store(true, ordering: .relaxed) }
-}
 
 /// What a driver's own kind of failure must be able to say of a socket.
 package protocol SocketFailure: Error {
@@ -33,7 +24,7 @@ package final class TimedSocket<Problem: SocketFailure>: Sendable {
 
   /// - Parameter host: A name, an address, or the absolute path of a Unix socket.
   package static func connect(
-    host: String, port: UInt16, patience: Duration, interruption: SocketInterruption? = nil
+    host: String, port: UInt16, patience: Duration, interruption: Interruption? = nil
   ) throws(Problem) -> TimedSocket {
     if host.hasPrefix("/") { return try connect(path: host, patience: patience, interruption: interruption) }
     var hints = addrinfo()
@@ -65,7 +56,7 @@ package final class TimedSocket<Problem: SocketFailure>: Sendable {
   }
 
   private static func connect(
-    path: String, patience: Duration, interruption: SocketInterruption?
+    path: String, patience: Duration, interruption: Interruption?
   ) throws(Problem) -> TimedSocket {
     var address = sockaddr_un()
     address.sun_family = sa_family_t(AF_UNIX)
@@ -90,7 +81,7 @@ package final class TimedSocket<Problem: SocketFailure>: Sendable {
   }
 
   private func connect(
-    _ address: UnsafePointer<sockaddr>, _ length: socklen_t, _ patience: Duration, _ interruption: SocketInterruption?
+    _ address: UnsafePointer<sockaddr>, _ length: socklen_t, _ patience: Duration, _ interruption: Interruption?
   ) throws(Problem) {
     if Glibc.connect(descriptor, address, length) == 0 { return }
     guard errno == EINPROGRESS || errno == EINTR else { throw Problem.broken(text(errno)) }
@@ -103,7 +94,7 @@ package final class TimedSocket<Problem: SocketFailure>: Sendable {
 
   /// - Returns: How many bytes came; 0 when the peer has closed.
   package func receive(
-    into buffer: UnsafeMutableRawBufferPointer, patience: Duration, interruption: SocketInterruption? = nil
+    into buffer: UnsafeMutableRawBufferPointer, patience: Duration, interruption: Interruption? = nil
   ) throws(Problem) -> Int {
     while true {
       let count = recv(descriptor, buffer.baseAddress, buffer.count, 0)
@@ -116,7 +107,7 @@ package final class TimedSocket<Problem: SocketFailure>: Sendable {
     }
   }
 
-  package func send(_ bytes: [UInt8], patience: Duration, interruption: SocketInterruption? = nil) throws(Problem) {
+  package func send(_ bytes: [UInt8], patience: Duration, interruption: Interruption? = nil) throws(Problem) {
     var done = 0
     while done < bytes.count {
       let count = bytes.withUnsafeBytes {
@@ -138,7 +129,7 @@ package final class TimedSocket<Problem: SocketFailure>: Sendable {
   package func shutDown() { shutdown(descriptor, Int32(SHUT_RDWR)) }
 
   /// Waits in short slices, so that an interruption is noticed, and counts slices, so that no clock is needed.
-  private func wait(for events: Int16, _ patience: Duration, _ interruption: SocketInterruption?) throws(Problem) {
+  private func wait(for events: Int16, _ patience: Duration, _ interruption: Interruption?) throws(Problem) {
     let limit = max(1, patience.wholeNanoseconds / 1_000_000)
     var waited: Int64 = 0
     while true {

@@ -72,7 +72,9 @@ package enum RecoveryError: Failure {
         .state("nothing was changed").remedy("`salvor timeline \(store)` shows what can be reached, and why not more")
     case .logNotFollowed(let store):
       Report("LOG-104", "the log of \(store) can't be followed: its driver offers none", retry: .never)
-        .remedy("name stores that have one; take recovery points of this one more often")
+        .remedy(
+          "some drivers follow only where the catalog says `log` (files, NATS); else name stores that have one, or take recovery "
+            + "points of this one more often")
     case .logTakenOver(let store, let stretch):
       Report(
         "LOG-106", "somebody else follows \(store) too: the log has a stretch \(stretch) by now", retry: .afterBackoff

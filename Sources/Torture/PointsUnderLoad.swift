@@ -59,18 +59,18 @@ package struct PointsUnderLoad: Sendable {
     /// Points that are not what was asked for: one moment of every store, each of them held.
     package var lesser: Int { points.count { $0.mode != .barrier || $0.hasStoresOutside } }
 
-    /// Transfers per second of loads.
-    package static func rate(_ loads: [JSONValue]) -> Double? {
-      let seconds = loads.reduce(0) { $0 + ($1["seconds"]?.number ?? 0) }
-      return seconds > 0 ? loads.reduce(0) { $0 + ($1["acknowledged"]?.number ?? 0) } / seconds : nil
+    /// Transfers per second.
+    private static func rate(_ load: JSONValue) -> Double? {
+      guard let seconds = load["seconds"]?.number, seconds > 0 else { return nil }
+      return (load["acknowledged"]?.number ?? 0) / seconds
     }
 
     /// What the load kept of its rate: the mean over the rounds, each compared with what was before and what came after it.
     package var throughputKept: Double? {
       var shares: [Double] = []
       for (index, load) in loads.enumerated() where index + 1 < calms.count {
-        guard let rate = Self.rate([load]), let before = Self.rate([calms[index]]),
-          let after = Self.rate([calms[index + 1]]), before + after > 0
+        guard let rate = Self.rate(load), let before = Self.rate(calms[index]),
+          let after = Self.rate(calms[index + 1]), before + after > 0
         else { return nil }
         shares.append(rate / ((before + after) / 2))
       }

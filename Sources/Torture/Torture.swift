@@ -40,7 +40,8 @@ struct Points: AsyncParsableCommand {
 
   func run() async throws {
     let command =
-      "scripts/torture points --seed \(seed) --runs \(runs)\(noHold ? " --no-hold" : "")"
+      "scripts/torture points --seed \(seed) --runs \(runs) --calm \(calm) --rounds \(rounds)"
+      + (noHold ? " --no-hold" : "")
       + (every.map { " --every \($0)" } ?? "") + (restore.map { " --restore \($0)" } ?? "")
     complain("seed \(seed); to repeat: \(command)")
     let program = Files.parent(of: Bundle.main.executablePath ?? CommandLine.arguments[0]) + "/salvor-bank"

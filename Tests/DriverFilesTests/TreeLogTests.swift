@@ -41,6 +41,29 @@ private func number(_ name: String, or usual: UInt64) -> UInt64 {
   }
 
   @Test(.timeLimit(.minutes(10)))
+  func `callers beyond those who are heard wait, and keep nobody awake`() throws {
+    let scratch = try TemporaryDirectory("callers")
+    let listener = try MarkListener(in: scratch.path)
+    let place = try File(scratch.path, O_RDONLY | O_DIRECTORY)
+    var callers: [TimedSocket<MarkFailure>] = []
+    for _ in 0...MarkListener.limit {
+      callers.append(
+        try TimedSocket.connect(host: MarkListener.address(in: place), port: 0, patience: .seconds(60)))
+      listener.listen()
+    }
+    #expect(!listener.wait(atMost: .milliseconds(50)), "the last one is heard once somebody leaves")
+    callers.removeFirst()
+    #expect(listener.wait(atMost: .seconds(60)))
+    // Whoever left is noticed first, and whoever waited is taken then.
+    listener.listen()
+    listener.listen()
+    #expect(!listener.wait(atMost: .milliseconds(50)), "all of them are heard")
+    try callers[63].send([1], patience: .seconds(60))
+    #expect(listener.wait(atMost: .seconds(60)), "the last one asks")
+    listener.close()
+  }
+
+  @Test(.timeLimit(.minutes(10)))
   func `notes that don't lead to the log's end let it begin anew, with a reason`() async throws {
     try await FollowedTree.with { tree in
       let log = MemoryTreeLog()

@@ -80,7 +80,7 @@ struct NATSFixture: DriverFixture {
       return try body(
         JetStream(
           client: try Client(
-            socket, as: credential, inbox: "_INBOX.test", patience: .seconds(30), interruption: Interruption())))
+            socket, as: credential, inbox: "_INBOX.test", patience: .seconds(30))))
     }
   }
 

@@ -33,7 +33,7 @@ import Testing
       do throws(WireError) {
         let socket = try Socket.connect(host: "127.0.0.1", port: listener.port, patience: .seconds(5))
         let client = try Client(
-          socket, as: .none, inbox: "_INBOX.x", patience: .seconds(5), interruption: Interruption())
+          socket, as: .none, inbox: "_INBOX.x", patience: .seconds(5))
         _ = try client.request("a")
         return nil
       } catch { return error }

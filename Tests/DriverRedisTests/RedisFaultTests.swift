@@ -77,7 +77,7 @@ import Testing
       for _ in 0..<500 where !Files.exists(place.file("s")) { usleep(10_000) }
       usleep(50_000)
       let socket = try Socket.connect(host: place.file("s"), port: 0, patience: .seconds(1))
-      let connection = try Connection(socket, patience: .milliseconds(300), interruption: Interruption())
+      let connection = try Connection(socket, patience: .milliseconds(300))
       do {
         _ = try connection.call("PING")
         throw ContractBroken("a mute server answered")

@@ -67,7 +67,7 @@ struct RedisFixture: DriverFixture {
     let port = server.port
     return try await clients.run {
       let socket = try Socket.connect(host: "127.0.0.1", port: port, patience: .seconds(5))
-      let connection = try Connection(socket, patience: .seconds(30), interruption: Interruption())
+      let connection = try Connection(socket, patience: .seconds(30))
       if let user { _ = try connection.call("AUTH", user.0, user.1) }
       if database != 0 { _ = try connection.call("SELECT", String(database)) }
       let replies = try connection.all(list.map { $0.map { Array($0.utf8) } })

@@ -199,8 +199,8 @@ private let runs = ProcessInfo.processInfo.environment["SALVOR_LOG_RUNS"].flatMa
           """)
       try await it.site.follow("--within", "300ms")
       try await it.site.salvor("backup", "-q").succeeded()
-      let writer = try EffectWriter(it.server.port, notes)
-      try await it.site.until("work is done") { writer.count >= 100 }
+      let writer = try effectWriter(it.server.port, notes)
+      try await it.site.until("work is done") { writer.rows.count >= 100 }
       try await it.site.salvor("point", "take", "pair", "--every", "500ms", "--count", "6", "-q").succeeded()
       try await it.site.salvor("point", "take", "pair", "--wait", "60s", "-q").succeeded()
       writer.stop()
@@ -223,38 +223,22 @@ private let runs = ProcessInfo.processInfo.environment["SALVOR_LOG_RUNS"].flatMa
   }
 }
 
-/// One client that publishes, and once that is acknowledged writes a line, under the lock that writers share.
-private final class EffectWriter: Sendable {
-  private let state = Mutex((count: 0, isOver: false, hasEnded: false))
-
-  init(_ port: UInt16, _ notes: String) throws {
-    let server = try NATSSite.connect(port)
-    let lock = try File("\(notes)/.lock", O_RDONLY)
-    let file = try File("\(notes)/effects", O_WRONLY | O_APPEND)
-    let thread = Thread { [self] in
-      var number = 0
-      while !state.withLock({ $0.isOver }) {
-        number += 1
-        guard let answer = try? server.client.request("s.cause", Array("\(number)".utf8)),
-          (try? JetStream.value(answer.payload)) != nil
-        else { break }
-        flock(lock.descriptor, LOCK_SH)
-        let line = Array("\(number)\n".utf8)
-        _ = line.withUnsafeBytes { write(file.descriptor, $0.baseAddress, $0.count) }
-        flock(lock.descriptor, LOCK_UN)
-        state.withLock { $0.count = number }
-        usleep(500)
-      }
-      state.withLock { $0.hasEnded = true }
-    }
-    thread.start()
-  }
-
-  var count: Int { state.withLock { $0.count } }
-
-  func stop() {
-    state.withLock { $0.isOver = true }
-    for _ in 0..<6000 where !state.withLock({ $0.hasEnded }) { usleep(10_000) }
+/// A service of two stores: a message, and then a line in a file that says so.
+private func effectWriter(_ port: UInt16, _ notes: String) throws -> WriterThread {
+  let server = try NATSSite.connect(port)
+  let lock = try File("\(notes)/.lock", O_RDONLY)
+  let file = try File("\(notes)/effects", O_WRONLY | O_APPEND)
+  let done = Atomic<Int64>(0)
+  return WriterThread(everyMicroseconds: 500) {
+    let number = done.add(1, ordering: .relaxed).newValue
+    guard let answer = try? server.client.request("s.cause", Array("\(number)".utf8)),
+      (try? JetStream.value(answer.payload)) != nil
+    else { return nil }
+    flock(lock.descriptor, LOCK_SH)
+    let line = Array("\(number)\n".utf8)
+    _ = line.withUnsafeBytes { write(file.descriptor, $0.baseAddress, $0.count) }
+    flock(lock.descriptor, LOCK_UN)
+    return WrittenRow(number: number, seconds: Date().timeIntervalSince1970)
   }
 }
 

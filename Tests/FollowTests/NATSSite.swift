@@ -12,7 +12,7 @@ final class NATSSite: @unchecked Sendable {
   // Used by one task at a time.
   let site: LogSite
   let server: NATSServer
-  private var writer: NATSWriter?
+  private var writer: WriterThread?
 
   private init(_ more: String) async throws {
     let server = try await BlockingPool.shared.run { try NATSServer() }
@@ -51,7 +51,7 @@ final class NATSSite: @unchecked Sendable {
     let socket = try Socket.connect(host: "127.0.0.1", port: port, patience: .seconds(5))
     return JetStream(
       client: try Client(
-        socket, as: .none, inbox: "_INBOX.test", patience: .seconds(30), interruption: Interruption()))
+        socket, as: .none, inbox: "_INBOX.test", patience: .seconds(30)))
   }
 
   func with<T: Sendable>(_ body: @escaping @Sendable (JetStream) throws -> T) async throws -> T {
@@ -123,8 +123,18 @@ final class NATSSite: @unchecked Sendable {
 
   // MARK: Work
 
-  func startWriting() throws { writer = try NATSWriter(server.port) }
-  var acknowledged: [NATSWriter.Row] { writer?.rows ?? [] }
+  func startWriting() throws {
+    let server = try Self.connect(server.port)
+    let sent = Atomic(0)
+    writer = WriterThread(everyMicroseconds: 1000) {
+      let text = "\(sent.add(1, ordering: .relaxed).newValue)"
+      guard let answer = try? server.client.request("s.load", Array(text.utf8)),
+        let number = (try? JetStream.value(answer.payload))?["seq"]?.integer
+      else { return nil }
+      return WrittenRow(number: number, seconds: Date().timeIntervalSince1970)
+    }
+  }
+  var acknowledged: [WrittenRow] { writer?.rows ?? [] }
   func stopWriting() { writer?.stop() }
   /// It ends by itself with the server.
   func endWriting() { writer?.join() }
@@ -151,51 +161,3 @@ final class NATSSite: @unchecked Sendable {
     try await BlockingPool.shared.run { try server.start() }
   }
 }
-
-/// One client that publishes again and again, and writes down each that was acknowledged, with our time.
-final class NATSWriter: Sendable {
-  struct Row: Equatable, Sendable {
-    var number: Int64
-    var seconds: Double
-  }
-
-  private struct State {
-    var rows: [Row] = []
-    var isOver = false
-    var hasEnded = false
-  }
-
-  private let state = Mutex(State())
-
-  init(_ port: UInt16) throws {
-    let server = try NATSSite.connect(port)
-    let thread = Thread { [self] in
-      var count = 0
-      while !state.withLock({ $0.isOver }) {
-        count += 1
-        guard let answer = try? server.client.request("s.load", Array("\(count)".utf8)),
-          let number = (try? JetStream.value(answer.payload))?["seq"]?.integer
-        else { break }
-        state.withLock { $0.rows.append(Row(number: number, seconds: Date().timeIntervalSince1970)) }
-        usleep(1000)
-      }
-      state.withLock { $0.hasEnded = true }
-    }
-    thread.start()
-  }
-
-  var rows: [Row] { state.withLock { $0.rows } }
-
-  func stop() {
-    state.withLock { $0.isOver = true }
-    join()
-  }
-
-  func join() {
-    for _ in 0..<6000 where !state.withLock({ $0.hasEnded }) { usleep(10_000) }
-  }
-}
-
-#if canImport(Glibc)
-  import Glibc
-#endif

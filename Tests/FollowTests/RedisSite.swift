@@ -12,7 +12,7 @@ final class RedisSite: @unchecked Sendable {
   // Used by one task at a time.
   let site: LogSite
   let server: RedisServer
-  private var writer: RedisWriter?
+  private var writer: WriterThread?
 
   private init(_ settings: RedisServer.Settings) async throws {
     let server = try await BlockingPool.shared.run { try RedisServer(settings) }
@@ -59,7 +59,7 @@ final class RedisSite: @unchecked Sendable {
 
   static func connect(_ port: UInt16) throws -> Connection {
     let socket = try Socket.connect(host: "127.0.0.1", port: port, patience: .seconds(5))
-    return try Connection(socket, patience: .seconds(30), interruption: Interruption())
+    return try Connection(socket, patience: .seconds(30))
   }
 
   func count() async throws -> Int { try await command("LLEN", "history").text.flatMap { Int($0) } ?? -1 }
@@ -74,10 +74,23 @@ final class RedisSite: @unchecked Sendable {
     #expect(replies[1] == .integer(1), "\(site.said)")
   }
 
-  func startWriting(waits: Bool = false) throws { writer = try RedisWriter(server.port, waits: waits) }
+  /// - Parameter waits: A row counts once the replica that follows has it.
+  func startWriting(waits: Bool = false) throws {
+    let connection = try Self.connect(server.port)
+    writer = WriterThread(everyMicroseconds: 2000) {
+      var commands = [["MULTI"], ["RPUSH", "history", "x"], ["INCR", "counter"], ["TIME"], ["EXEC"]]
+      if waits { commands.append(["WAIT", "1", "0"]) }
+      guard let replies = try? connection.all(commands.map { $0.map { Array($0.utf8) } }, patience: .seconds(60)),
+        let results = replies[4].elements, results.count == 3, case .integer(let number) = results[0],
+        let time = RedisFollower.time(results[2]), !waits || replies[5] == .integer(1)
+      else { return nil }
+      // The server's own time.
+      return WrittenRow(number: number, seconds: Double(time.nanoseconds) / 1e9)
+    }
+  }
 
   /// What the client was told is done.
-  var acknowledged: [RedisWriter.Row] { writer?.rows ?? [] }
+  var acknowledged: [WrittenRow] { writer?.rows ?? [] }
 
   func stopWriting() { writer?.stop() }
 
@@ -105,53 +118,3 @@ final class RedisSite: @unchecked Sendable {
     await BlockingPool.shared.run { server.stop() }
   }
 }
-
-/// One client that appends to a list again and again, and writes down each that was acknowledged, with the server's time.
-final class RedisWriter: Sendable {
-  struct Row: Equatable, Sendable {
-    var number: Int64
-    var seconds: Double
-  }
-
-  private struct State {
-    var rows: [Row] = []
-    var isOver = false
-    var hasEnded = false
-  }
-
-  private let state = Mutex(State())
-
-  /// - Parameter waits: A row counts once the replica that follows has it.
-  init(_ port: UInt16, waits: Bool) throws {
-    let connection = try RedisSite.connect(port)
-    let thread = Thread { [self] in
-      while !state.withLock({ $0.isOver }) {
-        var commands = [["MULTI"], ["RPUSH", "history", "x"], ["INCR", "counter"], ["TIME"], ["EXEC"]]
-        if waits { commands.append(["WAIT", "1", "0"]) }
-        guard let replies = try? connection.all(commands.map { $0.map { Array($0.utf8) } }, patience: .seconds(60)),
-          let results = replies[4].elements, results.count == 3, case .integer(let number) = results[0],
-          let time = RedisFollower.time(results[2]), !waits || replies[5] == .integer(1)
-        else { break }
-        state.withLock { $0.rows.append(Row(number: number, seconds: Double(time.nanoseconds) / 1e9)) }
-        usleep(2000)
-      }
-      state.withLock { $0.hasEnded = true }
-    }
-    thread.start()
-  }
-
-  var rows: [Row] { state.withLock { $0.rows } }
-
-  func stop() {
-    state.withLock { $0.isOver = true }
-    join()
-  }
-
-  func join() {
-    for _ in 0..<6000 where !state.withLock({ $0.hasEnded }) { usleep(10_000) }
-  }
-}
-
-#if canImport(Glibc)
-  import Glibc
-#endif

@@ -4,13 +4,6 @@ import Glibc
 import IO
 import Synchronization
 
-/// Tells calls that wait to give up; set from another thread, for good.
-final class Interruption: Sendable {
-  private let flag = Atomic<Bool>(false)
-  var isSet: Bool { flag.load(ordering: .relaxed) }
-  func set() { flag.store(true, ordering: .relaxed) }
-}
-
 /// A snapshot whose revision is fixed by its first byte, which comes while the other stores are held.
 ///
 /// See `docs/decisions/0018-etcd-snapshot.md`. Calls come one after the other; what `close` may find half done is guarded.
@@ -36,7 +29,7 @@ final class EtcdCapture: CaptureSession {
   private var snapshot: String { "\(directory)/snapshot.db" }
 
   func prepare() async throws(DriverError) {
-    try await cancellable { () async throws(DriverError) in
+    try await interruption.during { () async throws(DriverError) in
       let directory = self.directory
       try await self.environment.pool.run { () throws(DriverError) in
         do throws(SystemFailure) { try Files.createDirectory(directory, mode: 0o700) } catch {
@@ -52,7 +45,7 @@ final class EtcdCapture: CaptureSession {
   func hold(limit: Duration) async throws(DriverError) {}
 
   func mark() async throws(DriverError) -> LogPosition {
-    try await cancellable { () async throws(DriverError) in
+    try await interruption.during { () async throws(DriverError) in
       let control = try await self.driver.control(self.directory)
       try await self.begin(control)
       let status = try await self.driver.status(self.directory, interruption: self.interruption)
@@ -103,7 +96,7 @@ final class EtcdCapture: CaptureSession {
   // MARK: After it
 
   func finish() async throws(DriverError) -> CaptureResult {
-    try await cancellable { () async throws(DriverError) in try await self.take() }
+    try await interruption.during { () async throws(DriverError) in try await self.take() }
   }
 
   private func take() async throws(DriverError) -> CaptureResult {
@@ -183,17 +176,5 @@ final class EtcdCapture: CaptureSession {
 
   private static func position(_ revision: Int64, _ cluster: String) -> LogPosition {
     LogPosition(kind: "revision", value: String(revision), details: ["cluster": cluster])
-  }
-
-  /// Runs `body`; when the task is cancelled, whatever waits for a program ends it.
-  private func cancellable<T: Sendable>(
-    _ body: @Sendable () async throws(DriverError) -> T
-  ) async throws(DriverError) -> T {
-    let result = await withTaskCancellationHandler { () async -> Result<T, DriverError> in
-      do throws(DriverError) { return .success(try await body()) } catch { return .failure(error) }
-    } onCancel: {
-      interruption.set()
-    }
-    return try result.get()
   }
 }

@@ -54,14 +54,9 @@ extension EtcdDriver {
   func restoreBeside(_ request: RestoreRequest) async throws(DriverError) -> RestoredState {
     let place = try place(request)
     let interruption = Interruption()
-    let result = await withTaskCancellationHandler { () async -> Result<RestoredState, DriverError> in
-      do throws(DriverError) { return .success(try await self.restore(request, place, interruption)) } catch {
-        return .failure(error)
-      }
-    } onCancel: {
-      interruption.set()
+    return try await interruption.during { () throws(DriverError) in
+      try await self.restore(request, place, interruption)
     }
-    return try result.get()
   }
 
   private func restore(

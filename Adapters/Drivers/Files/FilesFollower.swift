@@ -58,13 +58,17 @@ struct FilesFollower: LogFollower {
 
   private func ship(_ tail: TreeTail, _ asked: MarkListener, into sink: any LogSink) async throws(DriverError) {
     let (time, pool, longNotes, sign) = (driver.environment.time, driver.pool, longNotes, sign)
+    var signed = time.monotonicNanoseconds()
     while true {
       if Task.isCancelled { throw .cancelled }
+      let isDue = Duration.nanoseconds(time.monotonicNanoseconds() - signed) >= sign
+      if isDue { signed = time.monotonicNanoseconds() }
       let isFull = try await pool.run { () throws(DriverError) -> Bool in
-        let isFull = try Self.ship(tail, asked, into: sink, time, for: min(sign, Self.turn))
-        try tail.requireTree()
-        try tail.synchronize(durable: sink.durable, long: longNotes)
-        return isFull
+        if isDue {
+          try tail.requireTree()
+          try tail.synchronize(durable: sink.durable, long: longNotes)
+        }
+        return try Self.ship(tail, asked, into: sink, time, for: min(sign, Self.turn))
       }
       if isFull { do { try await time.sleep(for: .milliseconds(20)) } catch { throw .cancelled } }
     }
@@ -112,7 +116,7 @@ final class MarkListener: @unchecked Sendable {
 
   static let name = "socket"
   /// More than that ask for something else.
-  private static let limit = 64
+  static let limit = 64
 
   /// A directory may lie deeper than a socket's address can say; its descriptor is short.
   static func address(in directory: File) -> String { "/proc/self/fd/\(directory.descriptor)/\(name)" }
@@ -165,7 +169,9 @@ final class MarkListener: @unchecked Sendable {
   /// - Parameter other: What may end the waiting too, by something to read.
   /// - Returns: Whether somebody asks.
   @discardableResult func wait(orFor other: Int32? = nil, atMost limit: Duration) -> Bool {
-    var entries = ([listening.descriptor] + callers.map(\.descriptor) + [other].compactMap(\.self)).map {
+    // Whoever can't be taken doesn't end the waiting.
+    let taking = callers.count < Self.limit ? listening.descriptor : -1
+    var entries = ([taking] + callers.map(\.descriptor) + [other].compactMap(\.self)).map {
       pollfd(fd: $0, events: Int16(POLLIN), revents: 0)
     }
     guard poll(&entries, nfds_t(entries.count), Int32(clamping: limit.wholeNanoseconds / 1_000_000)) > 0 else {

@@ -75,7 +75,8 @@ package final class Client: @unchecked Sendable {
 
   /// Greets the server; throws if it doesn't let us in.
   package init(
-    _ socket: Socket, as credential: Credential, inbox: String, patience: Duration, interruption: Interruption
+    _ socket: Socket, as credential: Credential, inbox: String, patience: Duration,
+    interruption: Interruption = Interruption()
   ) throws(WireError) {
     (self.socket, self.patience, self.interruption, self.inbox) = (socket, patience, interruption, inbox)
     info = ServerInfo(version: "")

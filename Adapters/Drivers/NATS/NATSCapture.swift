@@ -45,7 +45,7 @@ final class NATSCapture: CaptureSession {
   private var directory: String { "\(context.scratch)/nats" }
 
   func prepare() async throws(DriverError) {
-    try await cancellable { () async throws(DriverError) in
+    try await interruption.during { () async throws(DriverError) in
       let server = try await self.driver.connect(interruption: self.interruption)
       // Rights and JetStream itself are found wanting before anybody waits.
       _ = try await self.driver.asking(server) { server throws(WireError) in try server.streams() }
@@ -56,7 +56,7 @@ final class NATSCapture: CaptureSession {
   func hold(limit: Duration) async throws(DriverError) {}
 
   func mark() async throws(DriverError) -> LogPosition {
-    try await cancellable { () async throws(DriverError) in
+    try await interruption.during { () async throws(DriverError) in
       guard let server = self.state.withLock({ $0.server }) else {
         throw .engineFailed("mark() without prepare()", log: "")
       }
@@ -105,7 +105,7 @@ final class NATSCapture: CaptureSession {
   // MARK: After it
 
   func finish() async throws(DriverError) -> CaptureResult {
-    try await cancellable { () async throws(DriverError) in try await self.copy() }
+    try await interruption.during { () async throws(DriverError) in try await self.copy() }
   }
 
   private func copy() async throws(DriverError) -> CaptureResult {
@@ -201,16 +201,4 @@ final class NATSCapture: CaptureSession {
   }
 
   // MARK: Parts
-
-  /// Runs `body`; when the task is cancelled, whatever waits on a socket gives up within a slice of 50 ms.
-  private func cancellable<T: Sendable>(
-    _ body: @Sendable () async throws(DriverError) -> T
-  ) async throws(DriverError) -> T {
-    let result = await withTaskCancellationHandler { () async -> Result<T, DriverError> in
-      do throws(DriverError) { return .success(try await body()) } catch { return .failure(error) }
-    } onCancel: {
-      interruption.set()
-    }
-    return try result.get()
-  }
 }

@@ -34,7 +34,7 @@ final class StandingCapture: CaptureSession {
   private var account: String { ScratchServer.account(in: directory) }
 
   func prepare() async throws(DriverError) {
-    try await cancellable { () async throws(DriverError) in
+    try await interruption.during { () async throws(DriverError) in
       let server = try await self.driver.connect(interruption: self.interruption)
       let inMemory = try await self.driver.asking(server) { server throws(WireError) in
         try server.streams().filter(\.isInMemory).map(\.name)
@@ -123,7 +123,7 @@ final class StandingCapture: CaptureSession {
 
   /// - Returns: `nil` if the hold ended meanwhile: what was copied while the server ran on is of no one moment.
   private func copyStanding() async throws(DriverError) -> LogPosition? {
-    try await cancellable { () async throws(DriverError) in
+    try await interruption.during { () async throws(DriverError) in
       guard let copy = self.state.withLock({ $0.copy }) else {
         throw .engineFailed("mark() without prepare()", log: "")
       }
@@ -147,7 +147,7 @@ final class StandingCapture: CaptureSession {
   func release() async -> Bool { await keeper.release() }
 
   func finish() async throws(DriverError) -> CaptureResult {
-    try await cancellable { () async throws(DriverError) in try await self.prove() }
+    try await interruption.during { () async throws(DriverError) in try await self.prove() }
   }
 
   private func prove() async throws(DriverError) -> CaptureResult {
@@ -173,18 +173,6 @@ final class StandingCapture: CaptureSession {
     _ = await keeper.release()
     let places = [directory, "\(context.scratch)/proof"]
     await environment.pool.run { for place in places { try? Files.removeTree(place) } }
-  }
-
-  /// Runs `body`; when the task is cancelled, whatever waits on a socket gives up within a slice of 50 ms.
-  private func cancellable<T: Sendable>(
-    _ body: @Sendable () async throws(DriverError) -> T
-  ) async throws(DriverError) -> T {
-    let result = await withTaskCancellationHandler { () async -> Result<T, DriverError> in
-      do throws(DriverError) { return .success(try await body()) } catch { return .failure(error) }
-    } onCancel: {
-      interruption.set()
-    }
-    return try result.get()
   }
 }
 

@@ -60,4 +60,3 @@ enum Rights {
 }
 
 package typealias Socket = TimedSocket<WireError>
-package typealias Interruption = SocketInterruption

@@ -51,7 +51,7 @@ final class Connection: @unchecked Sendable {
   private let patience: Duration
 
   /// - Throws: ``WireError/garbled(_:)`` if there is no memory for a parser.
-  init(_ socket: Socket, patience: Duration, interruption: Interruption) throws(WireError) {
+  init(_ socket: Socket, patience: Duration, interruption: Interruption = Interruption()) throws(WireError) {
     guard let reader = redisReaderCreate() else { throw .garbled("no memory for a parser") }
     (self.reader, self.socket, self.patience, self.interruption) = (reader, socket, patience, interruption)
   }

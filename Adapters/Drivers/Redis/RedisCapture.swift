@@ -48,7 +48,7 @@ final class RedisCapture: CaptureSession {
   // MARK: Before the hold
 
   func prepare() async throws(DriverError) {
-    try await cancellable { () async throws(DriverError) in try await self.copyAhead() }
+    try await interruption.during { () async throws(DriverError) in try await self.copyAhead() }
   }
 
   private func copyAhead() async throws(DriverError) {
@@ -113,7 +113,7 @@ final class RedisCapture: CaptureSession {
 
   func hold(limit: Duration) async throws(DriverError) {
     guard state.withLock({ $0.canHold }) else { return }
-    try await cancellable { () async throws(DriverError) in try await self.pause(limit) }
+    try await interruption.during { () async throws(DriverError) in try await self.pause(limit) }
   }
 
   private func pause(_ limit: Duration) async throws(DriverError) {
@@ -173,7 +173,7 @@ final class RedisCapture: CaptureSession {
   // MARK: After it
 
   func finish() async throws(DriverError) -> CaptureResult {
-    try await cancellable { () async throws(DriverError) in try await self.cut() }
+    try await interruption.during { () async throws(DriverError) in try await self.cut() }
   }
 
   private func cut() async throws(DriverError) -> CaptureResult {
@@ -317,18 +317,6 @@ final class RedisCapture: CaptureSession {
 
   private func metadata(size: Int64) -> FileMetadata {
     FileMetadata(kind: .regular, permissions: 0o600, size: size, modified: environment.time.now())
-  }
-
-  /// Runs `body`; when the task is cancelled, whatever waits on a socket gives up within a slice of 50 ms.
-  private func cancellable<T: Sendable>(
-    _ body: @Sendable () async throws(DriverError) -> T
-  ) async throws(DriverError) -> T {
-    let result = await withTaskCancellationHandler { () async -> Result<T, DriverError> in
-      do throws(DriverError) { return .success(try await body()) } catch { return .failure(error) }
-    } onCancel: {
-      interruption.set()
-    }
-    return try result.get()
   }
 }
 

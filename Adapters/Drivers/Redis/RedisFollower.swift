@@ -93,16 +93,12 @@ struct RedisFollower: LogFollower {
 
   func follow(from end: LogEnd?, hint: LogCursor?, into sink: any LogSink) async throws(DriverError) {
     let interruption = Interruption()
-    let outcome = await withTaskCancellationHandler { () async -> DriverError? in
-      do throws(DriverError) {
+    do throws(DriverError) {
+      try await interruption.during { () throws(DriverError) in
         try await session(from: end, hint: hint, into: sink, interruption)
-        return nil
-      } catch { return error }
-    } onCancel: {
-      interruption.set()
-    }
+      }
+    } catch { throw Task.isCancelled ? .cancelled : error }
     if Task.isCancelled { throw .cancelled }
-    if let outcome { throw outcome }
   }
 
   private func session(

@@ -167,7 +167,7 @@ extension RedisDriver {
       if let directory = try? File(place.proof, O_RDONLY | O_DIRECTORY),
         let socket = try? Socket.connect(
           host: "/proc/self/fd/\(directory.descriptor)/\(ScratchServer.socketName)", port: 0, patience: .seconds(1)),
-        let connection = try? Connection(socket, patience: .seconds(5), interruption: Interruption())
+        let connection = try? Connection(socket, patience: .seconds(5))
       {
         _ = try? connection.call("SHUTDOWN", "NOSAVE", "NOW", "FORCE")
       }

@@ -265,7 +265,7 @@ struct RedisRewriter: StoreRewriter {
       guard let place = try? File(directory, O_RDONLY | O_DIRECTORY),
         let socket = try? Socket.connect(
           host: "/proc/self/fd/\(place.descriptor)/\(ScratchServer.socketName)", port: 0, patience: .seconds(1)),
-        let connection = try? Connection(socket, patience: .seconds(60), interruption: Interruption()),
+        let connection = try? Connection(socket, patience: .seconds(60)),
         let text = try? connection.call("INFO", "persistence", patience: .seconds(1)).text
       else { return nil }
       return Info(text)["loading"] == "0" ? connection : nil

@@ -48,4 +48,3 @@ enum Rights {
 }
 
 typealias Socket = TimedSocket<WireError>
-typealias Interruption = SocketInterruption

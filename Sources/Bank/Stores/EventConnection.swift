@@ -20,12 +20,11 @@ final class EventConnection: StoreConnection {
     let (host, port) = try settings.requireAddress()
     address = "\(host):\(port)"
     guard let port = UInt16(exactly: port) else { throw .configuration("store.port must be 1 to 65535") }
-    let interruption = Interruption()
     do throws(WireError) {
-      let socket = try Socket.connect(host: host, port: port, patience: .seconds(3), interruption: interruption)
+      let socket = try Socket.connect(host: host, port: port, patience: .seconds(3))
       let inbox = "_INBOX." + Hex.encode(SystemRandomness().bytes(12))
       // Longer than any hold: a hold delays, and never fails, a write.
-      client = try Client(socket, as: .none, inbox: inbox, patience: .seconds(15), interruption: interruption)
+      client = try Client(socket, as: .none, inbox: inbox, patience: .seconds(15))
       server = JetStream(client: client)
     } catch { throw .storeAway("nats at \(host):\(port): \(error)") }
   }
