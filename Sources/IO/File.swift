@@ -67,6 +67,13 @@ package final class File: Sendable {
     return result
   }
 
+  /// Whether nobody but this machine changes what is in its file system: ext2 to ext4, XFS, Btrfs, tmpfs, F2FS, ZFS, bcachefs.
+  package func isLocal() throws(SystemFailure) -> Bool {
+    var type: UInt64 = 0
+    guard salvor_file_system(descriptor, &type) == 0 else { throw SystemFailure("statfs", path: path) }
+    return [0xEF53, 0x5846_5342, 0x9123_683E, 0x0102_1994, 0xF2F5_2010, 0x2FC1_2FC1, 0xCA45_1A4E].contains(type)
+  }
+
   /// Writes the first `count` bytes of whole pages into an empty file, past the page cache where the file system can:
   /// what nobody reads again soon should not push out what is read.
   ///
@@ -200,6 +207,11 @@ package enum Files {
       throw error
     }
     try synchronizeDirectory(directory)
+  }
+
+  /// Whether nobody but this machine changes what is in the file system of `path`. What can't be looked at counts as not.
+  package static func isLocal(_ path: String) -> Bool {
+    do throws(SystemFailure) { return try File(path, O_RDONLY | O_DIRECTORY).isLocal() } catch { return false }
   }
 
   package static func synchronizeDirectory(_ path: String) throws(SystemFailure) {

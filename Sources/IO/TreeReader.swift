@@ -74,6 +74,9 @@ package final class DirectoryReader: Sendable {
 
   package func status() throws(SystemFailure) -> stat { try file.status() }
 
+  /// Whether nobody but this machine changes what is in its file system.
+  package func isLocal() throws(SystemFailure) -> Bool { try file.isLocal() }
+
   /// This directory's own metadata.
   package func metadata(_ accounts: AccountNames = .shared) throws(SystemFailure) -> FileMetadata {
     try FileMetadata(

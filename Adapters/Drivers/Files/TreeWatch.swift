@@ -16,10 +16,6 @@ final class TreeWatch: @unchecked Sendable {
   private static let events =
     UInt32(IN_CREATE | IN_DELETE | IN_MODIFY | IN_ATTRIB | IN_MOVED_FROM | IN_MOVED_TO | IN_DELETE_SELF)
     | UInt32(IN_MOVE_SELF) | UInt32(IN_ONLYDIR)
-  /// ext2 to ext4, XFS, Btrfs, tmpfs, F2FS, ZFS, bcachefs: nobody but this machine changes them.
-  private static let local: Set<UInt64> = [
-    0xEF53, 0x5846_5342, 0x9123_683E, 0x0102_1994, 0xF2F5_2010, 0x2FC1_2FC1, 0xCA45_1A4E,
-  ]
 
   private let tree: Tree
   private let queue: File
@@ -79,11 +75,7 @@ final class TreeWatch: @unchecked Sendable {
   }
 
   private func requireLocal(_ directory: DirectoryReader) throws(SystemFailure) {
-    var type: UInt64 = 0
-    guard salvor_file_system(directory.descriptor, &type) == 0 else {
-      throw SystemFailure("statfs", path: directory.shownPath)
-    }
-    guard Self.local.contains(type) else {
+    guard try directory.isLocal() else {
       throw SystemFailure(
         "watch a file system that other machines may change", path: directory.shownPath, number: ENOTSUP)
     }

@@ -77,6 +77,8 @@ package struct CachedObjectStore: ObjectStore {
     try await base.delete(name)
   }
 
+  package var listsAtOnce: Bool { get async { await base.listsAtOnce } }
+
   package var locksObjects: Bool { base.locksObjects }
 
   package func lock(on name: ObjectName) async throws(StoreError) -> ObjectLock? {

@@ -118,6 +118,8 @@ package final class FaultyObjectStore: ObjectStore {
     try await call(.delete, name) { () throws(StoreError) in try await base.delete(name) }
   }
 
+  package var listsAtOnce: Bool { get async { await base.listsAtOnce } }
+
   package var locksObjects: Bool { base.locksObjects }
 
   package func lock(on name: ObjectName) async throws(StoreError) -> ObjectLock? {

@@ -76,6 +76,8 @@ package struct LimitedObjectStore: ObjectStore {
     try await limited { () throws(StoreError) in try await base.delete(name) }
   }
 
+  package var listsAtOnce: Bool { get async { await base.listsAtOnce } }
+
   package var locksObjects: Bool { base.locksObjects }
 
   package func lock(on name: ObjectName) async throws(StoreError) -> ObjectLock? {

@@ -90,6 +90,10 @@ package struct LocalObjectStore: ObjectStore {
     }
   }
 
+  package var listsAtOnce: Bool {
+    get async { await pool.run { [root] in Files.isLocal("\(root)/\(ObjectKind.lock.rawValue)") } }
+  }
+
   package func list(_ kind: ObjectKind) async throws(StoreError) -> [ObjectInfo] {
     try await pool.run { [self] () throws(StoreError) in
       guard Files.isDirectory(root) else { throw .location("there is no directory \(root)") }

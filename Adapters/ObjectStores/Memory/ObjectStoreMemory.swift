@@ -17,13 +17,18 @@ package final class MemoryObjectStore: ObjectStore {
   private let state: Mutex<State>
   private let checksNames: Bool
   package let location: String
+  package let listsAtOnce: Bool
 
   /// - Parameters:
   ///   - contents: What an earlier store held.
   ///   - checksNames: Refuses content whose SHA-256 isn't its name; `false` for tests of damage.
-  package init(contents: [ObjectName: [UInt8]] = [:], checksNames: Bool = true, location: String = "memory:") {
+  ///   - listsAtOnce: It always does; `false` keeps that from everybody.
+  package init(
+    contents: [ObjectName: [UInt8]] = [:], checksNames: Bool = true, location: String = "memory:",
+    listsAtOnce: Bool = false
+  ) {
     state = Mutex(State(objects: contents, isPrepared: !contents.isEmpty))
-    (self.checksNames, self.location) = (checksNames, location)
+    (self.checksNames, self.location, self.listsAtOnce) = (checksNames, location, listsAtOnce)
   }
 
   /// A copy of every object.

@@ -52,6 +52,8 @@ package final class ParityObjectStore: ObjectStore {
     await noting { () throws(StoreError) in try await parity.remove(name) }
   }
 
+  package var listsAtOnce: Bool { get async { await base.listsAtOnce } }
+
   package var locksObjects: Bool { base.locksObjects }
 
   package func lock(on name: ObjectName) async throws(StoreError) -> ObjectLock? { try await base.lock(on: name) }

@@ -83,6 +83,8 @@ package struct RetryObjectStore: ObjectStore {
     }
   }
 
+  package var listsAtOnce: Bool { get async { await base.listsAtOnce } }
+
   package var locksObjects: Bool { base.locksObjects }
 
   package func lock(on name: ObjectName) async throws(StoreError) -> ObjectLock? {

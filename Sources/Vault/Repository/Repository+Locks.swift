@@ -238,12 +238,14 @@ extension Repository {
     }?.file.owner
   }
 
-  /// Waits until the store lists the lock. One that doesn't may hide others' locks too, and what they wrote.
+  /// Waits until others can see the lock, and we theirs: where listings lag, for a while; and until the store lists it. One
+  /// that doesn't may hide others' locks too, and what they wrote.
   ///
   /// - Parameter waited: How long it has been there already.
   private func settle(_ id: Digest, waited: Duration) async throws(VaultError) {
+    let first = await store.listsAtOnce ? .zero : LockTiming.settle - waited
     for look in 0..<LockTiming.looks {
-      let rest = look == 0 ? LockTiming.settle - waited : LockTiming.settle
+      let rest = look == 0 ? first : LockTiming.settle
       if rest > .zero { try await pause(rest) }
       let listed = try await access { store throws(StoreError) in try await store.list(.lock) }
       if listed.contains(where: { $0.name.id == id }) { return }

@@ -111,6 +111,10 @@ package protocol ObjectStore: Sendable {
   /// - Throws: `.notFound` if it isn't there; `.locked` if something keeps it.
   func delete(_ name: ObjectName) async throws(StoreError)
 
+  /// Whether a listing has what anybody had put before it began, wherever they are: then of two that put something and list
+  /// afterwards, one at least sees the other.
+  var listsAtOnce: Bool { get async }
+
   /// Whether what is put is locked, so that a delete may be refused for a time.
   var locksObjects: Bool { get }
 
@@ -147,6 +151,8 @@ extension ObjectStore {
     }
     try await put(name, bytes)
   }
+
+  package var listsAtOnce: Bool { false }
 
   package var locksObjects: Bool { false }
 
