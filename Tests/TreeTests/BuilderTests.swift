@@ -163,8 +163,9 @@ struct BuilderTests {
     let vault = MemoryVault()
     let builder = SnapshotBuilder(writer: vault, polynomial: somePolynomial)
     let report = try await builder.archive(
-      [source, "/proc/self/mem", source + "/keep", directory.file("absent")],
-      ArchiveOptions(excludes: [ExcludePattern("*.o"), ExcludePattern("keep/cache"), ExcludePattern(source + "/dr?p")]))
+      try Survey(
+        [source, "/proc/self/mem", source + "/keep", directory.file("absent")],
+        excludes: [ExcludePattern("*.o"), ExcludePattern("keep/cache"), ExcludePattern(source + "/dr?p")]))
     #expect(report.isPartial)
     #expect(report.problems.count == 2)
     #expect(report.problems.contains { $0.contains("/proc/self/mem") })
@@ -172,7 +173,8 @@ struct BuilderTests {
     let tree = SnapshotTree(reader: vault, root: try await builder.finish().root)
     #expect(try await tree.allNodes(below: TreePath(source)).map(\.path) == ["keep", "keep/a.c"])
     await #expect(throws: TreeError.self, "nothing at all is no backup") {
-      try await SnapshotBuilder(writer: vault, polynomial: somePolynomial).archive([directory.file("absent")])
+      try await SnapshotBuilder(writer: vault, polynomial: somePolynomial).archive(
+        try Survey([directory.file("absent")]))
     }
   }
 
@@ -182,12 +184,12 @@ struct BuilderTests {
     try TreeMaker.make(seed: 77, at: source)
     let vault = MemoryVault()
     let first = SnapshotBuilder(writer: vault, polynomial: somePolynomial)
-    _ = try await first.archive([source])
+    _ = try await first.archive(try Survey([source]))
     let before = try await first.finish()
     try Files.replace(source + "/new", with: [1, 2, 3])
     let second = SnapshotBuilder(writer: vault, polynomial: somePolynomial)
     let parent = SnapshotTree(reader: vault, root: before.root)
-    let report = try await second.archive([source], ArchiveOptions(parent: parent))
+    let report = try await second.archive(try Survey([source]), ArchiveOptions(parent: parent))
     #expect(report.unchangedFiles == before.totals.files)
     let after = try await second.finish()
     #expect(after.totals.files == before.totals.files + 1)
@@ -201,7 +203,8 @@ struct BuilderTests {
       nodes.first { !$0.node.content.isEmpty && $0.node.metadata.size < 3000 && $0.path.components.count == 1 })
     vault.remove(.data, victim.node.content[0])
     let third = SnapshotBuilder(writer: vault, polynomial: somePolynomial)
-    let again = try await third.archive([source], ArchiveOptions(parent: SnapshotTree(reader: vault, root: after.root)))
+    let again = try await third.archive(
+      try Survey([source]), ArchiveOptions(parent: SnapshotTree(reader: vault, root: after.root)))
     #expect(again.unchangedFiles < after.totals.files)
     #expect(vault.contains(.data, victim.node.content[0]))
     // Reading a directory may have moved its access time; everything else is the same tree.
@@ -213,7 +216,7 @@ struct BuilderTests {
     try Files.replace(directory.file("one"), with: [9])
     let vault = MemoryVault()
     let builder = SnapshotBuilder(writer: vault, polynomial: somePolynomial)
-    _ = try await builder.archive([directory.file("one")])
+    _ = try await builder.archive(try Survey([directory.file("one")]))
     let tree = SnapshotTree(reader: vault, root: try await builder.finish().root)
     let all = try await tree.allNodes()
     #expect(all.map(\.path) == ["tmp", TreePath(directory.path), TreePath(directory.file("one"))])

@@ -20,7 +20,7 @@ extension Restic {
     return try await repository.withLock {
       let builder = SnapshotBuilder(repository)
       let options = ArchiveOptions(parent: parent.map { SnapshotTree(reader: repository, root: $0) })
-      let report = try await builder.archive(paths, options)
+      let report = try await builder.archive(try Survey(paths), options)
       let built = try await builder.finish()
       try await repository.flush()
       let snapshot = try await repository.save(
@@ -83,7 +83,7 @@ struct ResticTests {
       .allNodes(below: TreePath(source))
     let vault = MemoryVault()
     let builder = SnapshotBuilder(writer: vault, polynomial: repository.config.chunkerPolynomial)
-    _ = try await builder.archive([source])
+    _ = try await builder.archive(try Survey([source]))
     let ours = try await SnapshotTree(reader: vault, root: try await builder.finish().root)
       .allNodes(below: TreePath(source))
     #expect(ours.map(\.node.content) == theirs.map(\.node.content))

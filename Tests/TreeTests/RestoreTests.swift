@@ -156,7 +156,7 @@ struct RestoreTests {
     #expect(found.last?.path == path)
     // And back in again.
     let builder = SnapshotBuilder(writer: vault, polynomial: somePolynomial)
-    #expect(try await builder.archive([directory.file("t")]).problems == [])
+    #expect(try await builder.archive(try Survey([directory.file("t")])).problems == [])
     let again = SnapshotTree(reader: vault, root: try await builder.finish().root)
     #expect(try await again.contents(of: TreePath(directory.file("t")).appending(path), limitBytes: 9) == [7])
     // rm knows how to remove it; Files.removeTree works with whole paths.
@@ -173,7 +173,7 @@ struct RestoreTests {
     _ = try await tools.run("/usr/bin/setfacl", ["-m", "u:1234:rwx", "-d", "-m", "u:daemon:rw", source + "/d"])
     let vault = MemoryVault()
     let builder = SnapshotBuilder(writer: vault, polynomial: somePolynomial)
-    _ = try await builder.archive([source])
+    _ = try await builder.archive(try Survey([source]))
     let tree = SnapshotTree(reader: vault, root: try await builder.finish().root)
     try await tree.materialise(TreePath(source), at: directory.file("target")) { _ in }
     func lists(_ path: String) async throws -> String {

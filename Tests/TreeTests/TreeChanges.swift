@@ -9,14 +9,15 @@ struct TreeChanges {
   private let random: SeededRandomness
   private let root: String
 
-  static func make(seed: UInt64, at root: String) throws {
-    try TreeChanges(random: SeededRandomness(seed: seed &* 7919 &+ 5), root: root).run(seed)
+  /// - Parameter chance: Of each entry, to be changed.
+  static func make(seed: UInt64, at root: String, chance: Double = 0.35) throws {
+    try TreeChanges(random: SeededRandomness(seed: seed &* 7919 &+ 5), root: root).run(seed, chance)
   }
 
-  private func run(_ seed: UInt64) throws {
+  private func run(_ seed: UInt64, _ chance: Double) throws {
     var maker = TreeMaker(seed: seed &+ 99, entries: 0, lossyLinks: false)
     // Whole directories that came with an earlier change stay together.
-    for entry in try TreeReader.scan(root) where random.chance(0.35) {
+    for entry in try TreeReader.scan(root) where random.chance(chance) {
       let path = entry.path.bytes(below: root)
       // Gone with the directory that it was in.
       guard exists(path) else { continue }

@@ -24,7 +24,7 @@ struct TreeRoundTripTests {
     try TreeMaker.make(seed: seed, at: source)
     let vault = MemoryVault()
     let builder = SnapshotBuilder(writer: vault, polynomial: somePolynomial, keepsAccessTimes: true)
-    let report = try await builder.archive([source])
+    let report = try await builder.archive(try Survey([source]))
     #expect(report.problems == [])
     let built = try await builder.finish()
     let tree = SnapshotTree(reader: vault, root: built.root)

@@ -70,6 +70,11 @@ int salvor_file_system(int descriptor, uint64_t *type) {
   return 0;
 }
 
+ssize_t salvor_find(const void *bytes, size_t count, const void *wanted, size_t length) {
+  const char *found = memmem(bytes, count, wanted, length);
+  return found == NULL ? -1 : found - (const char *)bytes;
+}
+
 int salvor_syncfs(int descriptor) { return syncfs(descriptor); }
 
 int salvor_chown_descriptor(int descriptor, uid_t user, gid_t group) {

@@ -50,13 +50,16 @@ extension VaultCommand {
         hostname: host ?? machine.environment["RESTIC_HOST"] ?? machine.name, parent: parent, isForced: force,
         staysOnFileSystem: oneFileSystem, isDryRun: dryRun, settings: machine.vaultSettings)
       let line = options.progress
+      let survey = try request.survey
       let (outcome, elapsed) = try await machine.time.measure {
-        // A dry run only reads.
-        try await options.locked(
-          needsLock: !request.isDryRun, catchesUp: !request.isDryRun, startsEarly: true
-        ) { repository in
-          try await request.carryOut(in: repository) { progress in
-            line.show("backup", "\(progress.files) files, \(formatBytes(progress.bytes))")
+        try await Self.during(survey) {
+          // A dry run only reads.
+          try await options.locked(
+            needsLock: !request.isDryRun, catchesUp: !request.isDryRun, startsEarly: true
+          ) { repository in
+            try await request.carryOut(survey, in: repository) { progress in
+              line.show("backup", "\(progress.files) files, \(formatBytes(progress.bytes))")
+            }
           }
         }
       }
@@ -65,6 +68,22 @@ extension VaultCommand {
       for note in outcome.report.notes { standardError("note: \(note.harmless)\n") }
       try show(outcome, elapsed)
       if outcome.report.isPartial { throw CommandFailure(.incomplete, BackupRequest.partial(outcome)) }
+    }
+
+    /// Directories are listed while the repository's key is derived.
+    private static func during<T: Sendable>(_ survey: Survey, _ body: @escaping @Sendable () async throws -> T)
+      async throws -> T
+    {
+      try await withThrowingTaskGroup(of: T?.self) { group in
+        group.addTask {
+          await survey.run()
+          return nil
+        }
+        group.addTask { try await body() }
+        defer { group.cancelAll() }
+        while let result = try await group.next() { if let result { return result } }
+        throw CancellationError()
+      }
     }
 
     private static func split(_ list: String) -> [String] { list.split(separator: ",").map(String.init) }
@@ -118,8 +137,16 @@ struct BackupRequest: Sendable {
     var snapshot: Digest?
   }
 
+  var survey: Survey {
+    get throws(TreeError) {
+      try Survey(
+        targets, excludes: excludes.map { ExcludePattern($0) }, staysOnFileSystem: staysOnFileSystem,
+        pool: settings.pool)
+    }
+  }
+
   func carryOut(
-    in repository: Repository, progress: @escaping @Sendable (ArchiveProgress) -> Void
+    _ survey: Survey, in repository: Repository, progress: @escaping @Sendable (ArchiveProgress) -> Void
   ) async throws -> Outcome {
     let parent = try await findParent(in: repository)
     let writer: any BlobWriter = isDryRun ? CountingWriter(repository) : repository
@@ -127,11 +154,10 @@ struct BackupRequest: Sendable {
       writer: writer, polynomial: repository.config.chunkerPolynomial, pool: settings.pool)
     let began = settings.time.now()
     let report = try await builder.archive(
-      targets,
+      survey,
       ArchiveOptions(
-        excludes: excludes.map { ExcludePattern($0) },
         parent: parent.map { SnapshotTree(reader: repository, root: $0.snapshot.tree, pool: settings.pool) },
-        staysOnFileSystem: staysOnFileSystem, progress: progress))
+        progress: progress))
     var outcome = Outcome(tree: try await builder.finish(), report: report, parent: parent?.id)
     if !isDryRun {
       let owner = settings.owner

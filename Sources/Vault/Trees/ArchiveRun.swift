@@ -6,46 +6,51 @@ import Synchronization
   import Glibc
 #endif
 
-/// An archive under way: one worker at a time walks on, all of them read, cut and save what the walk found.
+/// An archive under way: one worker at a time walks through what a survey lists, all of them read, cut and save what the walk
+/// found.
 final class ArchiveRun: Sendable {
   private let builder: SnapshotBuilder
+  private let survey: Survey
   private let options: ArchiveOptions
   private let pool: BlockingPool
-  private let state = Mutex(Shared())
+  private let earlier: EarlierTrees?
+  private let state: SharedReport
   /// Held by the worker that walks.
   private let turn = Gate(limit: 1)
   private let walk = Mutex(Walk())
 
-  private struct Shared {
-    var report = ArchiveReport()
-    var progress = ArchiveProgress()
+  /// What the workers tell.
+  private final class SharedReport: Sendable {
+    private let state = Mutex((report: ArchiveReport(), progress: ArchiveProgress()))
+
+    func change<T>(_ body: (inout ArchiveReport, inout ArchiveProgress) -> T) -> T {
+      state.withLock { body(&$0.report, &$0.progress) }
+    }
   }
 
+  /// Touched only by the worker whose turn it is.
   private struct Walk {
+    /// Listed, and not yet come to; the next one last.
+    var steps: [Survey.Step] = []
+    /// Directories from the target down to where the walk is.
     var stack: [Frame] = []
-    var targets: [(target: TreePath, parentTree: [TreeNode])] = []
+    /// Files of the topmost directory that are to be read, the next one last.
+    var unread: [Survey.Entry] = []
+    /// What the parent snapshot has above each target.
+    var above: [TreePath: [TreeNode]] = [:]
+    var items: [Item] = []
+    var bytes: Int64 = 0
+    /// Directories that the files among the items lie in, and how many there may be: each is a descriptor.
+    var entered = 0
+    var enterLimit = 1
     var enteredTargets = 0
-    /// Directories that may be open beside those being walked: each is a descriptor.
-    var openLimit = 1
     var lastFailure: SystemFailure?
   }
 
-  /// A directory being walked.
-  private struct Frame: Sendable {
+  private struct Frame {
     var directory: OpenDirectory
-    var entries: [(name: FileName, metadata: FileMetadata)]
-    var next = 0
-    /// Directories among the entries that were listed already, by their index.
-    var prepared: [Int: Result<Listing, SystemFailure>] = [:]
-  }
-
-  /// A directory that was opened and read.
-  private struct Listing: Sendable {
-    var reader: DirectoryReader
-    var entries: [(name: FileName, metadata: FileMetadata)] = []
-    var problems: [SystemFailure] = []
-    var parentTree: BlobID?
-    var parentNodes: [TreeNode] = []
+    /// What the parent snapshot has in place of the directories still to come, the next one last.
+    var subtrees: [BlobID?] = []
   }
 
   /// One entry for a worker.
@@ -54,30 +59,38 @@ final class ArchiveRun: Sendable {
     case read(OpenDirectory, FileName, FileMetadata)
     /// A node that needs no reading.
     case done(OpenDirectory, TreeNode)
-    /// The walk has left this directory.
-    case left(OpenDirectory)
+    /// Nothing is pending in this directory any more.
+    case settled(OpenDirectory)
   }
 
-  init(_ builder: SnapshotBuilder, _ options: ArchiveOptions, _ pool: BlockingPool) {
-    (self.builder, self.options, self.pool) = (builder, options, pool)
+  /// What the walk can't go on without.
+  private enum Need: Sendable {
+    case nothing
+    case steps
+    case trees([BlobID])
+  }
+
+  init(_ builder: SnapshotBuilder, _ survey: Survey, _ options: ArchiveOptions, _ pool: BlockingPool) {
+    (self.builder, self.survey, self.options, self.pool) = (builder, survey, options, pool)
+    let state = SharedReport()
+    self.state = state
+    earlier = options.parent.map { parent in
+      EarlierTrees(parent.reader) { text in state.change { report, _ in report.notes.append(text) } }
+    }
   }
 
   var report: ArchiveReport {
-    state.withLock { state in
-      var report = state.report
+    state.change { report, _ in
       report.problems.sort()
       report.notes.sort()
       return report
     }
   }
 
-  func begin(_ targets: [TreePath]) async throws {
-    var found: [(target: TreePath, parentTree: [TreeNode])] = []
+  func begin() async throws {
     var described: Set<TreePath> = []
-    // The walk keeps every directory above it open.
-    let files = Files.raiseOpenFileLimit()
-    walk.withLock { $0.openLimit = max(1, files / 3) }
-    for target in targets {
+    var above: [TreePath: [TreeNode]] = [:]
+    for target in survey.targets {
       // The directories on the way, with their own metadata.
       for count in 1..<max(1, target.components.count) {
         let path = TreePath(Array(target.components.prefix(count)))
@@ -89,9 +102,17 @@ final class ArchiveRun: Sendable {
           try builder.put(TreeNode(name: path.last ?? "", metadata: metadata), at: path, added: 0)
         } catch let error as SystemFailure { note("/\(path): \(error.report.summary)") }
       }
-      found.append((target, await parentNodes(of: target)))
+      above[target.parent] = await earlierNodes(of: target.parent)
     }
-    walk.withLock { $0.targets = found.reversed() }
+    // Files that wait to be read keep the directories above them open.
+    let files = Files.raiseOpenFileLimit()
+    let (found, limit) = (above, max(1, files / 3 / (options.workers + 1)))
+    walk.withLock { ($0.above, $0.enterLimit) = (found, limit) }
+  }
+
+  private func earlierNodes(of directory: TreePath) async -> [TreeNode] {
+    guard let parent = options.parent else { return [] }
+    do throws(TreeError) { return try await parent.nodes(of: try await parent.tree(at: directory)) } catch { return [] }
   }
 
   /// One worker, until nothing is left.
@@ -102,6 +123,12 @@ final class ArchiveRun: Sendable {
       if items.isEmpty { return }
       try await handle(items)
     }
+  }
+
+  /// - Throws: If not one target could be entered: an empty snapshot would look like a backup.
+  func checkEntered() throws(TreeError) {
+    let (entered, failure) = walk.withLock { ($0.enteredTargets, $0.lastFailure) }
+    if entered == 0, let failure { throw .system(failure) }
   }
 
   // MARK: Walking
@@ -115,230 +142,141 @@ final class ArchiveRun: Sendable {
   }
 
   private func walkOn() async throws -> [Item] {
-    var items: [Item] = []
-    var bytes: Int64 = 0
-    // A directory stays open until its files were read; with one file each, batches would have thousands.
-    var entered = 0
-    let enterLimit = walk.withLock { max(1, $0.openLimit / (options.workers + 1)) }
-    while items.count < Self.batchItems, bytes < Self.batchBytes {
-      if Task.isCancelled { throw CancellationError() }
-      let step = walk.withLock { walk -> Step in
-        guard let top = walk.stack.indices.last else {
-          return walk.targets.popLast().map { .target($0.target, $0.parentTree) } ?? .end
+    while true {
+      try Task.checkCancellation()
+      switch await pool.run({ [self] in walk.withLock { walkOn(&$0) } }) {
+      case .nothing: return takeItems()
+      case .trees(let trees): await earlier?.load(trees)
+      case .steps:
+        let steps = await survey.next()
+        if steps.isEmpty {
+          try Task.checkCancellation()
+          walk.withLock { walk in while let frame = walk.stack.popLast() { settle(frame.directory, &walk) } }
+          return takeItems()
         }
-        guard walk.stack[top].next < walk.stack[top].entries.count else {
-          return .leave(walk.stack.removeLast().directory)
-        }
-        let frame = walk.stack[top]
-        walk.stack[top].next += 1
-        return .entry(
-          frame.directory, frame.next, frame.entries[frame.next].name, frame.entries[frame.next].metadata)
+        walk.withLock { $0.steps = steps.reversed() }
       }
-      switch step {
-      case .end: return items
-      case .target(let path, let nodes):
-        if let item = try await enterTarget(path, nodes) { items.append(item) }
-      case .leave(let directory): items.append(.left(directory))
-      case .entry(let directory, let index, let name, let metadata):
-        let path = directory.path.appending(name)
-        if options.excludes.contains(where: { $0.matches(path) }) { continue }
-        directory.expect()
-        if metadata.kind.isDirectory {
-          if let item = try await enter(directory, index, name, metadata) { items.append(item) }
-          entered += 1
-          if entered >= enterLimit, !items.isEmpty { return items }
-        } else if metadata.kind.isRegular {
-          if let content = unchanged(directory.parentNode(name), metadata) {
-            count(metadata.size, isUnchanged: true)
-            items.append(.done(directory, TreeNode(name: name, metadata: metadata, content: content)))
-          } else {
-            bytes += metadata.size
-            items.append(.read(directory, name, metadata))
-          }
-        } else {
-          items.append(.done(directory, TreeNode(name: name, metadata: metadata)))
-        }
-      }
-    }
-    return items
-  }
-
-  private enum Step {
-    case target(TreePath, [TreeNode])
-    case entry(OpenDirectory, Int, FileName, FileMetadata)
-    case leave(OpenDirectory)
-    case end
-  }
-
-  /// Walks into a directory next.
-  ///
-  /// - Returns: `nil`, unless the directory can't be read and its parent must hear of it.
-  private func enter(
-    _ parent: OpenDirectory, _ index: Int, _ name: FileName, _ metadata: FileMetadata
-  ) async throws -> Item? {
-    func prepared() -> Result<Listing, SystemFailure>? {
-      walk.withLock { $0.stack[$0.stack.count - 1].prepared.removeValue(forKey: index) }
-    }
-    var listing = prepared()
-    if listing == nil {
-      try await prepare(from: index)
-      listing = prepared()
-    }
-    switch listing {
-    case .success(let listing):
-      for failure in listing.problems { problem(failure) }
-      let directory = OpenDirectory(
-        listing.reader, path: parent.path.appending(name), metadata: metadata, parent: parent,
-        parentTree: listing.parentTree, parentNodes: listing.parentNodes, device: metadata.device)
-      walk.withLock { $0.stack.append(Frame(directory: directory, entries: listing.entries)) }
-      return nil
-    case .failure(let failure):
-      problem(failure)
-      return .left(parent)
-    case nil: return .left(parent)
     }
   }
 
-  /// Lists the next directories of the topmost frame, from one of its entries on: several in one go, because each is small
-  /// and handing work over is what costs. Not many at once: what was listed long ago isn't true any more.
-  private func prepare(from index: Int) async throws {
-    let (parent, entries, limit) = walk.withLock { walk in
-      let frame = walk.stack[walk.stack.count - 1]
-      let open = walk.stack.reduce(0) { $0 + $1.prepared.count }
-      return (frame.directory, frame.entries, max(1, min(Self.preparedDirectories, walk.openLimit - open)))
-    }
-    let options = options
-    var listed = await pool.run { () -> [(index: Int, listing: Result<Listing, SystemFailure>)] in
-      var result: [(index: Int, listing: Result<Listing, SystemFailure>)] = []
-      var (count, bytes): (Int, Int64) = (0, 0)
-      for index in index..<entries.count where entries[index].metadata.kind.isDirectory {
-        let (name, metadata) = entries[index]
-        if !result.isEmpty, options.excludes.contains(where: { $0.matches(parent.path.appending(name)) }) { continue }
-        do throws(SystemFailure) {
-          var listing = Listing(reader: try parent.reader.directory(name))
-          let isForeign = options.staysOnFileSystem && metadata.device != parent.device
-          if !isForeign { (listing.entries, listing.problems) = try Self.list(listing.reader) }
-          count += listing.entries.count
-          for entry in listing.entries { bytes += entry.metadata.size }
-          result.append((index, .success(listing)))
-        } catch { result.append((index, .failure(error))) }
-        if result.count == limit || count > Self.preparedEntries || bytes > Self.preparedBytes {
-          break
-        }
-      }
-      return result
-    }
-    var subtrees: [BlobID] = []
-    for position in listed.indices {
-      guard case .success(var listing) = listed[position].listing else { continue }
-      listing.parentTree = parent.parentNode(entries[listed[position].index].name)?.subtree
-      if let subtree = listing.parentTree { subtrees.append(subtree) }
-      listed[position].listing = .success(listing)
-    }
-    if !subtrees.isEmpty, let before = options.parent {
-      let nodes = await parentNodes(of: subtrees, in: before)
-      for position in listed.indices {
-        guard case .success(var listing) = listed[position].listing, let subtree = listing.parentTree else { continue }
-        listing.parentNodes = nodes[subtree] ?? []
-        listed[position].listing = .success(listing)
-      }
-    }
-    let done = listed
+  private func takeItems() -> [Item] {
     walk.withLock { walk in
-      for (index, listing) in done { walk.stack[walk.stack.count - 1].prepared[index] = listing }
+      defer { (walk.items, walk.bytes, walk.entered) = ([], 0, 0) }
+      return walk.items
     }
   }
 
-  private static let preparedDirectories = 64
-  private static let preparedEntries = 20_000
-  private static let preparedBytes: Int64 = 64 << 20
+  /// Keeps a processor busy.
+  private func walkOn(_ walk: inout Walk) -> Need {
+    while walk.items.count < Self.batchItems, walk.bytes < Self.batchBytes {
+      if let file = walk.unread.popLast(), let frame = walk.stack.last {
+        walk.bytes += file.metadata.size
+        walk.items.append(.read(frame.directory, file.name, file.metadata))
+        continue
+      }
+      if walk.entered >= walk.enterLimit, !walk.items.isEmpty { return .nothing }
+      guard let step = walk.steps.popLast() else { return .steps }
+      while walk.stack.count > step.depth { settle(walk.stack.removeLast().directory, &walk) }
+      if let missing = missingTrees(step, walk) {
+        walk.steps.append(step)
+        return .trees(missing)
+      }
+      enter(step, &walk)
+    }
+    return .nothing
+  }
 
-  private func enterTarget(_ path: TreePath, _ nodes: [TreeNode]) async throws -> Item? {
-    do {
-      guard let name = path.last else {
-        let (reader, metadata) = try await pool.run { () throws(SystemFailure) in
-          let reader = try DirectoryReader("/")
-          return (reader, try reader.metadata())
+  /// Trees without which a directory can't be compared, and those that will be needed next.
+  private func missingTrees(_ step: Survey.Step, _ walk: Walk) -> [BlobID]? {
+    guard let earlier, step.depth > 0, step.failure == nil, let subtrees = walk.stack.last?.subtrees,
+      let tree = subtrees.last.flatMap(\.self), case .absent = earlier.find(tree)
+    else { return nil }
+    return subtrees.reversed().compactMap(\.self)
+  }
+
+  private func enter(_ step: Survey.Step, _ walk: inout Walk) {
+    let parent = walk.stack.last?.directory
+    var tree: BlobID?
+    if step.depth > 0 { tree = walk.stack[walk.stack.count - 1].subtrees.popLast().flatMap(\.self) }
+    if let failure = step.failure {
+      problem(failure)
+      if let parent, step.depth > 0 { settle(parent, &walk) } else { walk.lastFailure = failure }
+      return
+    }
+    for failure in step.problems { problem(failure) }
+    if step.depth == 0 { walk.enteredTargets += 1 }
+    let (same, match, nodes) = compare(step, with: tree, walk)
+    let directory = OpenDirectory(
+      path: step.path, metadata: step.metadata, parent: step.depth > 0 ? parent : nil,
+      earlier: same.map { .same($0) } ?? .nodes(nodes), earlierTree: same == nil && nodes.isEmpty ? nil : tree)
+    var frame = Frame(directory: directory)
+    var (totals, unchanged) = (TreeTotals(), ArchiveProgress())
+    var done: [TreeNode] = []
+    var subtrees = match.subtrees[...]
+    for (index, entry) in step.entries.enumerated() {
+      if entry.metadata.kind.isDirectory {
+        frame.subtrees.append(
+          index < match.count ? subtrees.popFirst() : directory.earlierNode(entry.name)?.subtree)
+        continue
+      }
+      var node: TreeNode?
+      if index >= match.count {
+        if !entry.metadata.kind.isRegular {
+          node = TreeNode(name: entry.name, metadata: entry.metadata)
+        } else if let content = self.unchanged(directory.earlierNode(entry.name), entry.metadata) {
+          node = TreeNode(name: entry.name, metadata: entry.metadata, content: content)
+        } else {
+          walk.unread.append(entry)
+          continue
         }
-        let root = OpenDirectory(
-          reader, path: path, metadata: metadata, parent: nil, parentNodes: nodes, device: metadata.device)
-        let entries = try await list(root)
-        walk.withLock { walk in
-          walk.stack.append(Frame(directory: root, entries: entries))
-          walk.enteredTargets += 1
-        }
-        return nil
+      } else if same == nil {
+        node = nodes[index]
       }
-      let (parentReader, metadata) = try await pool.run { () throws(SystemFailure) in
-        let reader = try DirectoryReader.at(path.parent)
-        return (reader, try reader.metadata(of: name))
+      if entry.metadata.kind.isRegular {
+        unchanged.files += 1
+        unchanged.bytes += entry.metadata.size
       }
-      // A stand-in for the directory above, whose only entry is the target.
-      let above = OpenDirectory(
-        parentReader, path: path.parent, metadata: nil, parent: nil, parentNodes: nodes, device: metadata.device)
-      walk.withLock { walk in
-        walk.stack.append(Frame(directory: above, entries: [(name, metadata)]))
-        walk.enteredTargets += 1
+      if let node, directory.metadata == nil {
+        directory.expect(1)
+        walk.items.append(.done(directory, node))
+        continue
       }
-      return nil
-    } catch let error as SystemFailure {
-      problem(error)
-      walk.withLock { $0.lastFailure = error }
-      return nil
+      totals.count(entry.metadata.kind)
+      totals.bytes += entry.metadata.size
+      if let node { done.append(node) }
     }
+    directory.add(done)
+    directory.expect(frame.subtrees.count + walk.unread.count)
+    frame.subtrees.reverse()
+    walk.unread.reverse()
+    if !walk.unread.isEmpty { walk.entered += 1 }
+    walk.stack.append(frame)
+    let counted = totals
+    builder.count { $0.add(counted) }
+    count(unchanged)
   }
 
-  /// - Throws: If not one target could be entered: an empty snapshot would look like a backup.
-  func checkEntered() throws(TreeError) {
-    let (entered, failure) = walk.withLock { ($0.enteredTargets, $0.lastFailure) }
-    if entered == 0, let failure { throw .system(failure) }
-  }
-
-  private func list(_ directory: OpenDirectory) async throws -> [(name: FileName, metadata: FileMetadata)] {
-    let (entries, problems) = try await pool.run { () throws(SystemFailure) in try Self.list(directory.reader) }
-    for failure in problems { problem(failure) }
-    return entries
-  }
-
-  /// Blocks.
-  private static func list(
-    _ reader: DirectoryReader
-  ) throws(SystemFailure) -> (entries: [(name: FileName, metadata: FileMetadata)], problems: [SystemFailure]) {
-    var entries: [(name: FileName, metadata: FileMetadata)] = []
-    var problems: [SystemFailure] = []
-    for name in try reader.names() {
-      do throws(SystemFailure) { entries.append((name, try reader.metadata(of: name))) } catch {
-        problems.append(error)
-      }
+  /// What a directory has in common with the parent snapshot's.
+  ///
+  /// - Returns: The stored tree if it is the same, or else its nodes.
+  private func compare(
+    _ step: Survey.Step, with tree: BlobID?, _ walk: Walk
+  ) -> (same: [UInt8]?, TreeMatcher.Match, nodes: [TreeNode]) {
+    guard let earlier, let parent = options.parent else { return (nil, TreeMatcher.Match(), []) }
+    if step.depth == 0 { return (nil, TreeMatcher.Match(), walk.above[step.path] ?? []) }
+    guard let tree, case .tree(let stored) = earlier.find(tree) else { return (nil, TreeMatcher.Match(), []) }
+    let match = TreeMatcher.match(stored, count: step.entries.count, length: { parent.reader.length(.data, $0) }) {
+      builder.normalised(TreeNode(name: step.entries[$0].name, metadata: step.entries[$0].metadata))
     }
-    return (entries, problems)
-  }
-
-  // MARK: The parent snapshot
-
-  private func parentNodes(of target: TreePath) async -> [TreeNode] {
-    guard let parent = options.parent else { return [] }
+    if match.isWhole { return (stored, match, []) }
     do throws(TreeError) {
-      return try await parent.nodes(of: try await parent.tree(at: target.parent))
-    } catch { return [] }
-  }
-
-  /// Trees of the parent; one that can't be used is noted, and its files are read again.
-  private func parentNodes(of trees: [BlobID], in parent: SnapshotTree) async -> [BlobID: [TreeNode]] {
-    let nodes = Collected<BlobID, [TreeNode]>()
-    do throws(VaultError) {
-      try await parent.reader.loadMany(.tree, trees, parallel: 2) { (id, bytes) throws(VaultError) -> Void in
-        nodes.insert(id, try TreeParser.nodes(in: bytes, id: id))
-      }
+      let nodes = try TreeParser.parse(stored)
+      // What fits by its spelling comes first there, too.
+      return (nil, match, nodes)
     } catch {
-      // Which of them it is shows one by one.
-      for tree in trees where !nodes.contains(tree) {
-        do throws(TreeError) { nodes.insert(tree, try await parent.nodes(of: tree)) } catch {
-          note("the parent's tree \(tree.short) can't be used: \(error.report.summary)")
-        }
-      }
+      earlier.giveUp(tree, error.report.summary)
+      return (nil, TreeMatcher.Match(), [])
     }
-    return nodes.all
   }
 
   /// - Returns: The parent's content, if size, modification and change times and inode are the same and every blob
@@ -356,6 +294,18 @@ final class ArchiveRun: Sendable {
     return size == metadata.size ? old.content : nil
   }
 
+  /// One entry less for the walk to wait for; what is as it was needs no worker.
+  private func settle(_ directory: OpenDirectory, _ walk: inout Walk) {
+    var directory = directory
+    while directory.settle() {
+      guard directory.isUnchanged, directory.metadata != nil, let parent = directory.parent, parent.metadata != nil,
+        let tree = directory.earlierTree
+      else { return walk.items.append(.settled(directory)) }
+      deliver(directory, tree, to: parent)
+      directory = parent
+    }
+  }
+
   // MARK: Reading and saving
 
   private func handle(_ items: [Item]) async throws {
@@ -371,7 +321,7 @@ final class ArchiveRun: Sendable {
     for (item, content) in zip(items, contents) {
       if Task.isCancelled { throw CancellationError() }
       switch item {
-      case .left(let directory): try await settle(directory)
+      case .settled(let directory): try await finish(directory)
       case .done(let directory, let node):
         try await deliver(node, to: directory, StoredContent(size: node.metadata.size))
       case .read(let directory, let name, let before):
@@ -384,12 +334,12 @@ final class ArchiveRun: Sendable {
           let blob = index.map { saved[$0] }
           stored = StoredContent(
             ids: blob.map { [$0.id] } ?? [], size: size, added: blob.map { Int64($0.added) } ?? 0)
-          count(size, isUnchanged: false, inParent: directory.parentNode(name))
+          count(size, isWhole: true, inParent: directory.earlierNode(name))
         case .large(let file, let now):
           metadata = now
           do throws(TreeError) {
             stored = try await builder.store.store({ file }, cutting: .content, sizeHint: before.size) { bytes in
-              self.count(Int64(bytes), isUnchanged: nil)
+              self.count(Int64(bytes), isWhole: false)
             }
           } catch {
             guard case .system(let failure) = error else { throw error }
@@ -397,7 +347,7 @@ final class ArchiveRun: Sendable {
             try await settle(directory)
             continue
           }
-          count(0, isUnchanged: false, inParent: directory.parentNode(name))
+          count(0, isWhole: true, inParent: directory.earlierNode(name))
           checkChanged(file, metadata)
         case .failed(let failure):
           problem(failure)
@@ -423,13 +373,14 @@ final class ArchiveRun: Sendable {
     return items.map { item in
       guard case .read(let directory, let name, let metadata) = item else { return .none }
       do throws(SystemFailure) {
-        let (file, status) = try directory.reader.open(name)
+        let reader = try directory.reader()
+        let (file, status) = try reader.open(name)
         var now = metadata
         if UInt64(status.st_ino) != metadata.inode || UInt64(status.st_dev) != metadata.device
           || Timestamp(status.st_ctim) != metadata.changed
         {
           // Another file has taken the name since, or this one has changed: take its metadata as they are now.
-          now = try directory.reader.metadata(of: name)
+          now = try reader.metadata(of: name)
         }
         guard status.st_size <= RabinChunker.minimum else { return .large(file, now) }
         // One byte more, to see whether the file has grown.
@@ -473,32 +424,49 @@ final class ArchiveRun: Sendable {
 
   /// One entry less to wait for; the last one saves the tree and settles the directory above.
   private func settle(_ directory: OpenDirectory) async throws {
+    if directory.settle() { try await finish(directory) }
+  }
+
+  /// Nothing is pending in it any more.
+  private func finish(_ directory: OpenDirectory) async throws {
     var directory = directory
-    while directory.settle() {
-      guard let metadata = directory.metadata else { return }
-      let nodes = directory.takeNodes()
-      if directory.isRoot {
-        for node in nodes { try builder.put(node, at: TreePath([node.name]), added: 0, counted: true) }
-        return
-      }
-      let normal = nodes.map { [builder] in builder.normalised($0) }
+    while directory.metadata != nil {
       let saved: (id: BlobID, added: Int)
-      if let same = directory.parentTree, normal == directory.parentNodes, isStored(same) {
+      if directory.isUnchanged, !directory.isRoot, let same = directory.earlierTree {
         saved = (same, 0)
       } else {
-        saved = try await builder.saveTree(normal.map { TreeEncoder.encode($0) })
+        let nodes = try directory.takeNodes()
+        if directory.isRoot {
+          for node in nodes { try builder.put(node, at: TreePath([node.name]), added: 0, counted: true) }
+          return
+        }
+        let normal = nodes.map { [builder] in builder.normalised($0) }
+        if case .nodes(let before) = directory.earlier, let same = directory.earlierTree, normal == before,
+          isStored(same)
+        {
+          saved = (same, 0)
+        } else {
+          saved = try await builder.saveTree(normal.map { TreeEncoder.encode($0) })
+        }
       }
       builder.count { $0.addedTreeBytes += Int64(saved.added) }
-      guard let parent = directory.parent, let name = directory.path.last else { return }
-      let node = TreeNode(name: name, metadata: metadata, subtree: saved.id)
+      guard let parent = directory.parent else { return }
       if parent.metadata == nil {
-        try builder.put(node, at: directory.path, added: 0)
+        guard let name = directory.path.last, let metadata = directory.metadata else { return }
+        try builder.put(TreeNode(name: name, metadata: metadata, subtree: saved.id), at: directory.path, added: 0)
       } else {
-        builder.count { $0.count(.directory) }
-        parent.add(node)
+        deliver(directory, saved.id, to: parent)
       }
+      guard parent.settle() else { return }
       directory = parent
     }
+  }
+
+  private func deliver(_ directory: OpenDirectory, _ tree: BlobID, to parent: OpenDirectory) {
+    builder.count { $0.count(.directory) }
+    if case .same = parent.earlier, tree == directory.earlierTree { return }
+    guard let name = directory.path.last, let metadata = directory.metadata else { return }
+    parent.add(TreeNode(name: name, metadata: metadata, subtree: tree))
   }
 
   private func isStored(_ tree: BlobID) -> Bool { options.parent?.reader.contains(.tree, tree) ?? false }
@@ -506,25 +474,36 @@ final class ArchiveRun: Sendable {
   // MARK: Reporting
 
   private func problem(_ failure: SystemFailure) {
-    state.withLock { $0.report.problems.append(failure.report.summary) }
+    state.change { report, _ in report.problems.append(failure.report.summary) }
   }
 
-  private func note(_ text: String) { state.withLock { $0.report.notes.append(text) } }
+  private func note(_ text: String) { state.change { report, _ in report.notes.append(text) } }
+
+  /// Files as in the parent.
+  private func count(_ unchanged: ArchiveProgress) {
+    if unchanged == ArchiveProgress() { return }
+    options.progress(
+      state.change { report, progress in
+        report.unchangedFiles += unchanged.files
+        progress.files += unchanged.files
+        progress.bytes += unchanged.bytes
+        return progress
+      })
+  }
 
   /// - Parameters:
-  ///   - isUnchanged: `nil` while a file is still being read.
+  ///   - isWhole: Whether the file has been read to its end.
   ///   - old: What the parent has in the file's place.
-  private func count(_ bytes: Int64, isUnchanged: Bool?, inParent old: TreeNode? = nil) {
-    let progress = state.withLock { state in
-      state.progress.bytes += bytes
-      if let isUnchanged {
-        state.progress.files += 1
-        if isUnchanged { state.report.unchangedFiles += 1 }
-        if !isUnchanged, old?.metadata.kind == .regular { state.report.changedFiles += 1 }
-      }
-      return state.progress
-    }
-    options.progress(progress)
+  private func count(_ bytes: Int64, isWhole: Bool, inParent old: TreeNode? = nil) {
+    options.progress(
+      state.change { report, progress in
+        progress.bytes += bytes
+        if isWhole {
+          progress.files += 1
+          if old?.metadata.kind == .regular { report.changedFiles += 1 }
+        }
+        return progress
+      })
   }
 
   private static let batchItems = 256

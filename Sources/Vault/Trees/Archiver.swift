@@ -3,22 +3,17 @@ import IO
 
 /// How directories of this machine are taken.
 package struct ArchiveOptions: Sendable {
-  package var excludes: [ExcludePattern]
   /// The tree of an earlier snapshot of the same paths: what has not changed since is not read again.
   package var parent: SnapshotTree?
-  /// Directories on other file systems than their target's are taken as empty.
-  package var staysOnFileSystem: Bool
   /// Directories, batches of small files and large files handled side by side.
   package var workers: Int
   package var progress: @Sendable (ArchiveProgress) -> Void
 
   package init(
-    excludes: [ExcludePattern] = [], parent: SnapshotTree? = nil, staysOnFileSystem: Bool = false, workers: Int = 3,
+    parent: SnapshotTree? = nil, workers: Int = 3,
     progress: @escaping @Sendable (ArchiveProgress) -> Void = { _ in }
   ) {
-    self.excludes = excludes
     self.parent = parent
-    self.staysOnFileSystem = staysOnFileSystem
     self.workers = workers
     self.progress = progress
   }
@@ -51,28 +46,16 @@ extension SnapshotBuilder {
   /// What can't be read is left out and reported, never skipped in silence. Every directory's tree is saved as soon as
   /// it is complete, so memory grows with the depth and not with the number of files.
   ///
-  /// - Parameter paths: Absolute; what lies in another of them is taken once.
-  /// - Throws: If the vault fails, or none of `paths` can be read.
+  /// - Parameter survey: Lists them; run here, unless it runs already.
+  /// - Throws: If the vault fails, or none of the targets can be read.
   package func archive(
-    _ paths: [String], _ options: ArchiveOptions = ArchiveOptions()
+    _ survey: Survey, _ options: ArchiveOptions = ArchiveOptions()
   ) async throws(TreeError) -> ArchiveReport {
-    var targets: [TreePath] = []
-    for text in paths {
-      let path = TreePath(text)
-      guard text.hasPrefix("/"), !path.components.contains(where: { FileName(untrusted: $0.bytes) == nil }) else {
-        throw .badPath(path, why: "a target is an absolute path without '.' and '..'")
-      }
-      targets.append(path)
-    }
-    targets = Set(targets).sorted()
-    var kept: [TreePath] = []
-    for target in targets where !kept.contains(where: { target.components.starts(with: $0.components) }) {
-      kept.append(target)
-    }
-    let run = ArchiveRun(self, options, store.pool)
+    let run = ArchiveRun(self, survey, options, store.pool)
     do {
-      try await run.begin(kept)
+      try await run.begin()
       try await withThrowingTaskGroup(of: Void.self) { group in
+        group.addTask { await survey.run() }
         for _ in 0..<max(1, options.workers) { group.addTask { try await run.work() } }
         try await group.waitForAll()
       }

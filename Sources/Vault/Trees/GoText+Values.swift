@@ -8,6 +8,19 @@ extension GoText {
     out.append(48 + UInt8(value % 10))
   }
 
+  /// - Returns: `nil` unless 64 hexadecimal digits begin there.
+  static func digest(_ text: UnsafeRawBufferPointer, at start: Int) -> Digest? {
+    guard start >= 0, text.count - start >= 64 else { return nil }
+    return withUnsafeTemporaryAllocation(byteCount: 32, alignment: 8) { raw -> Digest? in
+      for position in 0..<32 {
+        guard let high = hexValue(text[start + position * 2]), let low = hexValue(text[start + position * 2 + 1])
+        else { return nil }
+        raw[position] = high << 4 | low
+      }
+      return Digest(UnsafeRawBufferPointer(raw))
+    }
+  }
+
   /// Appends a quoted RFC 3339 time in UTC, trailing zeros of the fraction trimmed.
   static func append(_ time: Timestamp, to out: inout [UInt8]) {
     var (seconds, nanos) = time.nanoseconds.quotientAndRemainder(dividingBy: 1_000_000_000)

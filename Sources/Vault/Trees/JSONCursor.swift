@@ -101,16 +101,7 @@ struct JSONCursor {
   mutating func digest() throws(TreeError) -> BlobID {
     try expect(0x22)
     guard bytes.count - index > 64, bytes[index + 64] == 0x22 else { throw failure("an id is not 64 digits") }
-    let value = withUnsafeTemporaryAllocation(byteCount: 32, alignment: 8) { raw -> BlobID? in
-      for position in 0..<32 {
-        guard let high = GoText.hexValue(bytes[index + position * 2]),
-          let low = GoText.hexValue(bytes[index + position * 2 + 1])
-        else { return nil }
-        raw[position] = high << 4 | low
-      }
-      return BlobID(UnsafeRawBufferPointer(raw))
-    }
-    guard let value else { throw failure("an id is not hexadecimal") }
+    guard let value = GoText.digest(bytes, at: index) else { throw failure("an id is not hexadecimal") }
     index += 65
     return value
   }

@@ -23,6 +23,15 @@ package struct TreeTotals: Hashable, Sendable {
     default: others += 1
     }
   }
+
+  mutating func add(_ other: TreeTotals) {
+    files += other.files
+    directories += other.directories
+    others += other.others
+    bytes += other.bytes
+    addedBytes += other.addedBytes
+    addedTreeBytes += other.addedTreeBytes
+  }
 }
 
 /// A tree that is in the vault.

@@ -35,6 +35,29 @@ package enum TreeEncoder {
   }
 
   private static func append(_ node: TreeNode, to out: inout [UInt8]) {
+    appendHead(node, to: &out)
+    if node.metadata.kind.isRegular {
+      out.append(91)
+      var isFirst = true
+      for id in node.content {
+        if !isFirst { out.append(44) }
+        isFirst = false
+        GoText.append(id, to: &out)
+      }
+      out.append(93)
+    } else {
+      out += key.null
+    }
+    if let subtree = node.subtree {
+      out += key.subtree
+      GoText.append(subtree, to: &out)
+    }
+    text(key.error, node.error, to: &out)
+    out.append(125)
+  }
+
+  /// A node up to where its content begins.
+  static func appendHead(_ node: TreeNode, to out: inout [UInt8]) {
     let metadata = node.metadata
     out += key.name
     GoText.appendQuotedName(node.name.bytes, to: &out)
@@ -75,24 +98,6 @@ package enum TreeEncoder {
     default: break
     }
     out += key.content
-    if metadata.kind.isRegular {
-      out.append(91)
-      var isFirst = true
-      for id in node.content {
-        if !isFirst { out.append(44) }
-        isFirst = false
-        GoText.append(id, to: &out)
-      }
-      out.append(93)
-    } else {
-      out += Array("null".utf8)
-    }
-    if let subtree = node.subtree {
-      out += key.subtree
-      GoText.append(subtree, to: &out)
-    }
-    text(key.error, node.error, to: &out)
-    out.append(125)
   }
 
   private static func attributes(_ attributes: [ExtendedAttribute], to out: inout [UInt8]) {
@@ -125,8 +130,9 @@ package enum TreeEncoder {
 
   private static func isUTF8(_ bytes: [UInt8]) -> Bool { String(validating: bytes, as: UTF8.self) != nil }
 
-  private static let open = Array(#"{"nodes":["#.utf8)
-  private static let close = Array("]}\n".utf8)
+  static let open = Array(#"{"nodes":["#.utf8)
+  static let close = Array("]}\n".utf8)
+  static var subtreeKey: [UInt8] { key.subtree }
   private static let key = Keys()
 
   private struct Keys: Sendable {
@@ -152,6 +158,7 @@ package enum TreeEncoder {
     let genericAttributes = Array(#","generic_attributes":"#.utf8)
     let device = Array(#","device":"#.utf8)
     let content = Array(#","content":"#.utf8)
+    let null = Array("null".utf8)
     let subtree = Array(#","subtree":"#.utf8)
     let error = Array(#","error":"#.utf8)
   }

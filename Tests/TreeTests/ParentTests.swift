@@ -1,0 +1,197 @@
+import Core
+import Foundation
+import IO
+import TestSupport
+import Testing
+
+@testable import Vault
+
+@Suite("Backups that have a parent") struct ParentTests {
+  private func archive(
+    _ source: String, in vault: MemoryVault, parent: SnapshotTree? = nil, survey: Survey? = nil
+  ) async throws -> (tree: BuiltTree, source: BlobID, report: ArchiveReport) {
+    let builder = SnapshotBuilder(writer: vault, polynomial: somePolynomial)
+    let survey = try survey ?? Survey([source])
+    let report = try await builder.archive(survey, ArchiveOptions(parent: parent))
+    let tree = try await builder.finish()
+    // What lies above it changes all the time.
+    return (tree, try await SnapshotTree(reader: vault, root: tree.root).tree(at: TreePath(source)), report)
+  }
+
+  @Test(arguments: 0..<24) func `a parent changes what is read, and nothing else`(seed: Int) async throws {
+    let directory = try TemporaryDirectory("parent")
+    let source = directory.file("source")
+    try TreeMaker.make(seed: UInt64(seed), at: source, entries: 60)
+    let vault = MemoryVault()
+    var before = try await archive(source, in: vault)
+    for round in 0..<4 {
+      try TreeChanges.make(
+        seed: UInt64(seed * 10 + round), at: source, chance: [0, 0.01, 0.05, 0.4][(seed + round) % 4])
+      let parent = SnapshotTree(reader: vault, root: before.tree.root)
+      let after = try await archive(source, in: vault, parent: parent)
+      let alone = try await archive(source, in: MemoryVault())
+      #expect(after.source == alone.source, "round \(round)")
+      var (with, without) = (after.tree.totals, alone.tree.totals)
+      (with.addedBytes, with.addedTreeBytes) = (0, 0)
+      (without.addedBytes, without.addedTreeBytes) = (0, 0)
+      #expect(with == without, "round \(round)")
+      #expect(after.report.problems.isEmpty && after.report.notes.isEmpty, "\(after.report)")
+      before = after
+    }
+  }
+
+  @Test func `where nothing has changed nothing is read or saved`() async throws {
+    let directory = try TemporaryDirectory("same")
+    let source = directory.file("source")
+    try TreeMaker.make(seed: 4, at: source, entries: 200)
+    let vault = MemoryVault()
+    let before = try await archive(source, in: vault)
+    let saves = vault.saveCount
+    let after = try await archive(source, in: vault, parent: SnapshotTree(reader: vault, root: before.tree.root))
+    #expect(after.source == before.source)
+    #expect(after.report.unchangedFiles == before.tree.totals.files)
+    // The directories above it are put together anew each time.
+    #expect(vault.saveCount - saves == TreePath(source).components.count)
+  }
+
+  /// A reader that tells its trees otherwise.
+  private struct OtherTrees: BlobReader {
+    let vault: MemoryVault
+    let change: @Sendable (BlobID, [UInt8]) -> [UInt8]
+
+    func load(_ kind: BlobKind, _ id: BlobID) async throws(VaultError) -> [UInt8] {
+      let bytes = try await vault.load(kind, id)
+      return kind == .tree ? change(id, bytes) : bytes
+    }
+    func contains(_ kind: BlobKind, _ id: BlobID) -> Bool { vault.contains(kind, id) }
+    func length(_ kind: BlobKind, _ id: BlobID) -> Int? { vault.length(kind, id) }
+    func loadMany(
+      _ kind: BlobKind, _ ids: [BlobID], parallel: Int,
+      _ each: @escaping @Sendable (BlobID, [UInt8]) async throws(VaultError) -> Void
+    ) async throws(VaultError) {
+      for id in Set(ids).sorted() { try await each(id, try await load(kind, id)) }
+    }
+  }
+
+  @Test func `trees that somebody spelled otherwise are understood all the same`() async throws {
+    let directory = try TemporaryDirectory("spelled")
+    let source = directory.file("source")
+    try TreeMaker.make(seed: 9, at: source, entries: 120)
+    let vault = MemoryVault()
+    let before = try await archive(source, in: vault)
+    let reader = OtherTrees(vault: vault) { _, bytes in
+      Array(
+        String(decoding: bytes, as: UTF8.self).replacingOccurrences(
+          of: "{\"name\":", with: "{\"later\": [1, {}], \"name\":"
+        ).utf8)
+    }
+    let after = try await archive(source, in: vault, parent: SnapshotTree(reader: reader, root: before.tree.root))
+    #expect(after.source == before.source)
+    #expect(after.report.unchangedFiles == before.tree.totals.files)
+  }
+
+  @Test func `a tree that can't be used is told, and what it held is read again`() async throws {
+    let directory = try TemporaryDirectory("useless")
+    let source = directory.file("source")
+    for number in 0..<5 {
+      try Files.createDirectory("\(source)/\(number)")
+      try Files.replace("\(source)/\(number)/file", with: [UInt8(number)])
+    }
+    let vault = MemoryVault()
+    let before = try await archive(source, in: vault)
+    let tree = SnapshotTree(reader: vault, root: before.tree.root)
+    let broken = try #require(try await tree.node(at: TreePath(source + "/3"))?.subtree)
+    let reader = OtherTrees(vault: vault) { id, bytes in id == broken ? Array(bytes.dropLast(20)) : bytes }
+    let after = try await archive(source, in: vault, parent: SnapshotTree(reader: reader, root: before.tree.root))
+    #expect(after.source == before.source)
+    #expect(after.report.unchangedFiles == 4)
+    #expect(after.report.notes.count == 1 && after.report.notes[0].contains(broken.short), "\(after.report.notes)")
+  }
+
+  @Test func `a tree that is cut short or damaged never passes for the same`() async throws {
+    let directory = try TemporaryDirectory("hostile")
+    for name in ["a", "b \" c", "ü"] { try Files.replace(directory.file(name), with: Array(name.utf8)) }
+    let reader = try DirectoryReader(directory.path)
+    let vault = MemoryVault()
+    var nodes: [TreeNode] = []
+    for name in try reader.names() {
+      let id = try await vault.save(.data, name.bytes).id
+      nodes.append(TreeNode(name: name, metadata: try reader.metadata(of: name), content: [id]))
+    }
+    let tree = TreeEncoder.encode(nodes)
+    let heads = nodes.map { TreeNode(name: $0.name, metadata: $0.metadata) }
+    func match(_ bytes: [UInt8]) -> TreeMatcher.Match {
+      TreeMatcher.match(bytes, count: heads.count, length: { vault.length(.data, $0) }) { heads[$0] }
+    }
+    #expect(match(tree).isWhole && match(tree).count == 3)
+    for cut in 0..<tree.count { #expect(!match(Array(tree.prefix(cut))).isWhole) }
+    for index in tree.indices {
+      var other = tree
+      other[index] ^= 1
+      #expect(!match(other).isWhole, "byte \(index)")
+    }
+    #expect(!match(tree + [10]).isWhole)
+    #expect(
+      !TreeMatcher.match(tree, count: 2, length: { vault.length(.data, $0) }) { heads[$0] }.isWhole, "one is gone")
+    vault.remove(.data, nodes[2].content[0])
+    #expect(match(tree).count == 2, "the last one has lost its content")
+  }
+
+  // MARK: Surveys
+
+  @Test func `a survey stays a bounded way ahead, and finds everything in order`() async throws {
+    let directory = try TemporaryDirectory("survey")
+    for number in 0..<40 {
+      try Files.createDirectory(directory.file("\(number)"))
+      for file in 0..<100 { try Files.replace(directory.file("\(number)/\(file)"), with: []) }
+    }
+    let survey = try Survey([directory.path], ahead: 50)
+    var found: [TreePath] = []
+    try await withThrowingTaskGroup(of: Void.self) { group in
+      group.addTask { await survey.run() }
+      var most = 0
+      while case let steps = await survey.next(), !steps.isEmpty {
+        most = max(most, steps.reduce(0) { $0 + $1.entries.count })
+        // Whoever lists has time to run ahead.
+        try await Task.sleep(for: .milliseconds(20))
+        for step in steps where step.depth > 0 { found += step.entries.map { step.path.appending($0.name) } }
+      }
+      #expect(most < 2500, "\(most) of 4040 at once")
+    }
+    let prefix = TreePath(directory.path)
+    let all = try TreeReader.scan(directory.path).map { prefix.appending($0.path) }
+    #expect(found.count == all.count && Set(found) == Set(all))
+  }
+
+  @Test(.timeLimit(.minutes(10))) func `a survey that nobody listens to ends when it is cancelled`() async throws {
+    let directory = try TemporaryDirectory("unheard")
+    for number in 0..<2000 { try Files.replace(directory.file("\(number)"), with: []) }
+    let survey = try Survey([directory.path, "/usr/share"], ahead: 1)
+    await withTaskGroup(of: Void.self) { group in
+      group.addTask { await survey.run() }
+      try? await Task.sleep(for: .milliseconds(50))
+      group.cancelAll()
+    }
+  }
+
+  @Test func `a directory that was replaced since it was listed is not taken for it`() async throws {
+    let directory = try TemporaryDirectory("replaced")
+    let source = directory.file("source")
+    for name in ["kept", "gone", "other"] {
+      try Files.createDirectory("\(source)/\(name)")
+      try Files.replace("\(source)/\(name)/file", with: Array(name.utf8))
+    }
+    let survey = try Survey([source])
+    await survey.run()
+    try Files.rename("\(source)/other", to: directory.file("aside"))
+    try Files.createDirectory("\(source)/other")
+    try Files.replace("\(source)/other/file", with: [1, 2, 3])
+    try Files.removeTree("\(source)/gone")
+    let vault = MemoryVault()
+    let (tree, _, report) = try await archive(source, in: vault, survey: survey)
+    #expect(report.problems.count == 2, "\(report.problems)")
+    #expect(report.problems.contains { $0.contains("/other") } && report.problems.contains { $0.contains("/gone") })
+    let nodes = try await SnapshotTree(reader: vault, root: tree.root).allNodes(below: TreePath(source))
+    #expect(nodes.filter { $0.node.metadata.kind.isRegular }.map(\.path) == ["kept/file"])
+  }
+}
