@@ -59,7 +59,9 @@ extension GoText {
   }
 
   /// - Returns: `nil` unless `text` is RFC 3339; times outside ``Timestamp``'s years become its first or last moment.
-  static func time(_ text: [UInt8]) -> Timestamp? {
+  static func time(_ text: [UInt8]) -> Timestamp? { text.withUnsafeBytes { time($0) } }
+
+  static func time(_ text: UnsafeRawBufferPointer) -> Timestamp? {
     // Three times per node, and most of what reading a tree costs: plain indices, no slices.
     var at = 0
     func next() -> UInt8? {

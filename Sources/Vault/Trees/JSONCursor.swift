@@ -12,15 +12,22 @@ struct JSONCursor {
 
   // MARK: Structure
 
+  /// - Parameter member: Gets each name, lent for the call.
   mutating func object(
-    _ member: (inout JSONCursor, [UInt8]) throws(TreeError) -> Void
+    _ member: (inout JSONCursor, UnsafeRawBufferPointer) throws(TreeError) -> Void
   ) throws(TreeError) {
     try enter(0x7b)
     if take(0x7d) { return leave() }
     while true {
-      let field = try string()
-      try expect(0x3a)
-      try member(&self, field)
+      if let field = try plainString() {
+        try expect(0x3a)
+        try member(&self, field)
+      } else {
+        try string().withRawBytes { (field) throws(TreeError) -> Void in
+          try expect(0x3a)
+          try member(&self, field)
+        }
+      }
       if take(0x2c) { continue }
       try expect(0x7d)
       return leave()
@@ -104,6 +111,32 @@ struct JSONCursor {
     guard let value = GoText.digest(bytes, at: index) else { throw failure("an id is not hexadecimal") }
     index += 65
     return value
+  }
+
+  /// A string that stands there as it is, in ASCII and without escapes.
+  ///
+  /// - Returns: `nil`, with nothing taken, for any other.
+  mutating func plainString() throws(TreeError) -> UnsafeRawBufferPointer? {
+    let mark = index
+    try expect(0x22)
+    let start = index
+    while index < bytes.count {
+      let byte = bytes[index]
+      if byte == 0x22 {
+        index += 1
+        return UnsafeRawBufferPointer(rebasing: bytes[start..<index - 1])
+      }
+      if byte == 0x5c || byte >= 0x80 || byte < 0x20 { break }
+      index += 1
+    }
+    index = mark
+    return nil
+  }
+
+  /// Lends a string's bytes.
+  mutating func text<T>(_ body: (UnsafeRawBufferPointer) -> T) throws(TreeError) -> T {
+    if let plain = try plainString() { return body(plain) }
+    return try string().withUnsafeBytes { body($0) }
   }
 
   /// A string's bytes in UTF-8; what isn't UTF-8, and lone surrogates, become U+FFFD as in Go.

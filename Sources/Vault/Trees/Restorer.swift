@@ -52,6 +52,19 @@ extension SnapshotTree {
   private func write(_ run: RestoreRun, _ target: TreeTarget) async throws {
     try await pool.run { () throws(SystemFailure) in try run.prepare(target) }
     try Task.checkCancellation()
+    try await run.writeBack.during {
+      try await writeContents(run, target)
+    } _: { [pool] in
+      try await pool.run { () throws(SystemFailure) in try target.synchronize() }
+    }
+    try await pool.run { () throws(SystemFailure) in
+      run.finishLinks(target)
+      run.finishDirectories(target)
+      try target.synchronize()
+    }
+  }
+
+  private func writeContents(_ run: RestoreRun, _ target: TreeTarget) async throws {
     do throws(VaultError) {
       for (number, blobs) in run.waves.enumerated() {
         // What had to come first can be relied on before the others begin.
@@ -69,11 +82,6 @@ extension SnapshotTree {
     } catch {
       if case .outside(let failure) = error { throw failure.underlying }
       throw error
-    }
-    try await pool.run { () throws(SystemFailure) in
-      run.finishLinks(target)
-      run.finishDirectories(target)
-      try target.synchronize()
     }
   }
 }
@@ -97,6 +105,7 @@ final class RestoreRun: Sendable {
   }
 
   private let state: Mutex<State>
+  let writeBack = WriteBack()
   /// What new files get by themselves.
   private let defaults = Mutex<NewFileDefaults?>(nil)
   /// What is written past the page cache goes through these.
@@ -208,6 +217,7 @@ final class RestoreRun: Sendable {
       state.doneBytes += written
       return state.doneBytes
     }
+    writeBack.wrote(written)
     if written > 0 { options.progress(done) }
   }
 

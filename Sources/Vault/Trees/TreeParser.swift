@@ -14,7 +14,7 @@ package enum TreeParser {
       var json = JSONCursor(raw)
       var sawNodes = false
       try json.object { (json, field) throws(TreeError) -> Void in
-        guard field == Field.nodes else { return try json.skipValue() }
+        guard field.spells("nodes") else { return try json.skipValue() }
         sawNodes = true
         if try json.takeNull() { return }
         try json.array { (json) throws(TreeError) -> Void in nodes.append(try node(&json)) }
@@ -42,44 +42,44 @@ package enum TreeParser {
   /// A node's fields as they come, in any order.
   private struct Draft {
     var name: [UInt8]?
-    var type: [UInt8] = []
+    var type = NodeType.other([])
     var linkTarget: [UInt8] = []
     var linkTargetRaw: [UInt8]?
     var device: UInt64 = 0
     var node = TreeNode(
       name: "", metadata: FileMetadata(kind: .regular, permissions: 0, modified: Timestamp(nanoseconds: 0), links: 0))
 
-    mutating func take(_ field: [UInt8], _ json: inout JSONCursor) throws(TreeError) {
+    mutating func take(_ field: UnsafeRawBufferPointer, _ json: inout JSONCursor) throws(TreeError) {
       if try json.takeNull() { return }
-      switch field {
-      case Field.name: name = try json.string()
-      case Field.type: type = try json.string()
-      case Field.mode: node.metadata.permissions = GoFileMode.permissions(try json.uint32())
-      case Field.mtime: node.metadata.modified = try time(&json)
-      case Field.atime: node.metadata.accessed = try time(&json)
-      case Field.ctime: node.metadata.changed = try time(&json)
-      case Field.uid: node.metadata.userID = try json.uint32()
-      case Field.gid: node.metadata.groupID = try json.uint32()
-      case Field.user: node.metadata.userName = String(decoding: try json.string(), as: UTF8.self)
-      case Field.group: node.metadata.groupName = String(decoding: try json.string(), as: UTF8.self)
-      case Field.inode: node.metadata.inode = try json.uint64()
-      case Field.deviceID: node.metadata.device = try json.uint64()
-      case Field.size:
+      switch Field(field) {
+      case .name: name = try json.string()
+      case .type: type = try json.text { NodeType($0) }
+      case .mode: node.metadata.permissions = GoFileMode.permissions(try json.uint32())
+      case .mtime: node.metadata.modified = try time(&json)
+      case .atime: node.metadata.accessed = try time(&json)
+      case .ctime: node.metadata.changed = try time(&json)
+      case .uid: node.metadata.userID = try json.uint32()
+      case .gid: node.metadata.groupID = try json.uint32()
+      case .user: node.metadata.userName = try json.text { String(decoding: $0, as: UTF8.self) }
+      case .group: node.metadata.groupName = try json.text { String(decoding: $0, as: UTF8.self) }
+      case .inode: node.metadata.inode = try json.uint64()
+      case .deviceID: node.metadata.device = try json.uint64()
+      case .size:
         guard let size = Int64(exactly: try json.uint64()) else { throw json.failure("the size is out of range") }
         node.metadata.size = size
-      case Field.links: node.metadata.links = try json.uint64()
-      case Field.linkTarget: linkTarget = try json.string()
-      case Field.linkTargetRaw: linkTargetRaw = try base64(&json)
-      case Field.extendedAttributes: node.metadata.extendedAttributes = try attributes(&json)
-      case Field.genericAttributes: node.genericAttributes = try json.rawObject()
-      case Field.device: device = try json.uint64()
-      case Field.content:
+      case .links: node.metadata.links = try json.uint64()
+      case .linkTarget: linkTarget = try json.string()
+      case .linkTargetRaw: linkTargetRaw = try base64(&json)
+      case .extendedAttributes: node.metadata.extendedAttributes = try attributes(&json)
+      case .genericAttributes: node.genericAttributes = try json.rawObject()
+      case .device: device = try json.uint64()
+      case .content:
         var content: [BlobID] = []
         try json.array { (json) throws(TreeError) -> Void in content.append(try json.digest()) }
         node.content = content
-      case Field.subtree: node.subtree = try json.digest()
-      case Field.error: node.error = String(decoding: try json.string(), as: UTF8.self)
-      default: try json.skipValue()
+      case .subtree: node.subtree = try json.digest()
+      case .error: node.error = String(decoding: try json.string(), as: UTF8.self)
+      case nil: try json.skipValue()
       }
     }
 
@@ -91,19 +91,20 @@ package enum TreeParser {
       var result = node
       result.name = fileName
       switch type {
-      case Kind.file: result.metadata.kind = .regular
-      case Kind.directory:
+      case .file: result.metadata.kind = .regular
+      case .directory:
         result.metadata.kind = .directory
         if result.subtree == nil { throw json.failure("the directory '\(fileName)' has no subtree") }
-      case Kind.symbolicLink:
+      case .symbolicLink:
         let target = linkTargetRaw ?? linkTarget
         if target.contains(0) { throw json.failure("the target of '\(fileName)' has a NUL") }
         result.metadata.kind = .symbolicLink(target: target)
-      case Kind.device: result.metadata.kind = .blockDevice(number: device)
-      case Kind.characterDevice: result.metadata.kind = .characterDevice(number: device)
-      case Kind.fifo: result.metadata.kind = .fifo
-      case Kind.socket: result.metadata.kind = .socket
-      default: throw .unsupportedKind(String(decoding: type.prefix(64), as: UTF8.self), name: fileName.lossyText)
+      case .device: result.metadata.kind = .blockDevice(number: device)
+      case .characterDevice: result.metadata.kind = .characterDevice(number: device)
+      case .fifo: result.metadata.kind = .fifo
+      case .socket: result.metadata.kind = .socket
+      case .other(let text):
+        throw .unsupportedKind(String(decoding: text.prefix(64), as: UTF8.self), name: fileName.lossyText)
       }
       if !result.metadata.kind.isRegular { result.content = [] }
       if !result.metadata.kind.isDirectory { result.subtree = nil }
@@ -111,8 +112,7 @@ package enum TreeParser {
     }
 
     private func time(_ json: inout JSONCursor) throws(TreeError) -> Timestamp {
-      let text = try json.string()
-      guard let time = GoText.time(text) else { throw json.failure("a time is not RFC 3339") }
+      guard let time = try json.text({ GoText.time($0) }) else { throw json.failure("a time is not RFC 3339") }
       return time
     }
 
@@ -127,10 +127,12 @@ package enum TreeParser {
         var attribute = ExtendedAttribute(name: "", value: [])
         try json.object { (json, field) throws(TreeError) -> Void in
           if try json.takeNull() { return }
-          switch field {
-          case Field.name: attribute.name = String(decoding: try json.string(), as: UTF8.self)
-          case Field.value: attribute.value = try base64(&json)
-          default: try json.skipValue()
+          if field.spells("name") {
+            attribute.name = String(decoding: try json.string(), as: UTF8.self)
+          } else if field.spells("value") {
+            attribute.value = try base64(&json)
+          } else {
+            try json.skipValue()
           }
         }
         if attribute.name.isEmpty || attribute.name.utf8.contains(0) {
@@ -142,40 +144,67 @@ package enum TreeParser {
     }
   }
 
+  /// Told apart without an array or a string for each: there are twenty to every node.
   private enum Field {
-    static let nodes = Array("nodes".utf8)
-    static let name = Array("name".utf8)
-    static let type = Array("type".utf8)
-    static let mode = Array("mode".utf8)
-    static let mtime = Array("mtime".utf8)
-    static let atime = Array("atime".utf8)
-    static let ctime = Array("ctime".utf8)
-    static let uid = Array("uid".utf8)
-    static let gid = Array("gid".utf8)
-    static let user = Array("user".utf8)
-    static let group = Array("group".utf8)
-    static let inode = Array("inode".utf8)
-    static let deviceID = Array("device_id".utf8)
-    static let size = Array("size".utf8)
-    static let links = Array("links".utf8)
-    static let linkTarget = Array("linktarget".utf8)
-    static let linkTargetRaw = Array("linktarget_raw".utf8)
-    static let extendedAttributes = Array("extended_attributes".utf8)
-    static let genericAttributes = Array("generic_attributes".utf8)
-    static let device = Array("device".utf8)
-    static let content = Array("content".utf8)
-    static let subtree = Array("subtree".utf8)
-    static let error = Array("error".utf8)
-    static let value = Array("value".utf8)
+    case name, type, mode, mtime, atime, ctime, uid, gid, user, group, inode, deviceID, size, links, linkTarget,
+      linkTargetRaw, extendedAttributes, genericAttributes, device, content, subtree, error
+
+    init?(_ text: UnsafeRawBufferPointer) {
+      switch text.count {
+      case 3 where text.spells("uid"): self = .uid
+      case 3 where text.spells("gid"): self = .gid
+      case 4 where text.spells("name"): self = .name
+      case 4 where text.spells("type"): self = .type
+      case 4 where text.spells("mode"): self = .mode
+      case 4 where text.spells("user"): self = .user
+      case 4 where text.spells("size"): self = .size
+      case 5 where text.spells("mtime"): self = .mtime
+      case 5 where text.spells("atime"): self = .atime
+      case 5 where text.spells("ctime"): self = .ctime
+      case 5 where text.spells("group"): self = .group
+      case 5 where text.spells("inode"): self = .inode
+      case 5 where text.spells("links"): self = .links
+      case 5 where text.spells("error"): self = .error
+      case 6 where text.spells("device"): self = .device
+      case 7 where text.spells("content"): self = .content
+      case 7 where text.spells("subtree"): self = .subtree
+      case 9 where text.spells("device_id"): self = .deviceID
+      case 10 where text.spells("linktarget"): self = .linkTarget
+      case 14 where text.spells("linktarget_raw"): self = .linkTargetRaw
+      case 18 where text.spells("generic_attributes"): self = .genericAttributes
+      case 19 where text.spells("extended_attributes"): self = .extendedAttributes
+      default: return nil
+      }
+    }
   }
 
-  private enum Kind {
-    static let file = Array("file".utf8)
-    static let directory = Array("dir".utf8)
-    static let symbolicLink = Array("symlink".utf8)
-    static let device = Array("dev".utf8)
-    static let characterDevice = Array("chardev".utf8)
-    static let fifo = Array("fifo".utf8)
-    static let socket = Array("socket".utf8)
+  private enum NodeType {
+    case file, directory, symbolicLink, device, characterDevice, fifo, socket
+    case other([UInt8])
+
+    init(_ text: UnsafeRawBufferPointer) {
+      switch text.count {
+      case 4 where text.spells("file"): self = .file
+      case 3 where text.spells("dir"): self = .directory
+      case 7 where text.spells("symlink"): self = .symbolicLink
+      case 3 where text.spells("dev"): self = .device
+      case 7 where text.spells("chardev"): self = .characterDevice
+      case 4 where text.spells("fifo"): self = .fifo
+      case 6 where text.spells("socket"): self = .socket
+      default: self = .other(Array(text))
+      }
+    }
   }
 }
+
+extension UnsafeRawBufferPointer {
+  /// Whether it holds just these characters.
+  fileprivate func spells(_ word: StaticString) -> Bool {
+    count == word.utf8CodeUnitCount
+      && (count == 0 || memcmp(baseAddress!, UnsafeRawPointer(word.utf8Start), count) == 0)
+  }
+}
+
+#if canImport(Glibc)
+  import Glibc
+#endif

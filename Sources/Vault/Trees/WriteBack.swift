@@ -1,0 +1,62 @@
+import Core
+import Synchronization
+
+/// Has what was written brought to stable storage while more is written, so that little is left to wait for at the end.
+final class WriteBack: Sendable {
+  private struct State {
+    var bytes: Int64 = 0
+    var isOver = false
+    var waiter: CheckedContinuation<Void, Never>?
+  }
+
+  private let state = Mutex(State())
+
+  /// Bytes that are worth a round.
+  private static let roundBytes: Int64 = 256 << 20
+
+  func wrote(_ bytes: Int64) {
+    state.withLock { state in
+      state.bytes += bytes
+      guard state.bytes >= Self.roundBytes else { return nil as CheckedContinuation<Void, Never>? }
+      defer { state.waiter = nil }
+      return state.waiter
+    }?.resume()
+  }
+
+  /// Runs `synchronize` again and again, each time after enough was written, while `body` runs.
+  func during(
+    _ body: () async throws -> Void, _ synchronize: @escaping @Sendable () async throws -> Void
+  ) async throws {
+    try await withThrowingTaskGroup(of: Void.self) { group in
+      group.addTask { [self] in while await isWorthIt() { try await synchronize() } }
+      defer { end() }
+      try await body()
+      end()
+      try await group.waitForAll()
+    }
+  }
+
+  /// - Returns: `false` once it is over.
+  private func isWorthIt() async -> Bool {
+    await withCheckedContinuation { continuation in
+      let goesOn = state.withLock { state in
+        if state.isOver || state.bytes >= Self.roundBytes { return true }
+        state.waiter = continuation
+        return false
+      }
+      if goesOn { continuation.resume() }
+    }
+    return state.withLock { state in
+      state.bytes = 0
+      return !state.isOver
+    }
+  }
+
+  private func end() {
+    state.withLock { state in
+      state.isOver = true
+      defer { state.waiter = nil }
+      return state.waiter
+    }?.resume()
+  }
+}
