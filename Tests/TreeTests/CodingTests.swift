@@ -1,10 +1,30 @@
 import Core
 import IO
 import Testing
-import Vault
+
+@testable import Vault
 
 @Suite("Coding of trees")
 struct CodingTests {
+  @Test func `ids are hexadecimal, in either case, and nothing else is one`() {
+    let random = SeededRandomness(seed: 12)
+    for _ in 0..<50 {
+      let id = Digest.of(random.bytes(8))
+      for hex in [id.hex, id.hex.uppercased()] {
+        let text = Array("\"\(hex)\"".utf8)
+        #expect(text.withUnsafeBytes { GoText.digest($0, at: 1) } == id)
+        #expect(text.withUnsafeBytes { GoText.digest($0, at: 3) } == nil, "it is too short")
+      }
+    }
+    for byte in UInt8.min...UInt8.max where !Character(Unicode.Scalar(byte)).isHexDigit || byte >= 0x80 {
+      for position in [0, 7, 8, 63] {
+        var text = Array(Digest.of([byte]).hex.utf8)
+        text[position] = byte
+        #expect(text.withUnsafeBytes { GoText.digest($0, at: 0) } == nil, "\(byte)")
+      }
+    }
+  }
+
   /// Written out by hand after restic's own output.
   @Test func `a node is spelled as restic spells it`() throws {
     let id = try #require(Digest(hex: String(repeating: "ab", count: 32)))

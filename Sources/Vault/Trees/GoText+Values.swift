@@ -12,13 +12,28 @@ extension GoText {
   static func digest(_ text: UnsafeRawBufferPointer, at start: Int) -> Digest? {
     guard start >= 0, text.count - start >= 64 else { return nil }
     return withUnsafeTemporaryAllocation(byteCount: 32, alignment: 8) { raw -> Digest? in
-      for position in 0..<32 {
-        guard let high = hexValue(text[start + position * 2]), let low = hexValue(text[start + position * 2 + 1])
-        else { return nil }
-        raw[position] = high << 4 | low
+      for part in 0..<8 {
+        let digits = UInt64(littleEndian: text.loadUnaligned(fromByteOffset: start + 8 * part, as: UInt64.self))
+        guard let bytes = fourBytes(digits) else { return nil }
+        raw.storeBytes(of: bytes.littleEndian, toByteOffset: 4 * part, as: UInt32.self)
       }
       return Digest(UnsafeRawBufferPointer(raw))
     }
+  }
+
+  /// Eight hexadecimal digits at once, the first in the lowest byte.
+  private static func fourBytes(_ digits: UInt64) -> UInt32? {
+    let ones: UInt64 = 0x0101_0101_0101_0101
+    let letters = digits >> 6 & ones
+    let values = (digits & 0x0f0f_0f0f_0f0f_0f0f) &+ letters &* 9
+    // Whatever isn't a digit doesn't come back when it is spelled again.
+    let above9 = (values &+ ones &* 6) >> 4 & ones
+    guard values & 0xf0f0_f0f0_f0f0_f0f0 == 0, ones &* 0x30 &+ values &+ above9 &* 0x27 == digits | letters << 5 else {
+      return nil
+    }
+    let pairs = (values << 4 | values >> 8) & 0x00ff_00ff_00ff_00ff
+    let halves = (pairs | pairs >> 8) & 0x0000_ffff_0000_ffff
+    return UInt32(truncatingIfNeeded: halves | halves >> 16)
   }
 
   /// Appends a quoted RFC 3339 time in UTC, trailing zeros of the fraction trimmed.

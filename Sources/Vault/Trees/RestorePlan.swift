@@ -149,10 +149,13 @@ struct RestorePlan: Sendable {
       let (filesFrom, othersFrom) = (files.count, others.count)
       if files.count + others.count + directories.count > limit { throw .tooManyEntries(limit: limit) }
       for node in trees.nodes(tree) {
-        let place = path.appending(node.name)
-        guard selection.isWanted(place, isDirectory: node.metadata.kind.isDirectory) else { continue }
+        if !selection.isEverything {
+          let place = path.appending(node.name)
+          guard selection.isWanted(place, isDirectory: node.metadata.kind.isDirectory) else { continue }
+        }
         totals.count(node.metadata.kind)
         if let subtree = node.subtree {
+          let place = path.appending(node.name)
           directories[next].children.append(node.name)
           directories.append(Directory(path: place, metadata: node.metadata, files: 0..<0, others: 0..<0))
           pending.append((subtree, place))
@@ -165,7 +168,7 @@ struct RestorePlan: Sendable {
         }
         if node.metadata.kind.isRegular {
           if let inode { firstNames[inode] = .file(files.count) }
-          try add(node, at: place, directory: next, length)
+          try add(node, in: path, directory: next, length)
         } else {
           if let inode { firstNames[inode] = .other(directory: next, others.count) }
           others.append(Other(name: node.name, metadata: node.metadata, linkTo: nil))
@@ -178,14 +181,16 @@ struct RestorePlan: Sendable {
   }
 
   private mutating func add(
-    _ node: TreeNode, at path: TreePath, directory: Int, _ length: (BlobID) -> Int?
+    _ node: TreeNode, in parent: TreePath, directory: Int, _ length: (BlobID) -> Int?
   ) throws(TreeError) {
     var offset: Int64 = 0
     for id in node.content {
-      guard let bytes = length(id) else { throw .blobMissing(id, path) }
+      guard let bytes = length(id) else { throw .blobMissing(id, parent.appending(node.name)) }
       places[id, default: []].append(Place(file: files.count, offset: offset))
       let (sum, overflow) = offset.addingReportingOverflow(Int64(bytes))
-      if overflow { throw .malformed(why: "the file '\(path)' is too large", offset: 0) }
+      if overflow {
+        throw .malformed(why: "the file '\(parent.appending(node.name))' is too large", offset: 0)
+      }
       offset = sum
     }
     files.append(

@@ -20,6 +20,8 @@ package struct RestoreSelection: Sendable {
     self.above = above
   }
 
+  var isEverything: Bool { include.isEmpty && exclude.isEmpty }
+
   /// O(depth), however many paths are included.
   package func isWanted(_ path: TreePath, isDirectory: Bool) -> Bool {
     if exclude.contains(where: { $0.matches(path) }) { return false }

@@ -200,9 +200,10 @@ final class RestoreRun: Sendable {
 
   /// Writes a blob to all its places.
   func write(_ id: BlobID, _ bytes: UnsafeRawBufferPointer, _ target: TreeTarget) throws(SystemFailure) {
-    var written: Int64 = 0
+    var (written, made) = (Int64(0), 0)
     for place in plan.places[id] ?? [] {
       written += Int64(bytes.count)
+      if place.offset == 0 { made += 1 }
       try attempt(place.file) { () throws(SystemFailure) in
         let file = plan.files[place.file]
         let directory = try directory(file.directory, target)
@@ -217,7 +218,7 @@ final class RestoreRun: Sendable {
       state.doneBytes += written
       return state.doneBytes
     }
-    writeBack.wrote(written)
+    writeBack.wrote(written, files: made)
     if written > 0 { options.progress(done) }
   }
 

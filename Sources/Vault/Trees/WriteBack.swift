@@ -13,10 +13,12 @@ final class WriteBack: Sendable {
 
   /// Bytes that are worth a round.
   private static let roundBytes: Int64 = 256 << 20
+  private static let fileBytes: Int64 = 16 << 10
 
-  func wrote(_ bytes: Int64) {
+  /// - Parameter files: New ones; each costs about as much as some pages.
+  func wrote(_ bytes: Int64, files: Int) {
     state.withLock { state in
-      state.bytes += bytes
+      state.bytes += bytes + Int64(files) * Self.fileBytes
       guard state.bytes >= Self.roundBytes else { return nil as CheckedContinuation<Void, Never>? }
       defer { state.waiter = nil }
       return state.waiter
