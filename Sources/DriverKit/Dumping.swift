@@ -1,5 +1,4 @@
 import Core
-import IO
 
 /// Takes single databases and tables of a running server in the engine's own words, and brings them back into a running one.
 ///
@@ -128,16 +127,18 @@ package struct DumpPlan: Sendable, Equatable, Codable {
   package var replaced: [String]
   /// What leans on them in the dump and stays behind: views, other tables' foreign keys.
   package var left: [String]
+  /// Schemas that are made first, for the dump holds none.
+  package var schemas: [String]
   /// Entries of the dump's table of contents; `nil` for all.
   package var entries: [Int]?
   /// Files that are read; `nil` for all.
   package var files: [String]?
 
   package init(
-    database: String, makesDatabase: Bool, tables: [String], replaced: [String], left: [String], entries: [Int]?,
-    files: [String]?
+    database: String, makesDatabase: Bool, tables: [String], replaced: [String], left: [String] = [],
+    schemas: [String] = [], entries: [Int]? = nil, files: [String]? = nil
   ) {
-    (self.database, self.makesDatabase, self.tables) = (database, makesDatabase, tables)
+    (self.database, self.makesDatabase, self.tables, self.schemas) = (database, makesDatabase, tables, schemas)
     (self.replaced, self.left, self.entries, self.files) = (replaced, left, entries, files)
   }
 }
@@ -157,6 +158,7 @@ package enum DumpError: Failure {
   case exists([String], database: String)
   case missingRoles([String])
   case missingExtensions([String], database: String)
+  case missingSchemas([String], database: String)
   case unreadable(String)
   case driver(DriverError)
 
@@ -200,6 +202,9 @@ package enum DumpError: Failure {
     case .missingExtensions(let names, let database):
       Report("DUMP-206", "database \(quoted(database)) can't have the extension \(list(names.map(quoted)))")
         .state("nothing was changed").remedy("install its package, and CREATE EXTENSION where the database is there")
+    case .missingSchemas(let names, let database):
+      Report("DUMP-208", "database \(quoted(database)) has no schema \(list(names.map(quoted)))")
+        .state("nothing was changed").remedy("CREATE SCHEMA there; a dump of tables alone holds none")
     case .unreadable(let why):
       Report("DUMP-207", "the dump can't be read: \(why)", retry: .never)
         .remedy("choose another; `salvor vault check` looks for damage")

@@ -41,7 +41,8 @@ final class DumpSite: Sendable {
   }
 
   /// Writes the catalog, for who asks the server.
-  func write(user: String, more: String = "") throws {
+  func write(user: String, more: String = "", server other: PostgreSQLServer? = nil) throws {
+    let server = other ?? server
     let catalog = """
       apiVersion: salvor.dev/v1
       kind: Repository

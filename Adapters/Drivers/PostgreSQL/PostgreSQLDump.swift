@@ -143,12 +143,23 @@ struct PostgreSQLDumper: StoreDumper {
     _ tables: [StoreDump.Table], _ isWhole: Bool, _ connection: Connection, at place: String
   ) async throws(DumpError) {
     let ids = "{\(tables.map(\.id).joined(separator: ","))}"
-    let size = try await asking("measuring the tables") { () async throws(StatementFailure) in
-      try await connection.value(
+    let size: String?
+    do throws(StatementFailure) {
+      // Who rebuilds a table would be waited for here: it is not known how large that will be anyway.
+      _ = try await connection.run("SAVEPOINT size; SET LOCAL lock_timeout = '2s'")
+      size = try await connection.value(
         """
         SELECT (SELECT coalesce(sum(pg_table_size(oid)), 0) FROM unnest($1::oid[]) AS oid)
           + CASE WHEN $2 = 'true' THEN pg_table_size('pg_largeobject'::regclass) ELSE 0 END
         """, [ids, "\(isWhole)"])
+    } catch {
+      guard !error.isConnectionLost, error.code != StatementFailure.cancelled.code else {
+        throw .driver(error.driverError("measuring the tables"))
+      }
+      size = nil
+    }
+    _ = try await asking("measuring the tables") { () async throws(StatementFailure) in
+      try await connection.run("ROLLBACK TO SAVEPOINT size")
     }
     let needed = (size.flatMap { Int64($0) } ?? 0) + 16 << 20
     let free = await pool.run { try? Files.freeBytes(at: place) }
@@ -159,7 +170,7 @@ struct PostgreSQLDumper: StoreDumper {
 
   func plan(_ request: DumpRestoreRequest, from directory: String) async throws(DumpError) -> DumpPlan {
     let dump = request.dump
-    let major = try await serverMajor()
+    let major = try await writableMajor()
     guard major >= Self.major(of: dump.version) else {
       throw .program("the dump is of PostgreSQL \(dump.version), and the server is older: \(major)")
     }
@@ -214,19 +225,22 @@ struct PostgreSQLDumper: StoreDumper {
     guard missing.isEmpty else { throw .missingExtensions(missing, database: request.into) }
     guard isPart || !dump.isWhole else {
       return DumpPlan(
-        database: request.into, makesDatabase: isNew, tables: tables.map(\.sql), replaced: replaced, left: [],
-        entries: nil, files: nil)
+        database: request.into, makesDatabase: isNew, tables: tables.map(\.sql), replaced: replaced)
     }
     let schemas = Set(
       isNew
         ? ["public"]
         : try await rows(connection, "SELECT nspname FROM pg_namespace").compactMap { $0.first ?? nil })
+    let missingSchemas = Set(tables.map(\.schema)).subtracting(schemas)
+    if !dump.isWhole, !isNew, !missingSchemas.isEmpty {
+      throw .missingSchemas(missingSchemas.sorted(), database: request.into)
+    }
     let chosen = contents.choose(
-      tables, isPresent: { present.contains($0) }, makesDatabase: isNew,
-      missingSchemas: Set(tables.map(\.schema)).subtracting(schemas))
+      tables, isPresent: { present.contains($0) }, makesDatabase: isNew, missingSchemas: missingSchemas)
     return DumpPlan(
       database: request.into, makesDatabase: isNew, tables: tables.map(\.sql), replaced: replaced,
-      left: contents.left(of: chosen), entries: chosen.sorted(), files: contents.files(of: chosen))
+      left: contents.left(of: chosen), schemas: dump.isWhole ? [] : missingSchemas.sorted(),
+      entries: chosen.sorted(), files: contents.files(of: chosen))
   }
 
   func restore(
@@ -256,7 +270,7 @@ struct PostgreSQLDumper: StoreDumper {
     do throws(DumpError) {
       result = .success(
         try await make(
-          plan.database, like: request.dump, program.path, arguments + ["--jobs=\(request.jobs)"], directory,
+          plan, like: request.dump, program.path, arguments + ["--jobs=\(request.jobs)"], directory,
           connection))
     } catch { result = .failure(error) }
     await connection.close()
@@ -265,14 +279,16 @@ struct PostgreSQLDumper: StoreDumper {
 
   /// Makes a database under another name, fills it, and names it.
   private func make(
-    _ database: String, like dump: StoreDump, _ program: String, _ arguments: [String], _ directory: String,
+    _ plan: DumpPlan, like dump: StoreDump, _ program: String, _ arguments: [String], _ directory: String,
     _ connection: Connection
   ) async throws(DumpError) {
+    let database = plan.database
     let draft = "salvor-restore-" + Hex.encode(driver.environment.randomness.bytes(6))
     _ = try await asking("making database \(draft)") { () async throws(StatementFailure) in
       try await connection.run(createDatabase(draft, like: dump.facts))
     }
     do throws(DumpError) {
+      try await make(plan.schemas, in: draft)
       try await run(program, arguments + ["--dbname=\(words(database: draft))", directory], beside: directory)
       _ = try await asking("naming database \(database)") { () async throws(StatementFailure) in
         try await connection.run(
@@ -283,6 +299,18 @@ struct PostgreSQLDumper: StoreDumper {
       await connection.runToEnd("DROP DATABASE IF EXISTS \(identifier(draft)) WITH (FORCE)")
       throw error
     }
+  }
+
+  private func make(_ schemas: [String], in database: String) async throws(DumpError) {
+    guard !schemas.isEmpty else { return }
+    let connection = try await connect(database)
+    let result: Result<Void, StatementFailure>
+    do throws(StatementFailure) {
+      for schema in schemas { _ = try await connection.run("CREATE SCHEMA \(identifier(schema))") }
+      result = .success(())
+    } catch { result = .failure(error) }
+    await connection.close()
+    try await asking("making schemas") { () throws(StatementFailure) in try result.get() }
   }
 
   // MARK: What is there
@@ -304,15 +332,21 @@ struct PostgreSQLDumper: StoreDumper {
     guard known.contains(name) else { throw .noSuchDatabase(name, known: known) }
   }
 
-  private func serverMajor() async throws(DumpError) -> Int {
+  /// The major version of a server that can be written to.
+  private func writableMajor() async throws(DumpError) -> Int {
     let connection = try await connect(driver.address.database)
-    let result: Result<String?, DumpError>
+    let result: Result<[String?]?, DumpError>
     do throws(DumpError) {
-      result = .success(try await rows(connection, "SHOW server_version_num").first?.first ?? nil)
+      result = .success(
+        try await rows(connection, "SELECT current_setting('server_version_num'), pg_is_in_recovery()::text").first)
     } catch { result = .failure(error) }
     await connection.close()
-    guard let number = try result.get().flatMap({ Int($0) }) else {
+    let row = try result.get() ?? []
+    guard row.count == 2, let number = row[0].flatMap({ Int($0) }) else {
       throw .driver(.unsupported("the server does not say what it is; is it PostgreSQL?"))
+    }
+    guard row[1] == "false" else {
+      throw .driver(.unsupported("the server is a standby, where nothing can be written: name the primary in the catalog"))
     }
     return number / 10_000
   }
