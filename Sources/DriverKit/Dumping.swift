@@ -70,6 +70,7 @@ package struct StoreDump: Sendable, Equatable, Codable {
     /// Both, as a statement spells them.
     package var sql: String
     package var id: String
+    package var schemaID: String
     /// What goes with it in the dump's table of contents: itself, its indexes, constraints, triggers, its own sequences.
     package var members: [String]
     /// Constraints among the members that point to another table.

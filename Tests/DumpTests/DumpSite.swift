@@ -42,7 +42,7 @@ final class DumpSite: Sendable {
 
   /// Writes the catalog, for who asks the server.
   func write(user: String, more: String = "", server other: PostgreSQLServer? = nil) throws {
-    let server = other ?? server
+    let asked = other ?? server
     let catalog = """
       apiVersion: salvor.dev/v1
       kind: Repository
@@ -56,8 +56,8 @@ final class DumpSite: Sendable {
         stores:
           - name: ledger
             postgresql:
-              dataDirectory: "\(server.data)"
-              port: \(server.port)
+              dataDirectory: "\(asked.data)"
+              port: \(asked.port)
               user: \(user)
               password: "file:\(server.passwordFile)"
               \(PostgreSQLServer.owner == nil ? "" : "runAs: postgres")

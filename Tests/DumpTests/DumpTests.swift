@@ -31,7 +31,8 @@ import Testing
         try await site.shop("SELECT count(*) FROM pg_indexes WHERE tablename = 'orders'") == "2")
       #expect(
         try await site.shop(
-          "SELECT contype, convalidated FROM pg_constraint WHERE conrelid = 'orders'::regclass ORDER BY 1") == "c|t\nf|t\np|t")
+          "SELECT contype, convalidated FROM pg_constraint WHERE conrelid = 'orders'::regclass ORDER BY 1")
+          == "c|t\nf|t\np|t")
       #expect(try await site.shop("SELECT obj_description('orders'::regclass)") == "what was ordered")
       #expect(
         try await site.shop("INSERT INTO orders (customer, total) VALUES (1, 1) RETURNING id") == "501",
@@ -47,7 +48,8 @@ extension DumpTests {
   @Test(.timeLimit(.minutes(10))) func `a dump is of one moment while writes go on`() async throws {
     try await DumpSite.with { site in
       try await site.shop(
-        "CREATE TABLE here (id int PRIMARY KEY, amount bigint)", "CREATE TABLE there (id int PRIMARY KEY, amount bigint)",
+        "CREATE TABLE here (id int PRIMARY KEY, amount bigint)",
+        "CREATE TABLE there (id int PRIMARY KEY, amount bigint)",
         "CREATE TABLE moves (id bigint GENERATED ALWAYS AS IDENTITY, amount int)",
         "INSERT INTO here SELECT n, 1000 FROM generate_series(1, 2000) n",
         "INSERT INTO there SELECT n, 1000 FROM generate_series(1, 2000) n")
@@ -176,7 +178,8 @@ extension DumpTests {
     try await DumpSite.with { site in
       let before = try await site.shop(Self.content)
       try await site.take("--database", "shop", "--table", "orders")
-      try await site.shop("DELETE FROM orders WHERE id > 10", "CREATE VIEW big AS SELECT id FROM orders WHERE total > 5")
+      try await site.shop(
+        "DELETE FROM orders WHERE id > 10", "CREATE VIEW big AS SELECT id FROM orders WHERE total > 5")
       let refused = try await site.restore("--database", "shop", "--table", "orders", "--yes")
       #expect(refused.status != 0 && refused.errors.contains("DUMP-204") && refused.errors.contains("public.orders"))
       let leaning = try await site.restore("--database", "shop", "--table", "orders", "--replace", "--yes")
@@ -220,7 +223,8 @@ extension DumpTests {
       #expect(left.contains { $0.contains("VIEW stock sent") }, "\(left)")
       #expect(left.contains { $0.contains("FK CONSTRAINT stock parts") }, "customers are not there: \(left)")
       try await site.salvor(["dump", "restore", "ledger", "--work", site.work, "--yes"] + words).succeeded()
-      let tables = "SELECT string_agg(c.oid::regclass::text, ' ' ORDER BY c.oid::regclass::text) FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace WHERE relkind IN ('r', 'p', 'v') AND n.nspname IN ('public', 'stock')"
+      let tables =
+        "SELECT string_agg(c.oid::regclass::text, ' ' ORDER BY c.oid::regclass::text) FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace WHERE relkind IN ('r', 'p', 'v') AND n.nspname IN ('public', 'stock')"
       #expect(try await site.server.sql(tables, database: "beside") == "stock.parts stock.parts_1 stock.parts_2")
       #expect(
         try await site.server.sql(
@@ -243,7 +247,8 @@ extension DumpTests {
       try await site.server.sql("DROP ROLE \"Shop Keeper\"", "DROP ROLE reader")
       let roles = try await site.restore("--database", "shop", "--table", "goods", "--yes")
       #expect(
-        roles.errors.contains("DUMP-205") && roles.errors.contains("'Shop Keeper'") && roles.errors.contains("'reader'"))
+        roles.errors.contains("DUMP-205") && roles.errors.contains("'Shop Keeper'") && roles.errors.contains("'reader'")
+      )
       #expect(!roles.errors.contains("'\(PostgreSQLServer.user)'"))
       let extensions = try await site.restore("--database", "shop", "--table", "goods", "--no-owner", "--yes")
       #expect(extensions.errors.contains("DUMP-206") && extensions.errors.contains("'citext'"), "\(extensions.errors)")
@@ -278,7 +283,8 @@ extension DumpTests {
       #expect(
         try await errors("restore", "ledger", "--database", "shop", "--yes").contains("DUMP-201"), "it is not whole")
       #expect(
-        try await errors("restore", "ledger", "--database", "shop", "--table", "customers", "--yes").contains("DUMP-203"))
+        try await errors("restore", "ledger", "--database", "shop", "--table", "customers", "--yes").contains(
+          "DUMP-203"))
       #expect(
         try await errors(
           "restore", "ledger", "--database", "shop", "--table", "orders", "--at", "2020-01-01T00:00:00Z", "--yes"
@@ -296,6 +302,31 @@ extension DumpTests {
       #expect(old.contains("DUMP-104") && old.contains("14.9"), "\(old)")
       let restore = try await errors("restore", "ledger", "--database", "shop", "--table", "orders", "--yes")
       #expect(restore.contains("DUMP-104"), "\(restore)")
+    }
+  }
+
+  /// With a small file system at `--work`, which nobody else sees.
+  @Test(.timeLimit(.minutes(10))) func `a place without room is refused, and nothing is written`() async throws {
+    try await DumpSite.with { site in
+      func cramped(_ words: String...) async throws -> CommandRun {
+        try await CommandRun(
+          [
+            "unshare", "-rm", "bash", "-ec", "mount -t tmpfs -o size=1m none \"$0\"; exec \"$@\"", site.work,
+            CommandRun.product("salvor"), "dump",
+          ] + words + ["--work", site.work], in: site.home.path,
+          environment: ["SALVOR_STATE": site.home.file("state"), "NO_COLOR": "1"])
+      }
+      let refused = try await cramped("take", "ledger", "--database", "shop")
+      #expect(refused.errors.contains("DUMP-105"), "\(refused.errors)")
+      try await site.shop("CREATE TABLE facts AS SELECT n, md5(n::text) FROM generate_series(1, 100000) n")
+      try await site.take("--database", "shop")
+      let whole = try await cramped("restore", "ledger", "--database", "shop", "--into", "back", "--yes")
+      #expect(whole.errors.contains("DUMP-105"), "\(whole.errors)")
+      #expect(try await site.server.sql("SELECT count(*) FROM pg_database WHERE datname = 'back'") == "0")
+      // What is asked for fits, and nothing else is fetched.
+      try await cramped("restore", "ledger", "--database", "shop", "--table", "orders", "--into", "back", "--yes")
+        .succeeded()
+      #expect(try await site.server.sql("SELECT count(*) FROM orders", database: "back") == "500")
     }
   }
 
@@ -356,9 +387,12 @@ extension DumpTests {
       [CommandRun.product("salvor"), "dump"] + words, in: site.home.path,
       environment: ["SALVOR_STATE": site.home.file("state"), "NO_COLOR": "1"])
     let deadline = SystemTime().monotonicNanoseconds() + Duration.seconds(400).wholeNanoseconds
-    let waits = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'salvor dump' AND wait_event_type = 'Lock'"
+    let waits =
+      "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'salvor dump' AND wait_event_type = 'Lock'"
     while try await site.server.sql(waits) == "0" {
-      guard process.isRunning, SystemTime().monotonicNanoseconds() < deadline else { throw CommandRun.Failed(description: "it ended: \(process.errors)") }
+      guard process.isRunning, SystemTime().monotonicNanoseconds() < deadline else {
+        throw CommandRun.Failed(description: "it ended: \(process.errors)")
+      }
       try await SystemTime().sleep(for: .milliseconds(50))
     }
     let lines = try Self.programs(site.work)
@@ -419,7 +453,9 @@ extension DumpTests {
       let again = try await site.restore("--database", "shop", "--table", "orders", "--into", "back", "--yes")
       #expect(again.errors.contains("DUMP-204"))
       try await site.restore("--database", "shop", "--table", "customers", "--into", "back", "--yes").succeeded()
-      #expect(try await site.server.sql("SELECT count(*) FROM customers", "SELECT count(*) FROM own", database: "back") == "50\n0")
+      #expect(
+        try await site.server.sql("SELECT count(*) FROM customers", "SELECT count(*) FROM own", database: "back")
+          == "50\n0")
     }
   }
 }

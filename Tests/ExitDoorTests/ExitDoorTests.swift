@@ -6,7 +6,8 @@ import Testing
 @Suite("The exit door") struct ExitDoorTests {
   /// Cases that are run below; a block of another name would be nobody's.
   private static let cases: Set<String> = [
-    "variables", "points", "check", "point", "files", "sqlite", "postgresql", "postgresql-check", "postgresql-dump", "redis", "mariadb",
+    "variables", "points", "check", "point", "files", "sqlite", "postgresql", "postgresql-check", "postgresql-dump",
+    "redis", "mariadb",
     "mariadb-stop", "nats", "etcd",
   ]
 

@@ -11,6 +11,7 @@ enum DumpCatalog {
   static let tables = """
     SELECT json_build_object(
       'schema', n.nspname, 'name', c.relname, 'sql', format('%I.%I', n.nspname, c.relname), 'id', c.oid::text,
+      'schemaID', n.oid::text,
       'parent', (SELECT format('%I.%I', pn.nspname, p.relname) FROM pg_inherits i JOIN pg_class p ON p.oid = i.inhparent
         JOIN pg_namespace pn ON pn.oid = p.relnamespace WHERE i.inhrelid = c.oid AND c.relispartition),
       'members', (SELECT json_agg(m.class::text || ':' || m.id ORDER BY m.class, m.id) FROM \(members)),

@@ -58,13 +58,12 @@ struct DumpContents: Sendable, Equatable {
     let members = Set(tables.flatMap(\.members)).subtracting(left)
     // Data and row security are entries of no class, with the number of their table.
     let relations = Set(members.filter { $0.hasPrefix("1259:") }.map { "0:" + $0.dropFirst(5) })
-    let schemas = Set(tables.map(\.schema)).intersection(missingSchemas)
+    let schemas = Set(
+      tables.filter { missingSchemas.contains($0.schema) }.map { "\(Self.schemas):\($0.schemaID)" })
     var chosen = Set(entries.filter { members.contains($0.key) || relations.contains($0.key) }.map(\.number))
     let byNumber = Dictionary(entries.map { ($0.number, $0) }, uniquingKeysWith: { first, _ in first })
     func isWanted(_ entry: Entry) -> Bool {
-      if entry.classID == Self.schemas {
-        return makesDatabase || schemas.contains { entry.text.hasPrefix("SCHEMA - \($0) ") }
-      }
+      if entry.classID == Self.schemas { return makesDatabase || schemas.contains(entry.key) }
       return makesDatabase && entry.classID != 0 && !Self.ofTables.contains(entry.classID)
     }
     var before = -1

@@ -346,7 +346,8 @@ struct PostgreSQLDumper: StoreDumper {
       throw .driver(.unsupported("the server does not say what it is; is it PostgreSQL?"))
     }
     guard row[1] == "false" else {
-      throw .driver(.unsupported("the server is a standby, where nothing can be written: name the primary in the catalog"))
+      throw .driver(
+        .unsupported("the server is a standby, where nothing can be written: name the primary in the catalog"))
     }
     return number / 10_000
   }
