@@ -45,7 +45,7 @@ struct DumpTakeCommand: AsyncParsableCommand {
 
       EXAMPLES
         salvor dump take ledger --database shop
-        salvor dump take ledger --database shop --table public.orders --table '"Order Lines"' --jobs 4
+        salvor dump take ledger --database shop --table public.orders --table '"OrderLines"' --jobs 4
       """)
 
   @Argument(help: "The store, as the catalog names it.") var store: String
