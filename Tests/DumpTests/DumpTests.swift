@@ -72,7 +72,8 @@ extension DumpTests {
         group.addTask {
           while !Files.exists(stop) {
             try await PostgreSQLServer.command(
-              PostgreSQLServer.program("pgbench"), ["-n", "-c", "2", "-t", "5000", "-f", script, target], asOwner: false,
+              PostgreSQLServer.program("pgbench"), ["-n", "-c", "2", "-t", "5000", "-f", script, target],
+              asOwner: false,
               environment: ["PGPASSWORD": PostgreSQLServer.password])
           }
         }
