@@ -336,6 +336,8 @@ let testTargets: [Target] = [
   tests("RedactionTests", ["Core", "DriverKit", "Redaction", "Synthetic"], settings: hot),
   // Makes copies of live engines with the built program, and looks for what was planted in them.
   tests("RedactionEngineTests", ["Core", "IO", "Redaction", "TestSupport", "salvor"]),
+  // Dumps of a live server by the built program, and what is brought back from them.
+  tests("DumpTests", ["Core", "IO", "DriverKit", "DriverPostgreSQL", "TestSupport", "salvor"]),
   tests("GovernanceTests", ["Core", "IO", "Governance", "TestSupport"]),
   // Measures the built program, as a shell would start it.
   tests("BenchmarkTests", ["Core", "IO", "Benchmarks", "TestSupport", "salvor", "salvor-bank"]),

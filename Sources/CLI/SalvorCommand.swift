@@ -31,7 +31,7 @@ package struct SalvorCommand: AsyncParsableCommand {
       FollowCommand.self, RPOCommand.self, TimelineCommand.self, FailoverCommand.self,
       TrafficCommand.self, RolloutCommand.self, FlagCommand.self,
       RunsCommand.self, RunCommand.self, VerifyCommand.self, EvidenceCommand.self, DrillCommand.self,
-      RedactCommand.self,
+      RedactCommand.self, DumpCommand.self,
       SynthesizeCommand.self,
       ObjectivesCommand.self, LoadCommand.self, CompatCommand.self,
       CompareCommand.self, RunbookCommand.self, LessonsCommand.self, DiagramCommand.self,

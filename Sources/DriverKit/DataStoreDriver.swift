@@ -84,6 +84,9 @@ package protocol DataStoreDriver: Sendable {
 
   /// Makes this store anew, row by row, for a copy that is to hold less than it; `nil` for one nobody can make anew.
   func rewriter() -> (any StoreRewriter)?
+
+  /// Takes single databases and tables; `nil` for a store whose engine has no words for that.
+  func dumper() -> (any StoreDumper)?
 }
 
 extension DataStoreDriver {
@@ -95,6 +98,7 @@ extension DataStoreDriver {
   }
 
   package func rewriter() -> (any StoreRewriter)? { nil }
+  package func dumper() -> (any StoreDumper)? { nil }
   package func follower() -> (any LogFollower)? { nil }
   package func marking() -> (any MarkSession)? { nil }
   package func liveView() async throws(DriverError) -> (any StoreView)? { nil }

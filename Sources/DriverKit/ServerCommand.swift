@@ -13,6 +13,8 @@ package struct ServerCommand: Sendable {
   package var arguments: [String]
   /// `nil` runs as whoever we are; only root can be someone else.
   package var user: SystemUser?
+  /// Beside the usual ones.
+  package var variables: [String: String] = [:]
 
   package init(executable: String, arguments: [String], user: SystemUser?) {
     (self.executable, self.arguments, self.user) = (executable, arguments, user)
@@ -41,7 +43,9 @@ package struct ServerCommand: Sendable {
         // What it says is read by people who read English, and some by us.
         environment: .custom(
           Dictionary(
-            uniqueKeysWithValues: ChildEnvironment.variables(["LC_ALL": "C.UTF-8", "LC_MESSAGES": "C"]).map {
+            uniqueKeysWithValues: ChildEnvironment.variables(
+              ["LC_ALL": "C.UTF-8", "LC_MESSAGES": "C"].merging(variables) { _, new in new }
+            ).map {
               (Environment.Key(stringLiteral: $0.key), $0.value)
             })),
         // Ours may be out of the user's reach.

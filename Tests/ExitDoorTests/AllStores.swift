@@ -140,6 +140,17 @@ final class AllStores: Sendable {
     return id
   }
 
+  /// Takes a dump of the cluster's one database.
+  func takeDump() async throws {
+    let salvor = try CommandRun.product("salvor")
+    try await CommandRun(
+      [
+        salvor, "dump", "take", "entries", "--database", "postgres", "-c", catalog, "--state", directory.file("state"),
+        "--work", directory.path,
+      ], in: directory.path
+    ).succeeded()
+  }
+
   /// Work that goes on after the point, and must not come back.
   func goOn() async throws {
     try await cluster.sql("INSERT INTO entries VALUES (9999, 'late')", "DELETE FROM entries WHERE id < 100")
@@ -174,13 +185,13 @@ final class AllStores: Sendable {
 
   static func database(_ path: String) async throws -> String { try await shell("sqlite3 '\(path)' .dump") }
 
-  static func cluster(port: String) async throws -> String {
+  static func cluster(port: String, database: String = "postgres") async throws -> String {
     let query = """
       SELECT id, note FROM entries UNION ALL SELECT id, 'far' FROM far_entries ORDER BY 1, 2
       """
     return try await PostgreSQLServer.command(
       PostgreSQLServer.program("psql"),
-      ["-XAtqc", query, "host=127.0.0.1 port=\(port) user=\(PostgreSQLServer.user) dbname=postgres"],
+      ["-XAtqc", query, "host=127.0.0.1 port=\(port) user=\(PostgreSQLServer.user) dbname='\(database)'"],
       asOwner: false, environment: ["PGPASSWORD": PostgreSQLServer.password])
   }
 

@@ -6,7 +6,8 @@ import Testing
 @Suite("The exit door") struct ExitDoorTests {
   /// Cases that are run below; a block of another name would be nobody's.
   private static let cases: Set<String> = [
-    "variables", "points", "check", "point", "files", "sqlite", "postgresql", "postgresql-check", "redis", "mariadb",
+    "variables", "points", "check", "point", "files", "sqlite", "postgresql", "postgresql-check", "postgresql-dump",
+    "redis", "mariadb",
     "mariadb-stop", "nats", "etcd",
   ]
 
@@ -39,6 +40,7 @@ import Testing
     let messages = try await AllStores.messages(port: "\(system.nats.port)")
     let settings = try await AllStores.settings(endpoint: system.etcd.endpoint)
     let point = try await system.takePoint()
+    try await system.takeDump()
     try await system.goOn()
 
     // Where servers that refuse root can pass.
@@ -92,6 +94,9 @@ import Testing
     }
     try await AllStores.endListener(etcdPort)
     #expect(keysBack == settings)
+
+    _ = try await run("postgresql-dump", store: "entries", destination: "came back", port: "\(system.cluster.port)")
+    #expect(try await AllStores.cluster(port: "\(system.cluster.port)", database: "came back") == rows)
 
     // At the path of a socket that is not too long for one.
     let shop = place.file("shop")

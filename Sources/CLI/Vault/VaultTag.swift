@@ -76,7 +76,7 @@ extension VaultCommand {
 /// Tags that Salvor's recovery points and logs are found by.
 enum PointTags {
   static func isOwn(_ tag: String) -> Bool {
-    ["salvor", "salvor-point", "salvor-barrier", "salvor-log"].contains(tag)
-      || ["store:", "driver:", "group:", "point:", "log:"].contains { tag.hasPrefix($0) }
+    ["salvor", "salvor-point", "salvor-barrier", "salvor-log", "salvor-dump"].contains(tag)
+      || ["store:", "driver:", "group:", "point:", "log:", "dump:"].contains { tag.hasPrefix($0) }
   }
 }
