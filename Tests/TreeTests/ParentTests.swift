@@ -18,6 +18,11 @@ import Testing
     return (tree, try await SnapshotTree(reader: vault, root: tree.root).tree(at: TreePath(source)), report)
   }
 
+  private func make(_ directory: String, _ files: [String: [UInt8]]) throws {
+    try Files.createDirectory(directory)
+    for (name, bytes) in files { try Files.replace("\(directory)/\(name)", with: bytes) }
+  }
+
   @Test(arguments: 0..<24) func `a parent changes what is read, and nothing else`(seed: Int) async throws {
     let directory = try TemporaryDirectory("parent")
     let source = directory.file("source")
@@ -138,6 +143,28 @@ import Testing
   }
 
   // MARK: Surveys
+
+  @Test func `a directory that can't be read is left out where everything else is as it was`() async throws {
+    let directory = try TemporaryDirectory("left-out")
+    let source = directory.file("source")
+    // Each is a piece of the survey: the last one is listed when the first has been taken in.
+    for name in ["a", "b"] {
+      try make("\(source)/\(name)", Dictionary(uniqueKeysWithValues: (0..<1100).map { ("\($0)", []) }))
+    }
+    for name in ["y", "z"] { try make("\(source)/\(name)", ["file": Array(name.utf8)]) }
+    let vault = MemoryVault()
+    let before = try await archive(source, in: vault)
+    let builder = SnapshotBuilder(writer: vault, polynomial: somePolynomial)
+    let report = try await builder.archive(
+      try Survey([source], ahead: 1),
+      ArchiveOptions(parent: SnapshotTree(reader: vault, root: before.tree.root)) { _ in
+        try? Files.removeTree("\(source)/z")
+      })
+    let tree = SnapshotTree(reader: vault, root: try await builder.finish().root)
+    #expect(report.problems.count == 1 && report.problems.allSatisfy { $0.contains("/z") }, "\(report.problems)")
+    let names = try await tree.nodes(of: try await tree.tree(at: TreePath(source))).map(\.name)
+    #expect(names == ["a", "b", "y"])
+  }
 
   @Test func `a survey stays a bounded way ahead, and finds everything in order`() async throws {
     let directory = try TemporaryDirectory("survey")

@@ -200,7 +200,12 @@ final class ArchiveRun: Sendable {
     if step.depth > 0 { tree = walk.stack[walk.stack.count - 1].subtrees.popLast().flatMap(\.self) }
     if let failure = step.failure {
       problem(failure)
-      if let parent, step.depth > 0 { settle(parent, &walk) } else { walk.lastFailure = failure }
+      if let parent, let name = step.path.last, step.depth > 0 {
+        parent.lose(name)
+        settle(parent, &walk)
+      } else {
+        walk.lastFailure = failure
+      }
       return
     }
     for failure in step.problems { problem(failure) }
