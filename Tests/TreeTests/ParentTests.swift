@@ -1,6 +1,7 @@
 import Core
 import Foundation
 import IO
+import Synchronization
 import TestSupport
 import Testing
 
@@ -140,6 +141,54 @@ import Testing
       !TreeMatcher.match(tree, count: 2, length: { vault.length(.data, $0) }) { heads[$0] }.isWhole, "one is gone")
     vault.remove(.data, nodes[2].content[0])
     #expect(match(tree).count == 2, "the last one has lost its content")
+  }
+
+  @Test func `a tree that is missing is told only where there is still a directory`() async throws {
+    let directory = try TemporaryDirectory("missing")
+    let source = directory.file("source")
+    for name in ["gone", "kept", "lost"] { try make("\(source)/\(name)", ["file": Array(name.utf8)]) }
+    let vault = MemoryVault()
+    let before = try await archive(source, in: vault)
+    let tree = SnapshotTree(reader: vault, root: before.tree.root)
+    let gone = try await tree.tree(at: TreePath("\(source)/gone"))
+    let lost = try await tree.tree(at: TreePath("\(source)/lost"))
+    for id in [gone, lost] { vault.remove(.tree, id) }
+    try Files.removeTree("\(source)/gone")
+    let after = try await archive(source, in: vault, parent: tree)
+    #expect(after.report.unchangedFiles == 1)
+    #expect(after.report.notes.count == 1 && after.report.notes[0].contains(lost.short), "\(after.report.notes)")
+  }
+
+  /// Says that each tree has 4 MiB, and how many were asked for at once.
+  private final class HugeTrees: BlobReader {
+    let vault: MemoryVault
+    let most = Mutex(0)
+
+    init(_ vault: MemoryVault) { self.vault = vault }
+    func load(_ kind: BlobKind, _ id: BlobID) async throws(VaultError) -> [UInt8] { try await vault.load(kind, id) }
+    func contains(_ kind: BlobKind, _ id: BlobID) -> Bool { vault.contains(kind, id) }
+    func length(_ kind: BlobKind, _ id: BlobID) -> Int? {
+      kind == .tree ? vault.length(kind, id).map { _ in 4 << 20 } : vault.length(kind, id)
+    }
+    func loadMany(
+      _ kind: BlobKind, _ ids: [BlobID], parallel: Int,
+      _ each: @escaping @Sendable (BlobID, [UInt8]) async throws(VaultError) -> Void
+    ) async throws(VaultError) {
+      most.withLock { $0 = max($0, ids.count) }
+      try await vault.loadMany(kind, ids, parallel: parallel, each)
+    }
+  }
+
+  @Test func `of trees that are huge only a few are loaded at once`() async throws {
+    let directory = try TemporaryDirectory("huge")
+    let source = directory.file("source")
+    for number in 0..<40 { try make("\(source)/\(number)", ["file": Array("\(number)".utf8)]) }
+    let vault = MemoryVault()
+    let before = try await archive(source, in: vault)
+    let reader = HugeTrees(vault)
+    let after = try await archive(source, in: vault, parent: SnapshotTree(reader: reader, root: before.tree.root))
+    #expect(after.source == before.source && after.report.unchangedFiles == 40)
+    #expect(reader.most.withLock { $0 } <= 4)
   }
 
   // MARK: Surveys

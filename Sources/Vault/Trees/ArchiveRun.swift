@@ -191,7 +191,7 @@ final class ArchiveRun: Sendable {
     guard let earlier, step.depth > 0, step.failure == nil, let subtrees = walk.stack.last?.subtrees,
       let tree = subtrees.last.flatMap(\.self), case .absent = earlier.find(tree)
     else { return nil }
-    return subtrees.reversed().compactMap(\.self)
+    return subtrees.suffix(EarlierTrees.levelLimit).reversed().compactMap(\.self)
   }
 
   private func enter(_ step: Survey.Step, _ walk: inout Walk) {
