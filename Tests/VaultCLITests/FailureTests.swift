@@ -87,6 +87,22 @@ import Vault
     #expect(run.status == 0, "\(run.errors.suffix(500))")
   }
 
+  /// Nothing lies in most directories but the next one, and the tree is deeper than the soft limit allows.
+  @Test(.timeLimit(.minutes(10))) func `few open files are enough for many long ways down`() async throws {
+    let fixture = try await VaultFixture.withRepository()
+    let way = (0..<30).map { "d\($0)" }.joined(separator: "/")
+    try await fixture.shell("for i in $(seq 100); do mkdir -p $i/\(way); echo $i > $i/\(way)/f; done")
+    for limits in ["256:256", "40:4096"] {
+      let run = try await CommandRun(
+        [
+          "prlimit", "--nofile=\(limits)", CommandRun.product("salvor"), "vault", "backup", "--force", "-r",
+          fixture.repository, fixture.source,
+        ],
+        environment: ["RESTIC_PASSWORD_FILE": fixture.passwordFile, "SALVOR_STATE": fixture.directory.file("state")])
+      #expect(run.status == 0, "\(limits): \(run.errors.suffix(500))")
+    }
+  }
+
   @Test(.timeLimit(.minutes(10)))
   func `a damaged pack is found, and a restore says that it is not whole`() async throws {
     let fixture = try await VaultFixture.withRepository()

@@ -40,7 +40,8 @@ final class ArchiveRun: Sendable {
     var above: [TreePath: [TreeNode]] = [:]
     var items: [Item] = []
     var bytes: Int64 = 0
-    /// Directories that the files among the items lie in, and how many there may be: each is a descriptor.
+    /// Directories that the files among the items lie in, with those above that are opened on the way, and how many there
+    /// may be: each is a descriptor.
     var entered = 0
     var enterLimit = 1
     var enteredTargets = 0
@@ -51,6 +52,8 @@ final class ArchiveRun: Sendable {
     var directory: OpenDirectory
     /// What the parent snapshot has in place of the directories still to come, the next one last.
     var subtrees: [BlobID?] = []
+    /// Whether it counts among those entered.
+    var isEntered = false
   }
 
   /// One entry for a worker.
@@ -254,8 +257,15 @@ final class ArchiveRun: Sendable {
     directory.expect(frame.subtrees.count + walk.unread.count)
     frame.subtrees.reverse()
     walk.unread.reverse()
-    if !walk.unread.isEmpty { walk.entered += 1 }
     walk.stack.append(frame)
+    if !walk.unread.isEmpty {
+      for index in walk.stack.indices.reversed() {
+        // Then those above it are, too.
+        if walk.stack[index].isEntered { break }
+        walk.stack[index].isEntered = true
+        walk.entered += 1
+      }
+    }
     let counted = totals
     builder.count { $0.add(counted) }
     count(unchanged)

@@ -80,6 +80,8 @@ package final class Survey: Sendable {
       return !state.isRunning
     }
     guard isMine else { return }
+    // Directories on the way down stay open.
+    Files.raiseOpenFileLimit()
     let listing = Listing(targets, excludes, staysOnFileSystem)
     await withTaskCancellationHandler {
       while await hasRoom() {
