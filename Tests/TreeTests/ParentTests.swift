@@ -215,6 +215,18 @@ import Testing
     #expect(names == ["a", "b", "y"])
   }
 
+  @Test func `a survey that was cancelled is not taken for whole`() async throws {
+    let directory = try TemporaryDirectory("cancelled")
+    try Files.replace(directory.file("file"), with: [1])
+    let survey = try Survey([directory.path])
+    await withTaskGroup(of: Void.self) { group in
+      group.cancelAll()
+      group.addTask { await survey.run() }
+    }
+    let builder = SnapshotBuilder(writer: MemoryVault(), polynomial: somePolynomial)
+    await #expect(throws: TreeError.self) { _ = try await builder.archive(survey) }
+  }
+
   @Test func `a survey stays a bounded way ahead, and finds everything in order`() async throws {
     let directory = try TemporaryDirectory("survey")
     for number in 0..<40 {

@@ -153,7 +153,7 @@ final class ArchiveRun: Sendable {
       case .steps:
         let steps = await survey.next()
         if steps.isEmpty {
-          try Task.checkCancellation()
+          if survey.isCut { throw CancellationError() }
           walk.withLock { walk in while let frame = walk.stack.popLast() { settle(frame.directory, &walk) } }
           return takeItems()
         }

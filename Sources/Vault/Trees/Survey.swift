@@ -35,6 +35,7 @@ package final class Survey: Sendable {
     var isTaken = false
     var isRunning = false
     var isOver = false
+    var isCut = false
     /// Waits for something to be ready.
     var taker: CheckedContinuation<Void, Never>?
     /// Waits for room.
@@ -90,10 +91,13 @@ package final class Survey: Sendable {
         put(steps)
       }
     } onCancel: {
-      end()
+      end(isCut: true)
     }
     end()
   }
+
+  /// Whether it was cancelled, so that what came isn't all there is.
+  var isCut: Bool { state.withLock { $0.isCut } }
 
   /// What was found since the last call, in order; empty once there is no more. One caller at a time.
   func next() async -> [Step] {
@@ -141,9 +145,10 @@ package final class Survey: Sendable {
     taker?.resume()
   }
 
-  private func end() {
+  private func end(isCut: Bool = false) {
     let waiting = state.withLock { state in
       state.isOver = true
+      if isCut { state.isCut = true }
       defer { (state.taker, state.lister) = (nil, nil) }
       return [state.taker, state.lister]
     }
