@@ -143,6 +143,21 @@ import Testing
     #expect(match(tree).count == 2, "the last one has lost its content")
   }
 
+  @Test func `a tree whose nodes are out of order is understood all the same`() async throws {
+    let directory = try TemporaryDirectory("order")
+    let source = directory.file("source")
+    try Files.createDirectory(source)
+    for name in ["a", "b", "c"] { try Files.replace("\(source)/\(name)", with: Array(name.utf8)) }
+    let vault = MemoryVault()
+    let before = try await archive(source, in: vault)
+    let nodes = try TreeParser.parse(try await vault.load(.tree, before.source))
+    vault.put(.tree, before.source, TreeEncoder.join([0, 2, 1].map { TreeEncoder.encode(nodes[$0]) }))
+    try Files.removeTree("\(source)/b")
+    let after = try await archive(source, in: vault, parent: SnapshotTree(reader: vault, root: before.tree.root))
+    #expect(after.source == (try await archive(source, in: MemoryVault())).source)
+    #expect(after.report.unchangedFiles == 2)
+  }
+
   @Test func `a tree that is missing is told only where there is still a directory`() async throws {
     let directory = try TemporaryDirectory("missing")
     let source = directory.file("source")

@@ -286,8 +286,9 @@ final class ArchiveRun: Sendable {
     if match.isWhole { return (stored, match, []) }
     do throws(TreeError) {
       let nodes = try TreeParser.parse(stored)
-      // What fits by its spelling comes first there, too.
-      return (nil, match, nodes)
+      // What fits by its spelling comes first there, too, unless they were stored in another order.
+      let isInOrder = zip(nodes, step.entries).prefix(match.count).allSatisfy { $0.name == $1.name }
+      return (nil, isInOrder ? match : TreeMatcher.Match(), nodes)
     } catch {
       earlier.giveUp(tree, error.report.summary)
       return (nil, TreeMatcher.Match(), [])
