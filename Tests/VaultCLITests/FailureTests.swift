@@ -75,6 +75,20 @@ import Vault
     #expect(try await fixture.salvor("list", "snapshots").output.split(separator: "\n").count == 1)
   }
 
+  @Test(.timeLimit(.minutes(10)))
+  func `what came while a backup waited for the lock is in it`() async throws {
+    let fixture = try await VaultFixture.withRepository()
+    let repository = try await fixture.open()
+    let backup = try await repository.withLock(exclusive: true) {
+      let backup = Task { try await fixture.salvor("backup", "source", "--retry-lock", "5m") }
+      try await Task.sleep(for: .seconds(4))
+      try fixture.write("sub/late", [1])
+      return backup
+    }
+    try await backup.value.succeeded()
+    #expect(try await fixture.restic("ls", "latest").output.contains("/sub/late\n"))
+  }
+
   /// A deep tree of wide directories, with fewer descriptors than it has directories.
   @Test(.timeLimit(.minutes(10))) func `few open files are enough for a deep tree`() async throws {
     let fixture = try await VaultFixture.withRepository()

@@ -96,6 +96,9 @@ package final class Survey: Sendable {
     end()
   }
 
+  /// As if it had been cancelled.
+  package func stop() { end(isCut: true) }
+
   /// Whether it was cancelled, so that what came isn't all there is.
   var isCut: Bool { state.withLock { $0.isCut } }
 
