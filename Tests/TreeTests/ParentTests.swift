@@ -1,6 +1,7 @@
 import Core
 import Foundation
 import IO
+import Synchronization
 import TestSupport
 import Testing
 
@@ -16,6 +17,11 @@ import Testing
     let tree = try await builder.finish()
     // What lies above it changes all the time.
     return (tree, try await SnapshotTree(reader: vault, root: tree.root).tree(at: TreePath(source)), report)
+  }
+
+  private func make(_ directory: String, _ files: [String: [UInt8]]) throws {
+    try Files.createDirectory(directory)
+    for (name, bytes) in files { try Files.replace("\(directory)/\(name)", with: bytes) }
   }
 
   @Test(arguments: 0..<24) func `a parent changes what is read, and nothing else`(seed: Int) async throws {
@@ -137,7 +143,104 @@ import Testing
     #expect(match(tree).count == 2, "the last one has lost its content")
   }
 
+  @Test func `a tree whose nodes are out of order is understood all the same`() async throws {
+    let directory = try TemporaryDirectory("order")
+    let source = directory.file("source")
+    try Files.createDirectory(source)
+    for name in ["a", "b", "c"] { try Files.replace("\(source)/\(name)", with: Array(name.utf8)) }
+    let vault = MemoryVault()
+    let before = try await archive(source, in: vault)
+    let nodes = try TreeParser.parse(try await vault.load(.tree, before.source))
+    vault.put(.tree, before.source, TreeEncoder.join([0, 2, 1].map { TreeEncoder.encode(nodes[$0]) }))
+    try Files.removeTree("\(source)/b")
+    let after = try await archive(source, in: vault, parent: SnapshotTree(reader: vault, root: before.tree.root))
+    #expect(after.source == (try await archive(source, in: MemoryVault())).source)
+    #expect(after.report.unchangedFiles == 2)
+  }
+
+  @Test func `a tree that is missing is told only where there is still a directory`() async throws {
+    let directory = try TemporaryDirectory("missing")
+    let source = directory.file("source")
+    for name in ["gone", "kept", "lost"] { try make("\(source)/\(name)", ["file": Array(name.utf8)]) }
+    let vault = MemoryVault()
+    let before = try await archive(source, in: vault)
+    let tree = SnapshotTree(reader: vault, root: before.tree.root)
+    let gone = try await tree.tree(at: TreePath("\(source)/gone"))
+    let lost = try await tree.tree(at: TreePath("\(source)/lost"))
+    for id in [gone, lost] { vault.remove(.tree, id) }
+    try Files.removeTree("\(source)/gone")
+    let after = try await archive(source, in: vault, parent: tree)
+    #expect(after.report.unchangedFiles == 1)
+    #expect(after.report.notes.count == 1 && after.report.notes[0].contains(lost.short), "\(after.report.notes)")
+  }
+
+  /// Says that each tree has 4 MiB, and how many were asked for at once.
+  private final class HugeTrees: BlobReader {
+    let vault: MemoryVault
+    let most = Mutex(0)
+
+    init(_ vault: MemoryVault) { self.vault = vault }
+    func load(_ kind: BlobKind, _ id: BlobID) async throws(VaultError) -> [UInt8] { try await vault.load(kind, id) }
+    func contains(_ kind: BlobKind, _ id: BlobID) -> Bool { vault.contains(kind, id) }
+    func length(_ kind: BlobKind, _ id: BlobID) -> Int? {
+      kind == .tree ? vault.length(kind, id).map { _ in 4 << 20 } : vault.length(kind, id)
+    }
+    func loadMany(
+      _ kind: BlobKind, _ ids: [BlobID], parallel: Int,
+      _ each: @escaping @Sendable (BlobID, [UInt8]) async throws(VaultError) -> Void
+    ) async throws(VaultError) {
+      most.withLock { $0 = max($0, ids.count) }
+      try await vault.loadMany(kind, ids, parallel: parallel, each)
+    }
+  }
+
+  @Test func `of trees that are huge only a few are loaded at once`() async throws {
+    let directory = try TemporaryDirectory("huge")
+    let source = directory.file("source")
+    for number in 0..<40 { try make("\(source)/\(number)", ["file": Array("\(number)".utf8)]) }
+    let vault = MemoryVault()
+    let before = try await archive(source, in: vault)
+    let reader = HugeTrees(vault)
+    let after = try await archive(source, in: vault, parent: SnapshotTree(reader: reader, root: before.tree.root))
+    #expect(after.source == before.source && after.report.unchangedFiles == 40)
+    #expect(reader.most.withLock { $0 } <= 4)
+  }
+
   // MARK: Surveys
+
+  @Test func `a directory that can't be read is left out where everything else is as it was`() async throws {
+    let directory = try TemporaryDirectory("left-out")
+    let source = directory.file("source")
+    // Each is a piece of the survey: the last one is listed when the first has been taken in.
+    for name in ["a", "b"] {
+      try make("\(source)/\(name)", Dictionary(uniqueKeysWithValues: (0..<1100).map { ("\($0)", []) }))
+    }
+    for name in ["y", "z"] { try make("\(source)/\(name)", ["file": Array(name.utf8)]) }
+    let vault = MemoryVault()
+    let before = try await archive(source, in: vault)
+    let builder = SnapshotBuilder(writer: vault, polynomial: somePolynomial)
+    let report = try await builder.archive(
+      try Survey([source], ahead: 1),
+      ArchiveOptions(parent: SnapshotTree(reader: vault, root: before.tree.root)) { _ in
+        try? Files.removeTree("\(source)/z")
+      })
+    let tree = SnapshotTree(reader: vault, root: try await builder.finish().root)
+    #expect(report.problems.count == 1 && report.problems.allSatisfy { $0.contains("/z") }, "\(report.problems)")
+    let names = try await tree.nodes(of: try await tree.tree(at: TreePath(source))).map(\.name)
+    #expect(names == ["a", "b", "y"])
+  }
+
+  @Test func `a survey that was cancelled is not taken for whole`() async throws {
+    let directory = try TemporaryDirectory("cancelled")
+    try Files.replace(directory.file("file"), with: [1])
+    let survey = try Survey([directory.path])
+    await withTaskGroup(of: Void.self) { group in
+      group.cancelAll()
+      group.addTask { await survey.run() }
+    }
+    let builder = SnapshotBuilder(writer: MemoryVault(), polynomial: somePolynomial)
+    await #expect(throws: TreeError.self) { _ = try await builder.archive(survey) }
+  }
 
   @Test func `a survey stays a bounded way ahead, and finds everything in order`() async throws {
     let directory = try TemporaryDirectory("survey")

@@ -75,6 +75,20 @@ import Vault
     #expect(try await fixture.salvor("list", "snapshots").output.split(separator: "\n").count == 1)
   }
 
+  @Test(.timeLimit(.minutes(10)))
+  func `what came while a backup waited for the lock is in it`() async throws {
+    let fixture = try await VaultFixture.withRepository()
+    let repository = try await fixture.open()
+    let backup = try await repository.withLock(exclusive: true) {
+      let backup = Task { try await fixture.salvor("backup", "source", "--retry-lock", "5m") }
+      try await Task.sleep(for: .seconds(4))
+      try fixture.write("sub/late", [1])
+      return backup
+    }
+    try await backup.value.succeeded()
+    #expect(try await fixture.restic("ls", "latest").output.contains("/sub/late\n"))
+  }
+
   /// A deep tree of wide directories, with fewer descriptors than it has directories.
   @Test(.timeLimit(.minutes(10))) func `few open files are enough for a deep tree`() async throws {
     let fixture = try await VaultFixture.withRepository()
@@ -85,6 +99,22 @@ import Vault
       ["prlimit", "--nofile=512:512", program, "vault", "backup", "-r", fixture.repository, fixture.source],
       environment: ["RESTIC_PASSWORD_FILE": fixture.passwordFile, "SALVOR_STATE": fixture.directory.file("state")])
     #expect(run.status == 0, "\(run.errors.suffix(500))")
+  }
+
+  /// Nothing lies in most directories but the next one, and the tree is deeper than the soft limit allows.
+  @Test(.timeLimit(.minutes(10))) func `few open files are enough for many long ways down`() async throws {
+    let fixture = try await VaultFixture.withRepository()
+    let way = (0..<30).map { "d\($0)" }.joined(separator: "/")
+    try await fixture.shell("for i in $(seq 100); do mkdir -p $i/\(way); echo $i > $i/\(way)/f; done")
+    for limits in ["256:256", "40:4096"] {
+      let run = try await CommandRun(
+        [
+          "prlimit", "--nofile=\(limits)", CommandRun.product("salvor"), "vault", "backup", "--force", "-r",
+          fixture.repository, fixture.source,
+        ],
+        environment: ["RESTIC_PASSWORD_FILE": fixture.passwordFile, "SALVOR_STATE": fixture.directory.file("state")])
+      #expect(run.status == 0, "\(limits): \(run.errors.suffix(500))")
+    }
   }
 
   @Test(.timeLimit(.minutes(10)))

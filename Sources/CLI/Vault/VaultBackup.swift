@@ -51,13 +51,17 @@ extension VaultCommand {
         staysOnFileSystem: oneFileSystem, isDryRun: dryRun, settings: machine.vaultSettings)
       let line = options.progress
       let survey = try request.survey
+      let listing = machine.time.monotonicNanoseconds()
       let (outcome, elapsed) = try await machine.time.measure {
         try await Self.during(survey) {
           // A dry run only reads.
           try await options.locked(
             needsLock: !request.isDryRun, catchesUp: !request.isDryRun, startsEarly: true
           ) { repository in
-            try await request.carryOut(survey, in: repository) { progress in
+            // After a wait, for the lock or for a password, what was listed isn't true any more.
+            let isOld = machine.time.monotonicNanoseconds() - listing > Self.headStart
+            if isOld { survey.stop() }
+            return try await request.carryOut(isOld ? try request.survey : survey, in: repository) { progress in
               line.show("backup", "\(progress.files) files, \(formatBytes(progress.bytes))")
             }
           }
@@ -69,6 +73,8 @@ extension VaultCommand {
       try show(outcome, elapsed)
       if outcome.report.isPartial { throw CommandFailure(.incomplete, BackupRequest.partial(outcome)) }
     }
+
+    private static let headStart: Int64 = 3_000_000_000
 
     /// Directories are listed while the repository's key is derived.
     private static func during<T: Sendable>(_ survey: Survey, _ body: @escaping @Sendable () async throws -> T)

@@ -40,7 +40,8 @@ final class ArchiveRun: Sendable {
     var above: [TreePath: [TreeNode]] = [:]
     var items: [Item] = []
     var bytes: Int64 = 0
-    /// Directories that the files among the items lie in, and how many there may be: each is a descriptor.
+    /// Directories that the files among the items lie in, with those above that are opened on the way, and how many there
+    /// may be: each is a descriptor.
     var entered = 0
     var enterLimit = 1
     var enteredTargets = 0
@@ -51,6 +52,8 @@ final class ArchiveRun: Sendable {
     var directory: OpenDirectory
     /// What the parent snapshot has in place of the directories still to come, the next one last.
     var subtrees: [BlobID?] = []
+    /// Whether it counts among those entered.
+    var isEntered = false
   }
 
   /// One entry for a worker.
@@ -150,7 +153,7 @@ final class ArchiveRun: Sendable {
       case .steps:
         let steps = await survey.next()
         if steps.isEmpty {
-          try Task.checkCancellation()
+          if survey.isCut { throw CancellationError() }
           walk.withLock { walk in while let frame = walk.stack.popLast() { settle(frame.directory, &walk) } }
           return takeItems()
         }
@@ -191,7 +194,7 @@ final class ArchiveRun: Sendable {
     guard let earlier, step.depth > 0, step.failure == nil, let subtrees = walk.stack.last?.subtrees,
       let tree = subtrees.last.flatMap(\.self), case .absent = earlier.find(tree)
     else { return nil }
-    return subtrees.reversed().compactMap(\.self)
+    return subtrees.suffix(EarlierTrees.levelLimit).reversed().compactMap(\.self)
   }
 
   private func enter(_ step: Survey.Step, _ walk: inout Walk) {
@@ -200,7 +203,12 @@ final class ArchiveRun: Sendable {
     if step.depth > 0 { tree = walk.stack[walk.stack.count - 1].subtrees.popLast().flatMap(\.self) }
     if let failure = step.failure {
       problem(failure)
-      if let parent, step.depth > 0 { settle(parent, &walk) } else { walk.lastFailure = failure }
+      if let parent, let name = step.path.last, step.depth > 0 {
+        parent.lose(name)
+        settle(parent, &walk)
+      } else {
+        walk.lastFailure = failure
+      }
       return
     }
     for failure in step.problems { problem(failure) }
@@ -249,8 +257,15 @@ final class ArchiveRun: Sendable {
     directory.expect(frame.subtrees.count + walk.unread.count)
     frame.subtrees.reverse()
     walk.unread.reverse()
-    if !walk.unread.isEmpty { walk.entered += 1 }
     walk.stack.append(frame)
+    if !walk.unread.isEmpty {
+      for index in walk.stack.indices.reversed() {
+        // Then those above it are, too.
+        if walk.stack[index].isEntered { break }
+        walk.stack[index].isEntered = true
+        walk.entered += 1
+      }
+    }
     let counted = totals
     builder.count { $0.add(counted) }
     count(unchanged)
@@ -271,8 +286,9 @@ final class ArchiveRun: Sendable {
     if match.isWhole { return (stored, match, []) }
     do throws(TreeError) {
       let nodes = try TreeParser.parse(stored)
-      // What fits by its spelling comes first there, too.
-      return (nil, match, nodes)
+      // What fits by its spelling comes first there, too, unless they were stored in another order.
+      let isInOrder = zip(nodes, step.entries).prefix(match.count).allSatisfy { $0.name == $1.name }
+      return (nil, isInOrder ? match : TreeMatcher.Match(), nodes)
     } catch {
       earlier.giveUp(tree, error.report.summary)
       return (nil, TreeMatcher.Match(), [])

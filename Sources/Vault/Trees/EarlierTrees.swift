@@ -39,17 +39,28 @@ final class EarlierTrees: Sendable {
     state.withLock { state in
       if state.bytes > Self.keptBytes { (state.trees, state.bytes) = ([:], 0) }
     }
-    var level = Array(wanted.prefix(Self.levelLimit))
-    let before = state.withLock { $0.bytes }
-    while !level.isEmpty {
-      let below = await load(level: level)
-      let loaded = state.withLock { state in state.bytes - before }
-      if loaded >= Self.aheadBytes { return }
-      level = state.withLock { state in
-        var seen: Set<BlobID> = []
-        return Array(below.filter { state.trees[$0] == nil && seen.insert($0).inserted }.prefix(Self.levelLimit))
-      }
+    if let first = wanted.first, reader.length(.tree, first) == nil {
+      giveUp(first, VaultError.blobMissing(.tree, first).report.summary)
     }
+    var level = wanted
+    var rest = Self.aheadBytes
+    while rest > 0 {
+      let part = choose(from: level, &rest)
+      if part.isEmpty { return }
+      level = await load(level: part)
+    }
+  }
+
+  /// The first of them that aren't here, until there are enough. What is missing is told when the walk comes to it.
+  private func choose(from level: [BlobID], _ rest: inout Int) -> [BlobID] {
+    var result: [BlobID] = []
+    var seen: Set<BlobID> = []
+    for id in level where rest > 0 && result.count < Self.levelLimit {
+      guard case .absent = find(id), let length = reader.length(.tree, id), seen.insert(id).inserted else { continue }
+      result.append(id)
+      rest -= max(1, length)
+    }
+    return result
   }
 
   /// - Returns: What lies below.
@@ -88,5 +99,5 @@ final class EarlierTrees: Sendable {
   /// What is read ahead of a walk at a time, in bytes.
   private static let aheadBytes = 16 << 20
   private static let keptBytes = 64 << 20
-  private static let levelLimit = 4096
+  static let levelLimit = 4096
 }

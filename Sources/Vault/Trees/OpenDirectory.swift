@@ -24,6 +24,8 @@ final class OpenDirectory: Sendable {
     /// Entries under way, and one for the walk itself.
     var pending = 1
     var nodes: [TreeNode] = []
+    /// What the earlier tree has, and what couldn't be read now.
+    var lost: Set<FileName> = []
   }
 
   private let state = Mutex(State())
@@ -81,20 +83,23 @@ final class OpenDirectory: Sendable {
 
   func add(_ nodes: some Sequence<TreeNode>) { state.withLock { $0.nodes += nodes } }
 
+  /// Leaves out an entry that can't be read.
+  func lose(_ name: FileName) { state.withLock { _ = $0.lost.insert(name) } }
+
   /// Whether its tree is the earlier one, once everything has settled.
   var isUnchanged: Bool {
-    if case .same = earlier { state.withLock { $0.nodes.isEmpty } } else { false }
+    if case .same = earlier { state.withLock { $0.nodes.isEmpty && $0.lost.isEmpty } } else { false }
   }
 
   /// Its nodes, ascending by name.
   func takeNodes() throws(TreeError) -> [TreeNode] {
-    var nodes = state.withLock { state in
+    var (nodes, others) = state.withLock { state in
       var nodes: [TreeNode] = []
       swap(&nodes, &state.nodes)
-      return nodes
+      return (nodes, state.lost)
     }
     if case .same(let tree) = earlier {
-      let others = Set(nodes.map(\.name))
+      others.formUnion(nodes.map(\.name))
       nodes += try TreeParser.parse(tree).filter { !others.contains($0.name) }
     }
     nodes.sort { $0.name < $1.name }

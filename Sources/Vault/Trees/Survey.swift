@@ -35,6 +35,7 @@ package final class Survey: Sendable {
     var isTaken = false
     var isRunning = false
     var isOver = false
+    var isCut = false
     /// Waits for something to be ready.
     var taker: CheckedContinuation<Void, Never>?
     /// Waits for room.
@@ -80,6 +81,8 @@ package final class Survey: Sendable {
       return !state.isRunning
     }
     guard isMine else { return }
+    // Directories on the way down stay open.
+    Files.raiseOpenFileLimit()
     let listing = Listing(targets, excludes, staysOnFileSystem)
     await withTaskCancellationHandler {
       while await hasRoom() {
@@ -88,10 +91,16 @@ package final class Survey: Sendable {
         put(steps)
       }
     } onCancel: {
-      end()
+      end(isCut: true)
     }
     end()
   }
+
+  /// As if it had been cancelled.
+  package func stop() { end(isCut: true) }
+
+  /// Whether it was cancelled, so that what came isn't all there is.
+  var isCut: Bool { state.withLock { $0.isCut } }
 
   /// What was found since the last call, in order; empty once there is no more. One caller at a time.
   func next() async -> [Step] {
@@ -139,9 +148,10 @@ package final class Survey: Sendable {
     taker?.resume()
   }
 
-  private func end() {
+  private func end(isCut: Bool = false) {
     let waiting = state.withLock { state in
       state.isOver = true
+      if isCut { state.isCut = true }
       defer { (state.taker, state.lister) = (nil, nil) }
       return [state.taker, state.lister]
     }
