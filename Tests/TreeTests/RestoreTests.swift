@@ -1,9 +1,11 @@
 import Core
 import Foundation
 import IO
+import Synchronization
 import TestSupport
 import Testing
-import Vault
+
+@testable import Vault
 
 @Suite("Restores that must not go wrong")
 struct RestoreTests {
@@ -181,5 +183,28 @@ struct RestoreTests {
     }
     #expect(try await lists(source) == lists(directory.file("target")))
     #expect(try await lists(source).contains("user:1234:rwx"))
+  }
+
+  @Test func `a failure that was told while more was written is told again where it counts`() async throws {
+    let calls = Mutex(0)
+    let writeBack = WriteBack {
+      let number = calls.withLock {
+        $0 += 1
+        return $0
+      }
+      // As syncfs(2) does: one of them hears of it.
+      if number == 1 { throw SystemFailure("syncfs", path: "disk", number: EIO) }
+    }
+    await #expect(throws: SystemFailure.self) {
+      try await writeBack.during {
+        writeBack.wrote(1 << 30, files: 1)
+        while calls.withLock({ $0 }) == 0 { try await Task.sleep(for: .milliseconds(1)) }
+        do {
+          try await writeBack.synchronize()
+          Issue.record("nobody hears of it")
+        } catch { #expect(error is SystemFailure) }
+      }
+    }
+    #expect(calls.withLock { $0 } == 1)
   }
 }

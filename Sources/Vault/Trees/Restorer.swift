@@ -52,36 +52,33 @@ extension SnapshotTree {
   private func write(_ run: RestoreRun, _ target: TreeTarget) async throws {
     try await pool.run { () throws(SystemFailure) in try run.prepare(target) }
     try Task.checkCancellation()
-    try await run.writeBack.during {
-      try await writeContents(run, target)
-    } _: { [pool] in
+    let writeBack = WriteBack { [pool] in
       try await pool.run { () throws(SystemFailure) in try target.synchronize() }
     }
-    try await pool.run { () throws(SystemFailure) in
+    try await writeBack.during { try await writeContents(run, target, writeBack) }
+    await pool.run {
       run.finishLinks(target)
       run.finishDirectories(target)
-      try target.synchronize()
     }
+    try await writeBack.synchronize()
   }
 
-  private func writeContents(_ run: RestoreRun, _ target: TreeTarget) async throws {
-    do throws(VaultError) {
-      for (number, blobs) in run.waves.enumerated() {
-        // What had to come first can be relied on before the others begin.
-        if number > 0 {
-          do throws(SystemFailure) {
-            try await pool.run { () throws(SystemFailure) in try target.synchronize() }
-          } catch { throw VaultError.outside(AnyFailure(error)) }
-        }
+  private func writeContents(_ run: RestoreRun, _ target: TreeTarget, _ writeBack: WriteBack) async throws {
+    for (number, blobs) in run.waves.enumerated() {
+      // What had to come first can be relied on before the others begin.
+      if number > 0 { try await writeBack.synchronize() }
+      do throws(VaultError) {
         try await reader.lendMany(.data, blobs, parallel: run.options.parallel, pool: pool) {
           (id, bytes) throws(VaultError) -> Void in
           if Task.isCancelled { throw .cancelled }
-          do throws(SystemFailure) { try run.write(id, bytes, target) } catch { throw .outside(AnyFailure(error)) }
+          do throws(SystemFailure) { try run.write(id, bytes, target, writeBack) } catch {
+            throw .outside(AnyFailure(error))
+          }
         }
+      } catch {
+        if case .outside(let failure) = error { throw failure.underlying }
+        throw error
       }
-    } catch {
-      if case .outside(let failure) = error { throw failure.underlying }
-      throw error
     }
   }
 }
@@ -105,7 +102,6 @@ final class RestoreRun: Sendable {
   }
 
   private let state: Mutex<State>
-  let writeBack = WriteBack()
   /// What new files get by themselves.
   private let defaults = Mutex<NewFileDefaults?>(nil)
   /// What is written past the page cache goes through these.
@@ -199,7 +195,9 @@ final class RestoreRun: Sendable {
   // MARK: Content
 
   /// Writes a blob to all its places.
-  func write(_ id: BlobID, _ bytes: UnsafeRawBufferPointer, _ target: TreeTarget) throws(SystemFailure) {
+  func write(
+    _ id: BlobID, _ bytes: UnsafeRawBufferPointer, _ target: TreeTarget, _ writeBack: WriteBack
+  ) throws(SystemFailure) {
     var (written, made) = (Int64(0), 0)
     for place in plan.places[id] ?? [] {
       written += Int64(bytes.count)

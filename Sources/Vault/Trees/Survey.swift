@@ -139,7 +139,8 @@ package final class Survey: Sendable {
     let taker = state.withLock { state in
       for step in steps {
         state.entries += 1 + step.entries.count
-        for entry in step.entries { state.bytes += entry.metadata.size }
+        // A sparse file may claim any size, and so may the next one.
+        for entry in step.entries { state.bytes += min(entry.metadata.size, Self.bytesAhead) }
       }
       state.ready += steps
       defer { state.taker = nil }

@@ -6,10 +6,27 @@ final class WriteBack: Sendable {
   private struct State {
     var bytes: Int64 = 0
     var isOver = false
+    var failure: (any Error)?
     var waiter: CheckedContinuation<Void, Never>?
   }
 
   private let state = Mutex(State())
+  private let turn = Gate(limit: 1)
+  private let synchronizing: @Sendable () async throws -> Void
+
+  /// - Parameter synchronizing: Brings everything written to stable storage. A failure may be told only once.
+  init(_ synchronizing: @escaping @Sendable () async throws -> Void) { self.synchronizing = synchronizing }
+
+  /// - Throws: Also what went wrong when this was done before: what was written by then can't be relied on.
+  func synchronize() async throws {
+    try await turn.pass {
+      if let failure = state.withLock({ $0.failure }) { throw failure }
+      do { try await synchronizing() } catch {
+        state.withLock { $0.failure = error }
+        throw error
+      }
+    }
+  }
 
   /// Bytes that are worth a round.
   private static let roundBytes: Int64 = 256 << 20
@@ -25,10 +42,8 @@ final class WriteBack: Sendable {
     }?.resume()
   }
 
-  /// Runs `synchronize` again and again, each time after enough was written, while `body` runs.
-  func during(
-    _ body: () async throws -> Void, _ synchronize: @escaping @Sendable () async throws -> Void
-  ) async throws {
+  /// Synchronises again and again, each time after enough was written, while `body` runs.
+  func during(_ body: () async throws -> Void) async throws {
     try await withThrowingTaskGroup(of: Void.self) { group in
       group.addTask { [self] in while await isWorthIt() { try await synchronize() } }
       defer { end() }
