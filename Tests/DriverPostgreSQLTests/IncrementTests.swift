@@ -201,7 +201,8 @@ import Testing
       }
       try await fixture.server.sql("CHECKPOINT", "CHECKPOINT")
       let second = try await Self.copy(fixture, after: first)
-      #expect(second.refusal?.contains("has it not") == true, "\(second.result.notes)")
+      #expect(
+        second.refusal?.contains("has it not") == true, "\(second.refusal ?? "no refusal") \(second.result.notes)")
       #expect(second.readBytes >= first.readBytes)
     }
   }
