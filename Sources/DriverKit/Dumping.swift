@@ -193,7 +193,7 @@ package enum DumpError: Failure {
       Report("DUMP-202", "'\(text)' begins several dumps: \(list(ids))").remedy("give more of the id")
     case .notInDump(let names):
       Report("DUMP-203", "the dump does not hold \(list(names))")
-        .remedy("`salvor dump list ID` shows what it holds; another may")
+        .remedy("`salvor dump list --id ID` shows what it holds; another may")
     case .exists(let names, let database):
       Report("DUMP-204", "database \(quoted(database)) has \(list(names)) already").state("nothing was changed")
         .remedy("bring it back beside, with --into another database; or drop what is there, with --replace")
