@@ -27,6 +27,18 @@ struct ObjectStoreTests {
     try await promise.check(FaultyObjectStore(MemoryObjectStore()))
   }
 
+  /// The shared memory of a Linux machine is a tmpfs; what the kernel tells below /proc is on no file system that is known.
+  @Test func `a listing has everything at once where nobody but this machine writes, and nowhere else`() async throws {
+    let place = "/dev/shm/salvor-listing-\(UUID().uuidString)"
+    let store = LocalObjectStore(place)
+    #expect(await !store.listsAtOnce, "it is not there")
+    try await store.prepare()
+    #expect(await store.listsAtOnce)
+    #expect(await FaultyObjectStore(store).listsAtOnce, "a decorator passes it on")
+    #expect(!Files.isLocal("/proc"))
+    try Files.removeTree(place)
+  }
+
   @Test func `a directory ignores leftovers and foreign files, and never follows the wrong shard`() async throws {
     let directory = try TemporaryDirectory("store")
     let store = LocalObjectStore(directory.path)
