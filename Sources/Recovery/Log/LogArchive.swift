@@ -131,14 +131,22 @@ package struct LogArchive: Sendable {
 
   // MARK: Writing
 
-  /// Makes a stretch durable.
-  ///
-  /// - Throws: Then it may be in the repository or not; list again before the next is written.
-  func save(_ draft: LogBuffer.Draft, number: Int64, driver: DriverName, host: String) async throws(RecoveryError)
-    -> StoredSpan
-  {
+  /// A stretch whose content is on its way into the vault, and that nothing refers to yet.
+  struct Prepared: Sendable {
+    fileprivate let builder: SnapshotBuilder
+    fileprivate var span: LogSpan
+    /// What it was made from, without its bytes.
+    let draft: LogBuffer.Draft
+    let bytes: Int
+  }
+
+  /// Takes a stretch's content into the vault. The processor's part of ``save(_:number:driver:host:)``; that of another stretch
+  /// can go on beside ``commit(_:number:)``.
+  func prepare(
+    _ draft: LogBuffer.Draft, driver: DriverName, host: String
+  ) async throws(RecoveryError) -> Prepared {
     let span = LogSpan(
-      store: store, driver: driver, host: host, numbers: number...number, beginning: draft.beginning,
+      store: store, driver: driver, host: host, numbers: 1...1, beginning: draft.beginning,
       stream: draft.stream, after: draft.after, end: draft.end, from: draft.from, to: draft.to,
       extents: draft.pieces.map(\.extent), attachments: draft.attachments.keys.sorted(), firstCommit: draft.firstCommit,
       lastCommit: draft.lastCommit, completeUntil: draft.completeUntil, receivedFrom: draft.receivedFrom,
@@ -163,7 +171,27 @@ package struct LogArchive: Sendable {
         }
       }
     } catch { throw .vault(AnyFailure(error).report) }
-    return try await finish(builder, span)
+    var rest = draft
+    (rest.pieces, rest.attachments) = ([], [:])
+    return Prepared(builder: builder, span: span, draft: rest, bytes: draft.bytes)
+  }
+
+  /// Makes a stretch durable, whose content was taken before. Stretches become durable in their order, one after the other.
+  ///
+  /// - Throws: Then it may be in the repository or not; list again before the next is written.
+  func commit(_ prepared: Prepared, number: Int64) async throws(RecoveryError) -> StoredSpan {
+    var span = prepared.span
+    span.numbers = number...number
+    return try await finish(prepared.builder, span)
+  }
+
+  /// Makes a stretch durable.
+  ///
+  /// - Throws: Then it may be in the repository or not; list again before the next is written.
+  func save(
+    _ draft: LogBuffer.Draft, number: Int64, driver: DriverName, host: String
+  ) async throws(RecoveryError) -> StoredSpan {
+    try await commit(try await prepare(draft, driver: driver, host: host), number: number)
   }
 
   /// Joins stretches that go on from one another, and removes them once the joined one is durable.

@@ -265,26 +265,37 @@ package struct LogKeeper: Sendable {
   // MARK: Writing
 
   private func write(
-    from buffer: LogBuffer, until stop: Stop, _ report: @Sendable (News) -> Void
+    from buffer: LogBuffer, until stop: Stop, _ report: @Sendable @escaping (News) -> Void
   ) async throws(RecoveryError) {
     let tick = max(.milliseconds(1), min(options.within / 8, .milliseconds(250)))
+    // While whoever is behind has a stretch made durable, the next one's content is taken.
+    var ready: LogArchive.Prepared?
     while !stop.isOver {
       if Task.isCancelled { throw .cancelled }
       var pause = tick
-      if let waiting = buffer.waiting {
+      let waiting = buffer.waiting
+      // Whoever is behind has no time to wait.
+      let isBehind = waiting.map { $0.bytes >= options.spanBytes } ?? false
+      if !isBehind, let prepared = ready {
+        ready = nil
+        try await commit(prepared, buffer, report)
+        continue
+      }
+      if let waiting {
         let age = Duration.nanoseconds(time.monotonicNanoseconds() - waiting.since)
-        // Whoever is behind has no time to wait.
-        pause = waiting.bytes >= options.spanBytes ? .zero : min(tick, options.within / 2 - age)
+        pause = isBehind ? .zero : min(tick, options.within / 2 - age)
       }
       if pause > .zero { do { try await time.sleep(for: pause) } catch { throw .cancelled } }
       let now = time.monotonicNanoseconds()
       if let waiting = buffer.waiting {
         let age = Duration.nanoseconds(now - waiting.since)
-        if age >= options.within / 2 || waiting.bytes >= options.spanBytes { try await save(from: buffer, report) }
+        guard age >= options.within / 2 || waiting.bytes >= options.spanBytes else { continue }
+        for draft in buffer.take() { ready = try await prepare(draft, committing: ready, buffer, report) }
       } else if let idle = buffer.idle(for: options.idle) {
-        try await save(idle, buffer, report)
+        ready = try await prepare(idle, committing: ready, buffer, report)
       }
     }
+    if let ready { try await commit(ready, buffer, report) }
   }
 
   /// Beside the writing: what is old can wait, what comes can't.
@@ -301,13 +312,39 @@ package struct LogKeeper: Sendable {
   }
 
   private func save(
-    from buffer: LogBuffer, _ report: @Sendable (News) -> Void
+    from buffer: LogBuffer, _ report: @Sendable @escaping (News) -> Void
   ) async throws(RecoveryError) {
-    for draft in buffer.take() { try await save(draft, buffer, report) }
+    for draft in buffer.take() {
+      let prepared = try await archive.prepare(draft, driver: driver, host: host)
+      try await commit(prepared, buffer, report)
+    }
   }
 
-  private func save(
-    _ draft: LogBuffer.Draft, _ buffer: LogBuffer, _ report: @Sendable (News) -> Void
+  /// Takes a stretch's content, and makes the one before it durable meanwhile.
+  private func prepare(
+    _ draft: LogBuffer.Draft, committing before: LogArchive.Prepared?, _ buffer: LogBuffer,
+    _ report: @Sendable @escaping (News) -> Void
+  ) async throws(RecoveryError) -> LogArchive.Prepared {
+    guard let before else { return try await archive.prepare(draft, driver: driver, host: host) }
+    async let problem = failure(committing: before, buffer, report)
+    let prepared: LogArchive.Prepared
+    do throws(RecoveryError) { prepared = try await archive.prepare(draft, driver: driver, host: host) } catch {
+      // What is under way is not to be cut off for what comes after it.
+      throw await problem ?? error
+    }
+    if let problem = await problem { throw problem }
+    return prepared
+  }
+
+  private func failure(
+    committing prepared: LogArchive.Prepared, _ buffer: LogBuffer, _ report: @Sendable (News) -> Void
+  ) async -> RecoveryError? {
+    do throws(RecoveryError) { try await commit(prepared, buffer, report) } catch { return error }
+    return nil
+  }
+
+  private func commit(
+    _ prepared: LogArchive.Prepared, _ buffer: LogBuffer, _ report: @Sendable (News) -> Void
   ) async throws(RecoveryError) {
     if buffer.isUncertain {
       // Whoever had the store's log while we waited for it has written stretches with the numbers we would give.
@@ -315,10 +352,10 @@ package struct LogKeeper: Sendable {
       guard last < buffer.next else { throw .logTakenOver(archive.store, stretch: last) }
       buffer.isCertain()
     }
-    let stored = try await archive.save(draft, number: buffer.next, driver: driver, host: host)
-    buffer.saved(draft)
-    if let why = draft.beginning?.why { report(.gap(why)) }
-    report(.saved(stored.span, bytes: draft.bytes))
+    let stored = try await archive.commit(prepared, number: buffer.next)
+    buffer.saved(prepared.draft)
+    if let why = prepared.draft.beginning?.why { report(.gap(why)) }
+    report(.saved(stored.span, bytes: prepared.bytes))
   }
 
   /// - Parameter known: Stretches that were read before.
