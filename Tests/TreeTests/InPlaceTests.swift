@@ -85,6 +85,51 @@ import Vault
     #expect(futimens(file.descriptor, [time, time]) == 0)
   }
 
+  /// What is there is found by part, however the file is cut, read and damaged; slices find what one pass does.
+  @Test(arguments: 0..<60 as Range<UInt64>) func `parts that are right are found`(seed: UInt64) async throws {
+    let random = SeededRandomness(seed: seed)
+    let vault = MemoryVault()
+    // Some longer than what is compared at once.
+    let longest = [3000, 40_000, 700_000, 1_300_000][random.below(4)]
+    let usual = 1 + random.below(longest)
+    var (content, lengths, ids): ([UInt8], [Int], [BlobID]) = ([], [], [])
+    for _ in 0..<1 + random.below(longest > 100_000 ? 6 : 40) {
+      lengths.append(seed % 2 == 0 ? usual : 1 + random.below(longest))
+      let bytes = random.bytes(lengths[lengths.count - 1])
+      ids.append(try await vault.save(.data, bytes).id)
+      content += bytes
+    }
+    var there = content
+    for _ in 0..<random.below(4) { there[random.below(there.count)] ^= 1 }
+    if random.below(3) == 0 { there.removeLast(random.below(there.count)) }
+    if random.below(3) == 0 { there += random.bytes(1 + random.below(2 * longest)) }
+    var (kept, start) = (0, 0)
+    for length in lengths {
+      let range = start..<start + length
+      if range.upperBound <= there.count, there[range] == content[range] { kept += length }
+      start += length
+    }
+    let node = TreeNode(
+      name: "file",
+      metadata: FileMetadata(
+        kind: .regular, permissions: 0o644, userID: geteuid(), groupID: getegid(), size: Int64(content.count),
+        modified: Timestamp(seconds: 100)), content: ids)
+    let (tree, watched) = try await tree([node], in: vault)
+    for slice in [Int64(1), 50_000, 16 << 20] {
+      let directory = try TemporaryDirectory("parts")
+      try put(directory.file("file"), there)
+      watched.forget()
+      var options = inPlace()
+      options.sliceBytes = slice
+      let report = try await tree.restore(to: directory.path, options)
+      #expect(report.failures == [])
+      #expect(report.keptBytes == Int64(kept), "in slices of \(slice)")
+      #expect(report.writtenBytes == Int64(content.count - kept))
+      #expect(try Files.read(directory.file("file")) == content)
+      #expect(Set(watched.loaded).count <= lengths.count)
+    }
+  }
+
   @Test func `only what differs is read from the vault and written`() async throws {
     let directory = try TemporaryDirectory("delta")
     let vault = MemoryVault()

@@ -38,6 +38,8 @@ package struct RestoreOptions: Sendable {
   package var rights: RestoreRights
   /// Packs read side by side.
   package var parallel: Int
+  /// Files that stand in the target are read in slices of this many bytes, if they have two at least.
+  package var sliceBytes: Int64 = 16 << 20
   package var progress: @Sendable (_ doneBytes: Int64) -> Void
 
   package init(
@@ -90,6 +92,8 @@ struct RestorePlan: Sendable {
     var content: [BlobID]
     /// Bytes, by the blobs' lengths, which is what will be there.
     var size: Int64
+    /// Of every blob but the last, which has no more; `nil` if they differ.
+    var blobBytes: Int?
   }
 
   struct Other: Sendable {
@@ -184,8 +188,13 @@ struct RestorePlan: Sendable {
     _ node: TreeNode, in parent: TreePath, directory: Int, _ length: (BlobID) -> Int?
   ) throws(TreeError) {
     var offset: Int64 = 0
-    for id in node.content {
+    var blobBytes: Int?
+    var isEven = true
+    for (index, id) in node.content.enumerated() {
       guard let bytes = length(id) else { throw .blobMissing(id, parent.appending(node.name)) }
+      let usual = blobBytes ?? bytes
+      blobBytes = usual
+      if bytes > usual || bytes < usual && index < node.content.count - 1 { isEven = false }
       places[id, default: []].append(Place(file: files.count, offset: offset))
       let (sum, overflow) = offset.addingReportingOverflow(Int64(bytes))
       if overflow {
@@ -194,7 +203,9 @@ struct RestorePlan: Sendable {
       offset = sum
     }
     files.append(
-      File(name: node.name, directory: directory, metadata: node.metadata, content: node.content, size: offset))
+      File(
+        name: node.name, directory: directory, metadata: node.metadata, content: node.content, size: offset,
+        blobBytes: isEven ? blobBytes : nil))
     totals.bytes += offset
   }
 

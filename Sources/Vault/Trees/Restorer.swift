@@ -32,7 +32,7 @@ extension SnapshotTree {
       {
         let target = try await pool.run { () throws(SystemFailure) in try TreeTarget(directory) }
         let found = try await StandingFiles.find(
-          plan, existing, target, parallel: options.parallel, pool, { reader.length(.data, $0) }, options.progress)
+          plan, existing, target, options, pool, { reader.length(.data, $0) })
         found.takeOut(of: &plan)
         standing = found
       }
