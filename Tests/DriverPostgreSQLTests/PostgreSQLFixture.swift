@@ -11,8 +11,10 @@ import TestSupport
 struct PostgreSQLFixture: DriverFixture {
   let server: PostgreSQLServer
   private let idle = IdleConnections()
+  /// Options that every driver of this fixture gets.
+  private let always: [String: JSONValue]
 
-  init(server: PostgreSQLServer) { self.server = server }
+  init(server: PostgreSQLServer, always: [String: JSONValue] = [:]) { (self.server, self.always) = (server, always) }
 
   static func start() async throws -> Self {
     let fixture = Self(server: try await .start())
@@ -35,7 +37,9 @@ struct PostgreSQLFixture: DriverFixture {
     ]
     return StoreConfiguration(
       name: "ledger",
-      options: options.merging(changes) { _, new in new }.filter { $0.value != .string("") && $0.value != .null })
+      options: options.merging(always) { _, new in new }.merging(changes) { _, new in new }.filter {
+        $0.value != .string("") && $0.value != .null
+      })
   }
 
   func driver(_ changes: [String: JSONValue]) throws -> any DataStoreDriver {

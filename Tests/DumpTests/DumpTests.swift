@@ -471,19 +471,9 @@ extension DumpTests {
   /// A standby can be dumped, so that the primary is spared; it can't be copied, and can't be restored into: both say so.
   @Test(.timeLimit(.minutes(10))) func `a standby is dumped, and refuses the rest`() async throws {
     try await DumpSite.with { site in
-      let passwords = Files.parent(of: site.server.data) + "/pgpass-server"
-      try Files.replace(passwords, with: Array("*:*:*:\(PostgreSQLServer.user):\(PostgreSQLServer.password)\n".utf8))
-      if let owner = PostgreSQLServer.owner { chown(passwords, owner.userID, owner.groupID) }
-      let standby = try await PostgreSQLServer.copy(of: site.server, passwordFile: passwords)
-      try Files.replace(standby.data + "/standby.signal", with: [])
-      if let owner = PostgreSQLServer.owner { chown(standby.data + "/standby.signal", owner.userID, owner.groupID) }
-      let source =
-        "primary_conninfo = 'host=127.0.0.1 port=\(site.server.port) user=\(PostgreSQLServer.user) passfile=\(passwords)'\n"
-      let file = try File(standby.data + "/postgresql.conf", O_WRONLY | O_APPEND)
-      try Array(source.utf8).withUnsafeBytes { try file.write($0) }
+      let standby = try await site.server.standby()
       let result: Result<Void, any Error>
       do {
-        try await standby.start()
         try await site.shop("INSERT INTO customers VALUES (51, 'came by the log')")
         while try await standby.sql("SELECT count(*) FROM customers", database: "shop") != "51" {
           try await SystemTime().sleep(for: .milliseconds(50))

@@ -72,6 +72,27 @@ package final class PostgreSQLServer: Sendable {
     return server
   }
 
+  /// A standby of this server, serving.
+  package func standby() async throws -> PostgreSQLServer {
+    let passwords = directory.file("pgpass-server")
+    try Files.replace(passwords, with: Array("*:*:*:\(Self.user):\(Self.password)\n".utf8))
+    if let owner = Self.owner { chown(passwords, owner.userID, owner.groupID) }
+    let standby = try await Self.copy(of: self, passwordFile: passwords)
+    do {
+      let signal = standby.data + "/standby.signal"
+      try Files.replace(signal, with: [])
+      if let owner = Self.owner { chown(signal, owner.userID, owner.groupID) }
+      let file = try File(standby.data + "/postgresql.conf", O_WRONLY | O_APPEND)
+      let line = "primary_conninfo = 'host=127.0.0.1 port=\(port) user=\(Self.user) passfile=\(passwords)'\n"
+      try Array(line.utf8).withUnsafeBytes { try file.write($0) }
+      try await standby.start()
+    } catch {
+      await standby.shutDown()
+      throw error
+    }
+    return standby
+  }
+
   package func start() async throws {
     try await Self.command(
       Self.program("pg_ctl"), ["-D", data, "-l", data + "/startup.log", "-w", "-t", "30", "start"], asOwner: true)

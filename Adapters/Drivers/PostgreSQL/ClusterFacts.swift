@@ -90,12 +90,30 @@ struct ClusterFacts: Sendable {
         "wal_level is minimal: set wal_level = replica and max_wal_senders > 0, and restart the server")
     }
     if isInRecovery {
-      throw .unsupported("the server is a standby, where writers can't be held: name the primary in the catalog")
+      throw .unsupported(
+        "the server is a standby, where writers can't be held: name the primary as host, and this server as standby")
     }
     if settings["max_replication_slots"] == "0" {
       throw .unsupported(
         "max_replication_slots is 0: set it to 1 or more and restart the server, so that it keeps its log during a backup"
       )
+    }
+  }
+
+  /// - Throws: ``DriverError/unsupported(_:)`` unless this is a standby that a copy of that primary can be made of.
+  func requireStandby(at address: ServerAddress, of primary: ClusterFacts) throws(DriverError) {
+    guard systemIdentifier == primary.systemIdentifier else {
+      throw .unsupported("the server at \(address) is of another cluster than the primary's: correct 'standby'")
+    }
+    guard isInRecovery else {
+      throw .unsupported("the server at \(address) isn't a standby (any more): correct 'host' and 'standby'")
+    }
+    if primary.settings["full_page_writes"] == "off" {
+      throw .unsupported(
+        "full_page_writes is off on the primary, and a standby can't turn it on for the length of a backup: turn it on")
+    }
+    if settings["max_replication_slots"] == "0" {
+      throw .unsupported("max_replication_slots is 0 on the standby: set it to 1 or more and restart it")
     }
   }
 

@@ -19,7 +19,9 @@ struct Increment: Sendable {
   var start: LogSequenceNumber
   var partBytes: Int
   var logBytes: Int64
-  var hasChecksums: Bool
+  /// Whether parts that nothing names must be the same to the byte. With checksums hints are logged too, but only the first after
+  /// each checkpoint: two servers' pages differ by the others.
+  var comparesBytes: Bool
 
   /// What of a file is taken over: as many as the file has parts.
   struct Parts: Sendable {
@@ -84,7 +86,7 @@ struct Increment: Sendable {
         }
       }
       if isNewer { return nil }
-      if contradicting == nil, !hasChecksums || Digest.of(bytes) == digest { return nil }
+      if contradicting == nil, !comparesBytes || Digest.of(bytes) == digest { return nil }
       // A page that is being written now looks like anything.
       tries += 1
       guard tries > 5 else { continue }
@@ -210,7 +212,8 @@ extension PostgreSQLDriver {
     }
     return Increment(
       earlier: earlier.tree, changes: outcome.changes, since: since, start: start, partBytes: facts.partBytes,
-      logBytes: outcome.bytes, hasChecksums: cluster.hasChecksums)
+      logBytes: outcome.bytes,
+      comparesBytes: cluster.hasChecksums && timeline == facts.timeline && standby == nil && !facts.isStandby)
   }
 
   /// The timelines from one to another that it led to, each with where it was left; the last is not left.

@@ -14,8 +14,10 @@ actor PostgreSQLCapture: CaptureSession {
   private let context: CaptureContext
   private let counter: ByteCounter
 
-  /// Runs the backup, keeps the replication slot, reads positions. The backup ends with it.
+  /// Runs the backup and keeps the replication slot, where the files are. The backup ends with it.
   private var control: Connection?
+  /// Names positions, where the writers are; the same unless the files are a standby's.
+  private var primary: Connection?
   private var cluster: ClusterFacts?
   private var hold: TableHold?
   private var tablespaces: [DataDirectory.Tablespace] = []
@@ -36,13 +38,21 @@ actor PostgreSQLCapture: CaptureSession {
   // MARK: Before the hold
 
   func prepare() async throws(DriverError) {
-    let control = try await driver.connect()
+    let primary = try await driver.connect()
+    self.primary = primary
+    let leading = try await ClusterFacts.read(primary)
+    try leading.requireCapturable()
+    let (control, cluster): (Connection, ClusterFacts)
+    if let standby = driver.standby {
+      (control, cluster) = try await driver.source(of: leading)
+      notes.append("copied from the standby at \(standby.host):\(standby.port)")
+    } else {
+      (control, cluster) = (primary, leading)
+    }
     self.control = control
-    let cluster = try await ClusterFacts.read(control)
     self.cluster = cluster
-    try cluster.requireCapturable()
-    try await driver.requireOwnDirectory(cluster)
-    notes += cluster.notes
+    try await driver.requireOwnDirectory(cluster, over: control)
+    notes += leading.notes
     do throws(StatementFailure) {
       // From here on the server keeps its log; the slot is dropped with the session.
       let name = "salvor_" + Hex.encode(driver.environment.randomness.bytes(8))
@@ -73,7 +83,7 @@ actor PostgreSQLCapture: CaptureSession {
       ClusterFile(path: controlFile, target: "data/global/pg_control", kind: .ordinary, metadata: metadata))
     try await copyOutsideConfiguration(copy)
     try await endBackup(copy, like: metadata)
-    hold = try await driver.tableHold(control, cluster)
+    hold = try await driver.tableHold(primary, leading)
   }
 
   /// What of the files need not be read, for an earlier copy has it and the log says so.
@@ -175,11 +185,11 @@ actor PostgreSQLCapture: CaptureSession {
   }
 
   func mark() async throws(DriverError) -> LogPosition {
-    guard let control, let hold, let cluster else { throw .holdImpossible("the session is not prepared") }
+    guard let primary, let hold, let cluster else { throw .holdImpossible("the session is not prepared") }
     do throws(StatementFailure) {
       // Only under the locks do what a reader sees and what the log holds up to a position agree.
       if isHeld, context.wantsContentDigest { readers = try await hold.pinSnapshots() }
-      let standing = try await Standing.read(control)
+      let standing = try await Standing.read(primary)
       marked = (standing.position, standing.timeline)
       if isHeld { uncovered = hold.uncovered(of: standing.databases) }
       return standing.logPosition(cluster)
@@ -206,7 +216,7 @@ actor PostgreSQLCapture: CaptureSession {
   // MARK: After the hold
 
   func finish() async throws(DriverError) -> CaptureResult {
-    guard let control, hold != nil, let cluster, let start, let stop, let marked, let ownFile else {
+    guard let control, let primary, hold != nil, let cluster, let start, let stop, let marked, let ownFile else {
       throw .holdImpossible("there is no mark")
     }
     guard marked.position >= stop else {
@@ -221,7 +231,7 @@ actor PostgreSQLCapture: CaptureSession {
     ) { group in
       group.addTask {
         do throws(DriverError) {
-          return (.success(try await self.copyLog(control, cluster, start, stop, marked, ownFile)), nil)
+          return (.success(try await self.copyLog(control, primary, cluster, start, stop, marked, ownFile)), nil)
         } catch {
           return (.failure(error), nil)
         }
@@ -267,22 +277,27 @@ actor PostgreSQLCapture: CaptureSession {
         systemIdentifier: cluster.systemIdentifier, segmentBytes: cluster.geometry.segmentBytes, major: cluster.major,
         tablespaceVersion: cluster.tablespaceVersion, tablespaces: tablespaces, dataDirectory: driver.dataDirectory,
         hasChecksums: cluster.hasChecksums, preloaded: cluster.settings["shared_preload_libraries"] ?? "",
-        partBytes: partBytes, logDigest: logDigest, coverage: readers.isEmpty ? nil : digested.coverage
+        partBytes: partBytes, logDigest: logDigest, isStandby: driver.standby != nil,
+        coverage: readers.isEmpty ? nil : digested.coverage
       ).encoded.merging(["readBytes": String(counter.readBytes)]) { first, _ in first }, notes: notes)
   }
 
   private func copyLog(
-    _ control: Connection, _ cluster: ClusterFacts, _ start: LogSequenceNumber, _ stop: LogSequenceNumber,
-    _ marked: (position: LogSequenceNumber, timeline: UInt32), _ ownFile: FileMetadata
+    _ control: Connection, _ primary: Connection, _ cluster: ClusterFacts, _ start: LogSequenceNumber,
+    _ stop: LogSequenceNumber, _ marked: (position: LogSequenceNumber, timeline: UInt32), _ ownFile: FileMetadata
   ) async throws(DriverError) -> String {
     do throws(StatementFailure) {
-      try await Standing.flush(control)
-      let flushed = try await control.value("SELECT pg_current_wal_flush_lsn()").flatMap { LogSequenceNumber($0) }
+      try await Standing.flush(primary)
+      let flushed = try await primary.value("SELECT pg_current_wal_flush_lsn()").flatMap { LogSequenceNumber($0) }
       guard let flushed, flushed >= cluster.geometry.normalised(marked.position) else {
         throw StatementFailure(code: "XX000", message: "the log is not on disk up to the mark \(marked.position)")
       }
     } catch {
       throw error.driverError("flushing the log")
+    }
+    if let standby = driver.standby {
+      try await standby.waitForLog(
+        upTo: cluster.geometry.normalised(marked.position), over: control, driver.environment.time)
     }
     let log = LogCopy(
       directory: driver.dataDirectory + "/pg_wal", geometry: cluster.geometry, timeline: marked.timeline,
@@ -332,6 +347,44 @@ actor PostgreSQLCapture: CaptureSession {
     }
     hold = nil
     await control?.close()
-    control = nil
+    await primary?.close()
+    (control, primary) = (nil, nil)
+  }
+}
+
+extension ServerAddress {
+  /// How long a standby may stand still before it is given up.
+  private static let patience: Duration = .seconds(300)
+
+  /// Waits until a standby has the log on its disk.
+  ///
+  /// - Throws: ``DriverError/unreachable(_:)`` if nothing comes for minutes; ``DriverError/unsupported(_:)`` if it is none any
+  ///   more.
+  fileprivate func waitForLog(
+    upTo mark: LogSequenceNumber, over connection: Connection, _ time: any Timekeeper
+  ) async throws(DriverError) {
+    var last: (position: LogSequenceNumber?, since: Int64) = (nil, time.monotonicNanoseconds())
+    while true {
+      let row: [String?]
+      do throws(StatementFailure) {
+        row =
+          try await connection.run(
+            "SELECT pg_is_in_recovery()::text, greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn())"
+          ).rows.first ?? []
+      } catch { throw error.driverError("asking the standby how far it is") }
+      guard row.count == 2, row[0] == "true" else {
+        throw .unsupported("the standby at \(self) was promoted while it was copied: correct 'host' and 'standby'")
+      }
+      let position = row[1].flatMap { LogSequenceNumber($0) }
+      if let position, position >= mark { return }
+      let now = time.monotonicNanoseconds()
+      if position != last.position { last = (position, now) }
+      guard Duration.nanoseconds(now - last.since) < Self.patience else {
+        throw .unreachable(
+          "the standby at \(self) has the log up to \(position?.description ?? "nowhere") and not to the mark \(mark), and nothing comes: look whether it is connected to its primary"
+        )
+      }
+      do { try await time.sleep(for: .milliseconds(20)) } catch { throw .cancelled }
+    }
   }
 }

@@ -33,6 +33,12 @@ package enum PostgreSQLDriverFactory: DriverFactory {
     OptionSchema(
       "archiveDirectory", .path,
       help: "Follow what the server archives, not its replication stream: where its archive_command looks for answers."),
+    OptionSchema(
+      "standby", .string,
+      help:
+        "Copy the files of a standby on this machine: its name, address, or the directory of its socket. 'host' stays the primary."
+    ),
+    OptionSchema("standbyPort", .integer, help: "The standby's TCP port, or its socket's number; else the primary's."),
     OptionSchema("startTimeout", .duration, default: "1h", help: "How long a start may take, recovery included."),
   ]
 
@@ -57,11 +63,27 @@ package enum PostgreSQLDriverFactory: DriverFactory {
     if let path = configuration.string("archiveDirectory"), !path.hasPrefix("/") || path == "/" {
       throw .badOption(store: store, option: "archiveDirectory", why: "must be an absolute path below /")
     }
+    let standbyPort = UInt16(exactly: configuration.integer("standbyPort") ?? Int64(port))
+    guard let standbyPort, standbyPort > 0 else {
+      throw .badOption(store: store, option: "standbyPort", why: "must be from 1 to 65535")
+    }
+    let standbyHost = configuration.string("standby")
+    if standbyHost == nil, configuration.integer("standbyPort") != nil {
+      throw .badOption(store: store, option: "standbyPort", why: "is the port of a 'standby', and none is named")
+    }
+    if standbyHost != nil, configuration.string("archiveDirectory") != nil {
+      throw .badOption(
+        store: store, option: "archiveDirectory",
+        why: "is where the primary's files are, and 'standby' says they aren't here")
+    }
     let address = ServerAddress(
       host: configuration.string("host") ?? "127.0.0.1", port: port, user: configuration.string("user") ?? "postgres",
       database: configuration.string("database") ?? "postgres")
+    let standby = standbyHost.map { address.at($0, port: standbyPort) }
+    if standby == address { throw .badOption(store: store, option: "standby", why: "is the primary itself") }
     return PostgreSQLDriver(
-      store: store, address: address, password: configuration.secret("password"), dataDirectory: directory,
+      store: store, address: address, standby: standby, password: configuration.secret("password"),
+      dataDirectory: directory,
       binDirectory: configuration.string("binDirectory"), runAs: configuration.string("runAs"),
       startCommand: configuration.string("start"), stopCommand: configuration.string("stop"),
       serverOptions: configuration.string("serverOptions"), archiveDirectory: configuration.string("archiveDirectory"),
@@ -72,7 +94,10 @@ package enum PostgreSQLDriverFactory: DriverFactory {
 /// One PostgreSQL cluster: its server is asked over libpq, its files are copied and put in place on this machine.
 struct PostgreSQLDriver: DataStoreDriver {
   var store: StoreName
+  /// The primary, where writers are.
   var address: ServerAddress
+  /// Whose files ``dataDirectory`` has, if not the primary's.
+  var standby: ServerAddress?
   var password: SecretReference?
   var dataDirectory: String
   var binDirectory: String?
@@ -98,6 +123,7 @@ struct PostgreSQLDriver: DataStoreDriver {
       await connection.close()
       throw error
     }
+    if standby != nil { await (try await source(of: facts)).connection.close() }
     return DriverTraits(
       version: facts.version, hold: .held(how: "SHARE lock on every table, in every database"),
       sizeBytes: facts.sizeBytes,
@@ -132,12 +158,31 @@ struct PostgreSQLDriver: DataStoreDriver {
 
   /// A connection with none of the server's own time limits.
   func connect(_ database: String? = nil) async throws(DriverError) -> Connection {
-    let address = address.database(database ?? address.database)
+    try await connect(at: address.database(database ?? address.database))
+  }
+
+  private func connect(at address: ServerAddress) async throws(DriverError) -> Connection {
     var secret: Secret?
     if let password {
       do throws(AnyFailure) { secret = try await environment.resolve(password) } catch { throw DriverError(error) }
     }
     return try await connect(address, password: secret)
+  }
+
+  /// A connection to the server whose files are copied, and what it says about itself.
+  ///
+  /// - Parameter primary: What the primary says.
+  /// - Throws: ``DriverError/unsupported(_:)`` if it isn't a standby of that primary.
+  func source(of primary: ClusterFacts) async throws(DriverError) -> (connection: Connection, facts: ClusterFacts) {
+    let connection = try await connect(at: standby ?? address)
+    do throws(DriverError) {
+      let facts = try await ClusterFacts.read(connection)
+      if let standby { try facts.requireStandby(at: standby, of: primary) }
+      return (connection, facts)
+    } catch {
+      await connection.close()
+      throw error
+    }
   }
 
   /// The two connections of a hold to one database.
@@ -168,16 +213,49 @@ struct PostgreSQLDriver: DataStoreDriver {
   }
 
   /// - Throws: ``DriverError/unsupported(_:)`` if the server that answers isn't the one the directory belongs to.
-  func requireOwnDirectory(_ facts: ClusterFacts) async throws(DriverError) {
-    let file = dataDirectory + "/global/pg_control"
-    let bytes = try await environment.pool.run { () throws(DriverError) -> [UInt8] in
-      do throws(SystemFailure) { return try Files.read(file, limitBytes: 1 << 16) } catch { throw DriverError(error) }
+  func requireOwnDirectory(_ facts: ClusterFacts, over connection: Connection) async throws(DriverError) {
+    func controlFile() async throws(DriverError) -> (identifier: String, state: [String]) {
+      let file = dataDirectory + "/global/pg_control"
+      let bytes = try await environment.pool.run { () throws(DriverError) -> [UInt8] in
+        do throws(SystemFailure) { return try Files.read(file, limitBytes: 1 << 16) } catch { throw DriverError(error) }
+      }
+      // Source: PostgreSQL 15, src/include/catalog/pg_control.h, ControlFileData: system_identifier comes first, time and
+      // checkPoint after two versions and the state.
+      guard bytes.count >= 40 else { return ("0", []) }
+      return bytes.withUnsafeBytes {
+        (
+          String($0.loadUnaligned(as: UInt64.self)),
+          [
+            String($0.loadUnaligned(fromByteOffset: 24, as: Int64.self)),
+            LogSequenceNumber($0.loadUnaligned(fromByteOffset: 32, as: UInt64.self)).description,
+          ]
+        )
+      }
     }
-    // The first field of pg_control is the system identifier.
-    let identifier = bytes.count >= 8 ? bytes.withUnsafeBytes { $0.loadUnaligned(as: UInt64.self) } : 0
-    guard String(identifier) == facts.systemIdentifier, isLive(dataDirectory) else {
-      throw .unsupported(
-        "the server at \(address) does not run on \(dataDirectory): correct dataDirectory, host or port")
+    let wrong = DriverError.unsupported(
+      "the server at \(standby ?? address) does not run on \(dataDirectory): correct dataDirectory, host or port")
+    // A primary and its standbys have one identifier, and may be on one machine; the file says when it was written last, and
+    // which checkpoint is the newest.
+    for _ in 0..<Self.controlFileTries {
+      let before = try await controlFile()
+      guard before.identifier == facts.systemIdentifier, isLive(dataDirectory) else { throw wrong }
+      let told: [String?]
+      do throws(StatementFailure) {
+        told =
+          try await connection.run(
+            """
+            SELECT extract(epoch FROM pg_control_last_modified)::bigint, checkpoint_lsn
+            FROM pg_control_system(), pg_control_checkpoint()
+            """
+          ).rows.first ?? []
+      } catch { throw error.driverError("asking when the control file was written") }
+      if told == before.state { return }
+      let after = try await controlFile()
+      if told == after.state { return }
     }
+    throw wrong
   }
+
+  /// A checkpoint may end between two looks, though hardly twice.
+  private static let controlFileTries = 3
 }

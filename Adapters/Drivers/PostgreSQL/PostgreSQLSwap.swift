@@ -10,6 +10,7 @@ extension PostgreSQLDriver {
   func precheck(_ request: RestoreRequest) async throws(DriverError) -> [Finding] {
     var findings: [Finding] = []
     func find(_ error: DriverError) { findings.append(Finding(error.report)) }
+    do throws(DriverError) { try requirePrimary() } catch { find(error) }
     let captured = request.capture.version
     let major = Int(captured.prefix { $0.isNumber }) ?? 0
     let installed = await installedVersion(major)
@@ -66,7 +67,17 @@ extension PostgreSQLDriver {
     return text.split(separator: " ").dropFirst(2).first.map { String($0.prefix { $0.isNumber || $0 == "." }) }
   }
 
+  /// A standby's files are not the store's: what took their place would not be what the services talk to.
+  func requirePrimary() throws(DriverError) {
+    if let standby {
+      throw .unsupported(
+        "\(dataDirectory) is the standby's at \(standby): restore where the primary is, with a catalog that names its data directory and no 'standby'; then make the standby anew"
+      )
+    }
+  }
+
   func swapIn(_ request: RestoreRequest) async throws(DriverError) {
+    try requirePrimary()
     let layout = RestoreLayout(request, try RestoreFacts(request.capture.facts), dataDirectory: dataDirectory)
     try requireStopped(layout)
     guard try await outcome(layout) != nil else {

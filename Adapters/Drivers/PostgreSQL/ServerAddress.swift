@@ -24,6 +24,12 @@ struct ServerAddress: Sendable, Equatable, CustomStringConvertible {
     return copy
   }
 
+  func at(_ host: String, port: UInt16) -> ServerAddress {
+    var copy = self
+    (copy.host, copy.port) = (host, port)
+    return copy
+  }
+
   var description: String { "\(host):\(port)/\(database) as \(user)" }
 
   /// Blocks. The caller frees what it gets with PQfinish, also when the connection failed.

@@ -68,6 +68,7 @@ extension PostgreSQLDriver {
   }
 
   func stop() async throws(DriverError) {
+    try requirePrimary()
     guard isLive(dataDirectory) else { return }
     if let stopCommand {
       try await runGiven(stopCommand, "stop")
