@@ -42,6 +42,4 @@ import Testing
 
   @Test(.timeLimit(.minutes(60))) func traitsAreTold() async throws { try await contract.traitsAreTold() }
   @Test(.timeLimit(.minutes(60))) func captureIsWhole() async throws { try await contract.captureIsWhole() }
-  @Test(.timeLimit(.minutes(60))) func sinkErrorsSurface() async throws { try await contract.sinkErrorsSurface() }
-  @Test(.timeLimit(.minutes(60))) func damageIsFound() async throws { try await contract.damageIsFound() }
 }

@@ -101,13 +101,17 @@ import Web
         try connection.publish(Array("goes".utf8), "mixed", Properties(expiration: "50000"))
         try connection.waitForConfirms(12)
       }
+      let published = SystemTime().monotonicNanoseconds()
       while try await fixture.browse("dead").count < 4 { try await SystemTime().sleep(for: .milliseconds(100)) }
       // The second of the mark is no second of a death.
       try await SystemTime().sleep(for: .milliseconds(1200))
       let captured = try await fixture.capture()
       let parts = try #require(captured.result.contentDigest).parts
       #expect(parts["%2F/dead"]?.count == 4 && parts["%2F/later"]?.count == 0 && parts["%2F/mixed"]?.count == 1)
-      #expect(captured.result.notes.contains { $0.contains("%2F/later (6)") && $0.contains("%2F/mixed (1)") })
+      // A machine that is so busy that they expired before the proof saw them has nothing to note.
+      if SystemTime().monotonicNanoseconds() - published < 45_000_000_000 {
+        #expect(captured.result.notes.contains { $0.contains("%2F/later (6)") && $0.contains("%2F/mixed (1)") })
+      }
       // When it is proved again they have expired, and died into another queue.
       try await SystemTime().sleep(for: .seconds(61))
       try await fixture.restore(captured)
@@ -133,7 +137,7 @@ import Web
         try owner.declare("mine", isExclusive: true)
         try owner.declare("passing", isDurable: false)
         try owner.declare("log", [("x-queue-type", .text("stream"))])
-        try owner.declare("lease", [("x-expires", .number(500_000))])
+        try owner.declare("lease", [("x-expires", .number(6_000_000))])
         try owner.declare("plain")
         try owner.confirm()
         for queue in ["mine", "passing", "log", "lease", "plain", "records"] {
@@ -146,15 +150,13 @@ import Web
       await clients.run { owner.close() }
       let notes = captured.result.notes.joined(separator: "\n")
       #expect(notes.contains("streams are copied") && notes.contains("%2F/log"))
-      // Once, on a busy machine, it was not in the copy, and nobody knows why yet: the page promises nothing of such queues.
-      let hasLease = notes.contains("%2F/lease")
-      #expect(hasLease == notes.contains("deleted when nobody uses them"))
+      #expect(notes.contains("deleted when nobody uses them") && notes.contains("%2F/lease"))
       #expect(captured.result.contentDigest?.parts.keys.sorted() == ["%2F/plain", "%2F/records", "definitions"])
       try await fixture.restore(captured)
       let found = try await fixture.browse("records").map { String(decoding: $0.body, as: UTF8.self) }
       #expect(found.count == 21 && found.last == "records")
       #expect(try await fixture.browse("plain").map(\.body) == [Array("plain".utf8)])
-      if hasLease { #expect(try await fixture.browse("lease").map(\.body) == [Array("lease".utf8)]) }
+      #expect(try await fixture.browse("lease").map(\.body) == [Array("lease".utf8)])
       for queue in ["mine", "passing"] {
         await #expect(throws: WireError.self) {
           try await fixture.with { try $0.drain(queue, isFinal: false) { _ in } }

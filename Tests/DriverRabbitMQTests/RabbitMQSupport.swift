@@ -122,6 +122,18 @@ extension Connection {
     try check()
   }
 
+  func unbind(_ queue: String, from exchange: String, _ key: String = "") throws {
+    amqp_queue_unbind(
+      state, Self.channel, amqp_cstring_bytes(strdup(queue)), amqp_cstring_bytes(strdup(exchange)),
+      amqp_cstring_bytes(strdup(key)), Field.raw([]))
+    try check()
+  }
+
+  func delete(_ queue: String) throws {
+    amqp_queue_delete(state, Self.channel, amqp_cstring_bytes(strdup(queue)), 0, 0)
+    try check()
+  }
+
   /// From now on the server says of each message that it has it.
   func confirm() throws {
     amqp_confirm_select(state, Self.channel)
@@ -181,6 +193,32 @@ extension RabbitMQFixture {
       await fixture.shutDown()
       throw error
     }
+  }
+
+  /// Has the node call a function of its own.
+  ///
+  /// - Parameter what: Module, function and arguments, as Erlang spells them.
+  func call(_ what: String) async throws {
+    let (home, mapper) = (server.directory.path, server.mapperPort)
+    let result = try await clients.run {
+      try OwnProcess.run([
+        "env", "HOME=\(home)", "ERL_EPMD_PORT=\(mapper)", "ERL_CRASH_DUMP_SECONDS=0", "erl", "-noshell", "-noinput",
+        "-boot", "no_dot_erlang", "-hidden", "-sname", "caller\(mapper)@localhost", "-eval",
+        "io:format(\"~0p\", [rpc:call('\(RabbitMQServer.node)', \(what))]), halt(0).",
+      ])
+    }
+    try promise(result == (0, "ok"), "\(what): \(result)")
+  }
+
+  /// What a failure is understood by: what a capture says of itself, and what the node does.
+  func evidence(_ result: CaptureResult) async -> String {
+    let server = server
+    let log = await clients.run { server.log }
+    return """
+      cut at \(result.position.value); facts \(result.facts.sorted { $0.key < $1.key }); notes \(result.notes); parts \
+      \(result.contentDigest?.parts.sorted { $0.key < $1.key } ?? []); the node's log:
+      \(log.suffix(6000))
+      """
   }
 
   /// One capture; the hooks run where their names say.

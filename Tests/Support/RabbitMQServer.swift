@@ -12,9 +12,14 @@ package final class RabbitMQServer: Sendable {
   package static let binary = "/usr/lib/rabbitmq/bin/rabbitmq-server"
   package static let node = "rabbit@localhost"
 
+  /// Threads that have nothing to do give their processor away at once.
+  private static let calm = "+sbwt none +sbwtdcpu none +sbwtdio none"
+
   package let directory: TemporaryDirectory
   package let port: UInt16
   package let managementPort: UInt16
+  /// Of the port mapper.
+  package let mapperPort: UInt16
   private let mapper: pid_t
 
   package var mnesia: String { directory.file("mnesia") }
@@ -37,7 +42,7 @@ package final class RabbitMQServer: Sendable {
       do {
         try Self.configure(directory, ports, plugins, settings, arguments)
         try Self.start(directory, ports[0])
-        (port, managementPort, self.mapper) = (ports[0], ports[1], mapper)
+        (port, managementPort, mapperPort, self.mapper) = (ports[0], ports[1], ports[3], mapper)
         return
       } catch {
         kill(mapper, SIGKILL)
@@ -73,7 +78,7 @@ package final class RabbitMQServer: Sendable {
       "LOG_BASE=\(directory.path)", "LOGS=\(directory.file("log"))", "PID_FILE=\(directory.file("pid"))",
       "ENABLED_PLUGINS_FILE=\(directory.file("plugins"))", "CONFIG_FILE=\(directory.file("rabbitmq.conf"))",
       "ADVANCED_CONFIG_FILE=\(directory.file("none.config"))", "DIST_PORT=\(ports[2])",
-      "SERVER_ADDITIONAL_ERL_ARGS=\"-kernel inet_dist_use_interface {127,0,0,1} \(arguments)\"",
+      "SERVER_ADDITIONAL_ERL_ARGS=\"-kernel inet_dist_use_interface {127,0,0,1} \(calm) \(arguments)\"",
       "export ERL_EPMD_PORT=\(ports[3])", "export ERL_EPMD_ADDRESS=127.0.0.1",
     ]
     let lines =

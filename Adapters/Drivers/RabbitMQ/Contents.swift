@@ -74,7 +74,7 @@ extension RabbitMQDriver {
       } catch { throw DriverError(error) }
     }
     let files = "\(ScratchServer.mnesia(directory))/\(node)"
-    try await completeNames(files, node, as: files)
+    try await complete(files, node, as: files)
     let contents = try await withScratchServer(of: node, at: directory, interruption: interruption) {
       server throws(DriverError) in
       try await self.contents(server, node, moment, interruption)

@@ -147,7 +147,7 @@ final class RabbitMQCapture: CaptureSession {
     guard let moment, let flags else { throw .engineFailed("finish() without mark()", log: "") }
     let (directory, node) = (directory, configuration.node)
     try await environment.pool.run { () throws(DriverError) in try NodeFiles(directory).requireAlone() }
-    try await driver.completeNames(directory, node, as: configuration.dataDirectory)
+    let outcomes = try await driver.complete(directory, node, as: configuration.dataDirectory)
     let files = try await driver.send(directory, flags, to: context, interruption)
     let contents = try await driver.contents(
       of: directory, flags, node: node, at: moment, provedIn: "\(context.scratch)/proof", interruption: interruption)
@@ -160,6 +160,8 @@ final class RabbitMQCapture: CaptureSession {
       facts: [
         "node": node, "hold": configuration.hold.rawValue, "queues": String(described.queues.count),
         "messages": String(described.queues.values.reduce(0) { $0 + $1.messages }),
+        // Transactions that were made, and whose outcome was in no file.
+        "completed": String(outcomes),
       ], notes: described.notes)
   }
 

@@ -113,7 +113,7 @@ extension RabbitMQDriver {
       of: place.swap.incomplete, flags, node: configuration.node, at: moment, provedIn: place.proof,
       interruption: interruption)
     try Self.compare(contents.described, with: description)
-    try await completeNames(place.swap.incomplete, configuration.node, as: place.live)
+    try await complete(place.swap.incomplete, configuration.node, as: place.live)
     let owner = try serverUser(
       store: configuration.store, engine: "RabbitMQ", runAs: configuration.runAs,
       owning: [place.live, Files.parent(of: place.live)])

@@ -205,7 +205,9 @@ extension ScratchServer {
       "RABBITMQ_CONFIG_FILES": "\(directory)/none/*.conf",
       "RABBITMQ_ADVANCED_CONFIG_FILE": "\(directory)/none.config",
       "RABBITMQ_DIST_PORT": String(ports.distribution),
-      "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
+      // Its threads give their processor away at once when they have nothing to do.
+      "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS":
+        "-kernel inet_dist_use_interface {127,0,0,1} +sbwt none +sbwtdcpu none +sbwtdio none",
       "ERL_EPMD_PORT": String(ports.mapper),
       "ERL_EPMD_ADDRESS": "127.0.0.1",
       "ERL_INETRC": "\(directory)/hosts",
