@@ -73,6 +73,7 @@ let libraries: [Target] = [
   system("CMariaDB", "libmariadb", apt: "libmariadb-dev"),
   system("CISAL", "libisal", apt: "libisal-dev"),
   system("CCrypt", "libcrypt", apt: "libcrypt-dev"),
+  system("CRabbitMQ", "librabbitmq", apt: "librabbitmq-dev"),
   system("CFUSE", "fuse3", apt: "libfuse3-dev"),
   .target(name: "CWatchdog", path: "Sources/C/CWatchdog"),
   // Hashes every byte twice: optimised in debug builds too.
@@ -122,6 +123,9 @@ let adapters: [Target] = [
   module("DriverEtcd", at: "Adapters/Drivers/Etcd", ["Core", "IO", "DriverKit", "Web"]),
   module("DriverBucket", at: "Adapters/Drivers/Bucket", ["Core", "IO", "DriverKit", "S3Client", "Web"]),
   module("DriverNATS", at: "Adapters/Drivers/NATS", ["Core", "IO", "DriverKit"], settings: hot),
+  // Every byte of every message goes through it.
+  module(
+    "DriverRabbitMQ", at: "Adapters/Drivers/RabbitMQ", ["Core", "IO", "DriverKit", "CRabbitMQ", "Web"], settings: hot),
   module("ObjectStoreLocal", at: "Adapters/ObjectStores/Local", ["Core", "IO", "Vault"]),
   module("ObjectStoreMemory", at: "Adapters/ObjectStores/Memory", ["Core", "Vault"]),
   module("ObjectStoreFaulty", at: "Adapters/ObjectStores/Faulty", ["Core", "Vault"]),
@@ -274,6 +278,9 @@ let testTargets: [Target] = [
     ["Core", "IO", "DriverKit", "DriverBucket", "DriverContract", "S3Client", "TestSupport", "Web"]),
   tests("DriverEtcdTests", ["Core", "IO", "DriverKit", "DriverEtcd", "DriverContract", "TestSupport"]),
   tests("DriverNATSTests", ["Core", "IO", "DriverKit", "DriverNATS", "DriverContract", "TestSupport"]),
+  tests(
+    "DriverRabbitMQTests",
+    ["Core", "IO", "DriverKit", "DriverRabbitMQ", "DriverContract", "TestSupport", "CRabbitMQ", "Web"]),
   tests(
     "DriverMariaDBTests",
     ["Core", "IO", "DriverKit", "DriverMariaDB", "DriverContract", "TestSupport", "CMariaDB", "salvor"]),

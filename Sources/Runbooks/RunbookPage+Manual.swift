@@ -198,7 +198,7 @@ package struct ManualRecipe: Sendable {
   var prints: [String] = []
   var remarks: [Phrase] = []
 
-  package static let drivers = ["etcd", "files", "mariadb", "nats", "postgresql", "redis", "sqlite"]
+  package static let drivers = ["etcd", "files", "mariadb", "nats", "postgresql", "rabbitmq", "redis", "sqlite"]
 
   /// Starts the usual server where the recipe leaves none running, and its configuration is known.
   func service(_ store: RunbookFacts.Store) -> [String] {
@@ -235,6 +235,14 @@ package struct ManualRecipe: Sendable {
     case "mariadb":
       recipe.remarks = [
         "Needs MariaDB and mariadb-backup of the same series. If it doesn't start the usual server, do so then."
+      ]
+    case "rabbitmq":
+      recipe.aside = [
+        "for old in \"$DESTINATION\" \"$DESTINATION-feature_flags\"; do",
+        "  if [ -e \"$old\" ]; then mv \"$old\" \"$old.$ASIDE\"; fi", "done", move[1],
+      ]
+      recipe.remarks = [
+        "Needs RabbitMQ of the captured series. It proves the data; for service start it with its own configuration and plugins."
       ]
     case "nats", "etcd": recipe.remarks = ["It proves the data; for service start it with its own configuration."]
     default: break
@@ -322,6 +330,23 @@ package struct ManualRecipe: Sendable {
     chown -R nats: "$DESTINATION"
     runuser -u nats -- nats-server -js -sd "$DESTINATION" -a 127.0.0.1 -p "$PORT" \
       -P "$DESTINATION/exit-door.pid" -l "$DESTINATION/exit-door.log" >/dev/null 2>&1 &
+    until bash -c ": < /dev/tcp/127.0.0.1/$PORT" 2>/dev/null; do sleep 0.2; done
+    """#,
+    "rabbitmq": #"""
+    test ! -e "$DESTINATION" && test ! -e "$DESTINATION-feature_flags"
+    restic restore latest --tag "store:$STORE,point:$POINT" --target "$TARGET"
+    node="$(basename "$DESTINATION")"                                  # such as rabbit@host: files and name belong together
+    mv "$TARGET/$STORE/$node" "$DESTINATION"
+    mv "$TARGET/$STORE/$node-feature_flags" "$DESTINATION-feature_flags"
+    mkdir "$DESTINATION/exit-door"
+    chown -R rabbitmq: "$DESTINATION" "$DESTINATION-feature_flags"
+    runuser -u rabbitmq -- env HOME="$DESTINATION/exit-door" RABBITMQ_CONF_ENV_FILE=/dev/null RABBITMQ_NODENAME="$node" \
+      RABBITMQ_MNESIA_BASE="$(dirname "$DESTINATION")" RABBITMQ_PLUGINS_EXPAND_DIR="$DESTINATION/exit-door/expanded" \
+      RABBITMQ_ENABLED_PLUGINS_FILE="$DESTINATION/exit-door/plugins" RABBITMQ_LOGS="$DESTINATION/exit-door/log" \
+      RABBITMQ_PID_FILE="$DESTINATION/exit-door/pid" RABBITMQ_NODE_IP_ADDRESS=127.0.0.1 RABBITMQ_NODE_PORT="$PORT" \
+      RABBITMQ_DIST_PORT="$((PORT + 1))" ERL_EPMD_PORT="$((PORT + 2))" ERL_EPMD_ADDRESS=127.0.0.1 \
+      RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS="-kernel inet_dist_use_interface {127,0,0,1}" \
+      /usr/lib/rabbitmq/bin/rabbitmq-server >/dev/null 2>&1 &
     until bash -c ": < /dev/tcp/127.0.0.1/$PORT" 2>/dev/null; do sleep 0.2; done
     """#,
     "etcd": #"""

@@ -8,6 +8,7 @@ import DriverKit
 import DriverMariaDB
 import DriverNATS
 import DriverPostgreSQL
+import DriverRabbitMQ
 import DriverRedis
 import DriverSQLite
 import IO
@@ -42,7 +43,7 @@ import Web
 package enum Registry {
   package static let drivers: [any DriverFactory.Type] = [
     SQLiteDriverFactory.self, FilesDriverFactory.self, PostgreSQLDriverFactory.self, RedisDriverFactory.self,
-    MariaDBDriverFactory.self, NATSDriverFactory.self, EtcdDriverFactory.self,
+    MariaDBDriverFactory.self, NATSDriverFactory.self, RabbitMQDriverFactory.self, EtcdDriverFactory.self,
     BucketDriverFactory.self,
     ExecDriverFactory.self,
   ]

@@ -11,6 +11,7 @@ final class AllStores: Sendable {
   let maria: MariaDBServer
   let nats: NATSServer
   let etcd: EtcdServer
+  let rabbit: RabbitMQServer
 
   var documents: String { directory.file("documents") }
   var ledger: String { directory.file("ledger.db") }
@@ -20,11 +21,10 @@ final class AllStores: Sendable {
 
   private init(
     directory: TemporaryDirectory, cluster: PostgreSQLServer, redis: RedisServer, maria: MariaDBServer,
-    nats: NATSServer,
-    etcd: EtcdServer
+    nats: NATSServer, etcd: EtcdServer, rabbit: RabbitMQServer
   ) {
     (self.directory, self.cluster, self.redis, self.maria) = (directory, cluster, redis, maria)
-    (self.nats, self.etcd) = (nats, etcd)
+    (self.nats, self.etcd, self.rabbit) = (nats, etcd, rabbit)
   }
 
   static func start() async throws -> AllStores {
@@ -32,9 +32,10 @@ final class AllStores: Sendable {
     let redis = try await BlockingPool.shared.run { try RedisServer() }
     let nats = try await BlockingPool.shared.run { try NATSServer() }
     let etcd = try await BlockingPool.shared.run { try EtcdServer() }
+    let rabbit = try await BlockingPool.shared.run { try RabbitMQServer(plugins: ["rabbitmq_management"]) }
     let system = AllStores(
       directory: directory, cluster: try await .start(), redis: redis, maria: try await .start(), nats: nats,
-      etcd: etcd)
+      etcd: etcd, rabbit: rabbit)
     do {
       try await system.fill()
       return system
@@ -51,6 +52,7 @@ final class AllStores: Sendable {
       self.redis.stop()
       self.nats.stop()
       self.etcd.stop()
+      self.rabbit.shutDown()
     }
   }
 
@@ -86,6 +88,8 @@ final class AllStores: Sendable {
     try await Self.ask(
       port: "\(nats.port)",
       [("$JS.API.STREAM.CREATE.ORDERS", created)] + (1...100).map { ("order.\($0 % 30)", "order number \($0)") })
+    try await manage("PUT", "queues/%2F/parcels", #"{"durable":true}"#)
+    try await send(1...30)
     let text = """
       apiVersion: salvor.dev/v1
       kind: Repository
@@ -115,6 +119,8 @@ final class AllStores: Sendable {
             nats: {port: \(nats.port), storeDirectory: "\(nats.storeDirectory)"}
           - name: settings
             etcd: {endpoint: "\(etcd.endpoint)", dataDirectory: "\(etcd.dataDirectory)"}
+          - name: parcels
+            rabbitmq: {port: \(rabbit.port), dataDirectory: "\(rabbit.dataDirectory)"}
           - name: goods
             mariadb:
               socket: "\(maria.socket)"
@@ -162,6 +168,28 @@ final class AllStores: Sendable {
       ETCDCTL_API=3 etcdctl --endpoints \(etcd.endpoint) del --prefix setting/1
       """)
     try await Self.ask(port: "\(nats.port)", [("order.1", "late"), ("order.2", "late")])
+    try await send(31...32)
+  }
+
+  /// Asks the node's management plugin.
+  private func manage(_ method: String, _ path: String, _ body: String) async throws {
+    try await shell(
+      """
+      curl -sSf --retry 60 --retry-connrefused --retry-delay 1 -u guest:guest -X \(method) -H 'content-type: application/json' \
+        -d '\(body)' 'http://127.0.0.1:\(rabbit.managementPort)/api/\(path)' >/dev/null
+      """)
+  }
+
+  /// Each message is confirmed before the next is sent.
+  private func send(_ numbers: ClosedRange<Int>) async throws {
+    for queue in ["parcels"] {
+      for number in numbers {
+        try await manage(
+          "POST", "exchanges/%2F/amq.default/publish",
+          #"{"routing_key":"\#(queue)","payload":"\#(queue) \#(number)","payload_encoding":"string","properties":{"delivery_mode":2}}"#
+        )
+      }
+    }
   }
 
   @discardableResult
@@ -236,6 +264,16 @@ final class AllStores: Sendable {
   static func endListener(_ port: String) async throws {
     let pid = await BlockingPool.shared.run { UInt16(port).flatMap { ListeningProcess.find(port: $0) } }
     if let pid { try await shell("kill \(pid)") }
+  }
+
+  /// Every message of a node's two queues, in order; none is left there.
+  static func parcels(port: String) async throws -> String {
+    try await shell(
+      """
+      for queue in parcels; do
+        while amqp-get -u amqp://guest:guest@127.0.0.1:\(port) -q "$queue"; do echo; done
+      done
+      """)
   }
 
   static func keys(port: String) async throws -> String {

@@ -1,4 +1,5 @@
 import Core
+import DriverKit
 import IO
 import TestSupport
 import Testing
@@ -8,7 +9,7 @@ import Testing
   private static let cases: Set<String> = [
     "variables", "points", "check", "point", "files", "sqlite", "postgresql", "postgresql-check", "postgresql-dump",
     "redis", "mariadb",
-    "mariadb-stop", "nats", "etcd",
+    "mariadb-stop", "nats", "rabbitmq", "etcd",
   ]
 
   @Test func `every block of the page is a case`() throws {
@@ -98,6 +99,20 @@ import Testing
     _ = try await run("postgresql-dump", store: "entries", destination: "came back", port: "\(system.cluster.port)")
     #expect(try await AllStores.cluster(port: "\(system.cluster.port)", database: "came back") == rows)
 
+    // Erlang's two ports are behind it.
+    let rabbitPort = "\(try freePort())"
+    let node = place.file(RabbitMQServer.node)
+    var parcels = ""
+    do {
+      _ = try await run("rabbitmq", store: "parcels", destination: node, port: rabbitPort)
+      parcels = try await AllStores.parcels(port: rabbitPort)
+    } catch {
+      try await endNode(rabbitPort)
+      throw error
+    }
+    try await endNode(rabbitPort)
+    #expect(parcels == (1...30).map { "parcels \($0)\n" }.joined())
+
     // At the path of a socket that is not too long for one.
     let shop = place.file("shop")
     do {
@@ -128,6 +143,17 @@ import Testing
       throw error
     }
     try await stop(data)
+  }
+
+  /// The node, and the port mapper that it started.
+  private func endNode(_ port: String) async throws {
+    try await AllStores.endListener(port)
+    guard let number = UInt16(port) else { return }
+    for _ in 0..<1000 {
+      guard await BlockingPool.shared.run({ ListeningProcess.isListening(port: number + 1) }) else { break }
+      try await SystemTime().sleep(for: .milliseconds(50))
+    }
+    try await AllStores.endListener("\(number + 2)")
   }
 
   private func stop(_ data: String) async throws {

@@ -3,7 +3,7 @@ import Glibc
 import IO
 
 /// A copy of a directory that is brought up to date a second time while nothing writes to the original. Calls block.
-struct DirectoryCopy: Sendable {
+package struct DirectoryCopy: Sendable {
   private struct Stamp: Equatable, Sendable {
     var inode: UInt64
     var size: Int64
@@ -11,16 +11,27 @@ struct DirectoryCopy: Sendable {
     var changed: Timestamp
   }
 
-  let from: String
-  let to: String
-  private var stamps: [TreePath: Stamp] = [:]
-  /// What the last call read.
-  private(set) var lastBytes: Int64 = 0
+  /// How much of a file that only grows is in the copy.
+  private struct Begun: Sendable {
+    var inode: UInt64
+    var size: Int64
+  }
 
-  init(from: String, to: String) { (self.from, self.to) = (from, to) }
+  package let from: String
+  package let to: String
+  private let growsOnly: @Sendable (TreePath) -> Bool
+  private var stamps: [TreePath: Stamp] = [:]
+  private var begun: [TreePath: Begun] = [:]
+  /// What the last call read.
+  package private(set) var lastBytes: Int64 = 0
+
+  /// - Parameter growsOnly: Whether a file is only ever appended to: what was copied of it is not read again.
+  package init(from: String, to: String, growsOnly: @escaping @Sendable (TreePath) -> Bool = { _ in false }) {
+    (self.from, self.to, self.growsOnly) = (from, to, growsOnly)
+  }
 
   /// - Parameter isStill: Nobody writes: a file that can't be read is an error then, and what is there no more is removed.
-  mutating func bringUpToDate(isStill: Bool) throws(SystemFailure) {
+  package mutating func bringUpToDate(isStill: Bool) throws(SystemFailure) {
     var found: [TreePath: Stamp] = [:]
     lastBytes = 0
     try Files.createDirectory(to, mode: 0o700)
@@ -45,7 +56,7 @@ struct DirectoryCopy: Sendable {
           inode: entry.metadata.inode, size: entry.metadata.size, changed: entry.metadata.changed)
         if stamps[entry.path] != stamp {
           do throws(SystemFailure) {
-            try copy("\(from)/\(entry.path)", to: target)
+            try copy(entry, to: target)
           } catch {
             guard error.number == ENOENT, !isStill else { throw error }
             continue
@@ -67,17 +78,28 @@ struct DirectoryCopy: Sendable {
     stamps = found
   }
 
-  private mutating func copy(_ source: String, to target: String) throws(SystemFailure) {
-    let input = try File(source, O_RDONLY | O_NOFOLLOW)
-    let output = try File(target, O_WRONLY | O_CREAT | O_TRUNC)
+  private mutating func copy(_ entry: TreeEntry, to target: String) throws(SystemFailure) {
+    let input = try File("\(from)/\(entry.path)", O_RDONLY | O_NOFOLLOW)
+    var start: Int64 = 0
+    // Grown, and not by anything but its end: a size that was set ahead stays as it is.
+    if let known = begun[entry.path], known.inode == entry.metadata.inode, known.size < entry.metadata.size {
+      start = known.size
+    }
+    let output = try File(target, O_WRONLY | O_CREAT | (start > 0 ? 0 : O_TRUNC))
+    guard lseek(input.descriptor, off_t(start), SEEK_SET) >= 0, lseek(output.descriptor, off_t(start), SEEK_SET) >= 0
+    else { throw SystemFailure("lseek", path: target) }
+    begun[entry.path] = nil
+    var done = start
     var buffer = [UInt8](repeating: 0, count: 1 << 20)
     while true {
       let count = try buffer.withMutableRawBytes { (raw) throws(SystemFailure) -> Int in try input.read(into: raw) }
-      if count == 0 { return }
+      if count == 0 { break }
       try buffer.withRawBytes { (raw) throws(SystemFailure) in
         try output.write(UnsafeRawBufferPointer(rebasing: raw[..<count]))
       }
-      lastBytes += Int64(count)
+      done += Int64(count)
     }
+    lastBytes += done - start
+    if growsOnly(entry.path) { begun[entry.path] = Begun(inode: entry.metadata.inode, size: done) }
   }
 }

@@ -1,10 +1,9 @@
 import Core
+import DriverKit
 import Glibc
 import IO
 import TestSupport
 import Testing
-
-@testable import DriverNATS
 
 @Suite("A directory copied ahead") struct DirectoryCopyTests {
   /// As programs do that keep a file's time, and as a change does that comes within one tick of the file system's clock.
