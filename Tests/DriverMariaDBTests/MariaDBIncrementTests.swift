@@ -66,6 +66,11 @@ import Testing
     }
   }
 
+  private static func failure(_ body: () async throws -> Void) async throws -> DriverError {
+    do { try await body() } catch let error as DriverError { return error }
+    throw ContractBroken("nothing was thrown")
+  }
+
   /// Pages of a copy that differ from the live ones although those did not change since the copy began, and files that one
   /// has and the other has not.
   static func strays(_ copy: Copy, _ fixture: MariaDBFixture, isQuiet: Bool = true) async throws -> [String] {
@@ -170,7 +175,8 @@ import Testing
       let second = try await Self.copy(fixture, after: first)
       #expect(second.isIncrement, "\(second.result.notes)")
       // The one that moved is among what was taken over.
-      #expect(second.readBytes < 16 << 20, "\(second.result.notes)")
+      let share = Double(second.readBytes) / Double(second.result.sizeBytes)
+      #expect(share < 0.3, "\(second.result.notes)")
       #expect(try await Self.strays(second, fixture) == [])
       try await Self.prove(second, fixture)
     }
@@ -297,6 +303,11 @@ import Testing
       try await fixture.run("INSERT INTO shop.u SELECT seq, REPEAT('u', 200) FROM shop.seq_1_to_20000")
       let first = try await Self.copy(fixture)
       try await schedule.move("shop.u", to: "shop.t")
+      // mariadb-backup itself would leave it out, and is not believed.
+      let early = try await Self.failure { _ = try await Self.copy(fixture, after: first) }
+      guard case .engineFailed(let what, _) = early else { throw ContractBroken("\(early)") }
+      #expect(what.contains("left out shop/t"))
+      try await schedule.settle()
       let second = try await Self.copy(fixture, after: first)
       #expect(second.refusal?.contains("imported") == true, "\(second.result.notes)")
       #expect(try await Self.strays(second, fixture) == [])

@@ -145,8 +145,8 @@ actor MariaDBCapture: CaptureSession {
         let base = try await driver.copyFiles(to: directory, isLogged: facts.isLogged, since: increment.since)
         let now = try await UsedSpaces.read(control)
         let files = try await increment.settle(directory, now: now)
-        let spaces = SpaceList(
-          files.map { ($0.value.space, $0.key) }.filter { $0.0 > 0 }, used: beginning.used.staying(now))
+        let spaces = try await list(
+          files.map { ($0.value.space, $0.key) }.filter { $0.0 > 0 }, beginning.used.staying(now), directory)
         return (base, Copied(files: files, since: increment.since, spaces: spaces))
       }
     } catch {
@@ -159,7 +159,16 @@ actor MariaDBCapture: CaptureSession {
     let base = try await driver.copyFiles(to: directory, isLogged: facts.isLogged)
     let now = try await UsedSpaces.read(control)
     let found = try await driver.blocking { () throws(DriverError) in try SpaceList.found(in: directory, at: "data") }
-    return (base, Copied(spaces: SpaceList(found, used: beginning.used.staying(now))))
+    return (base, Copied(spaces: try await list(found, beginning.used.staying(now), directory)))
+  }
+
+  private func list(
+    _ found: [(space: UInt32, path: TreePath)], _ used: UsedSpaces, _ directory: String
+  ) async throws(DriverError) -> SpaceList {
+    try await driver.blocking { () throws(DriverError) in
+      try used.requireAll(in: directory, found: Set(found.map(\.space)))
+    }
+    return SpaceList(found, used: used)
   }
 
   /// What a later copy will need to lean on this one.
