@@ -94,7 +94,9 @@ import Testing
       for at in stride(from: 0, to: min(live.count, entry.content.count) - pageBytes + 1, by: pageBytes) {
         let (page, kept) = (live[at..<at + pageBytes], entry.content[at..<at + pageBytes])
         if page == kept { continue }
-        let isExplained = page.withUnsafeBytes { InnoDBPage.position(of: $0) > copy.checkpoint || InnoDBPage.isZero($0) }
+        let isExplained = page.withUnsafeBytes {
+          InnoDBPage.position(of: $0) > copy.checkpoint || InnoDBPage.isZero($0)
+        }
         if !isExplained { found.append("\(path), page \(at / pageBytes)") }
       }
     }
@@ -102,9 +104,12 @@ import Testing
       let live = try await PostgreSQLServer.command(
         "find", [data, "-name", "*.ibd", "-printf", "%P\\n"], asOwner: false
       ).split(separator: "\n").map(String.init)
-      for name in live where !names.contains(name) && !copy.tree.entries.keys.contains(where: {
-        $0.description == "data/" + name.dropLast(4) + ".new"
-      }) { found.append("\(name) is missing") }
+      for name in live
+      where !names.contains(name)
+        && !copy.tree.entries.keys.contains(where: {
+          $0.description == "data/" + name.dropLast(4) + ".new"
+        })
+      { found.append("\(name) is missing") }
       for name in names where name.hasSuffix(".ibd") && !live.contains(name) { found.append("\(name) is gone") }
     }
     return found
@@ -129,7 +134,8 @@ import Testing
     #expect(state.proofs.contains { $0.contains("CHECK TABLE") })
     let digest = try await driver.digestBeside(request)
     #expect(digest != nil)
-    #expect(digest == copy.result.contentDigest, "\(digest?.differences(from: copy.result.contentDigest ?? digest!) ?? [])")
+    #expect(
+      digest == copy.result.contentDigest, "\(digest?.differences(from: copy.result.contentDigest ?? digest!) ?? [])")
     try await driver.discardKept(request)
   }
 
@@ -160,7 +166,9 @@ import Testing
     }
   }
 
-  @Test(.timeLimit(.minutes(10))) func `a table is found again under another name, and not under the same`() async throws {
+  @Test(.timeLimit(.minutes(10))) func `a table is found again under another name, and not under the same`()
+    async throws
+  {
     try await Self.withServer { fixture in
       for table in ["stays", "moves", "again"] {
         try await fixture.run("CREATE TABLE shop.\(table) (n INT PRIMARY KEY, note VARCHAR(300))")
@@ -333,7 +341,8 @@ import Testing
       let path = fixture.server.data + "/shop/t.ibd"
       var bytes = try Files.read(path)
       let page = 16 << 10
-      for at in stride(from: 8 * page, to: bytes.count, by: page) where bytes[at + 24] == 0x45 && bytes[at + 25] == 0xbf {
+      for at in stride(from: 8 * page, to: bytes.count, by: page) where bytes[at + 24] == 0x45 && bytes[at + 25] == 0xbf
+      {
         bytes[at + page / 2] ^= 1
         let sum = CRC32C.of(bytes[at..<at + page - 4])
         for index in 0..<4 { bytes[at + page - 4 + index] = UInt8(truncatingIfNeeded: sum >> (24 - 8 * UInt32(index))) }

@@ -106,16 +106,19 @@ struct MariaDBSchedule: Sendable {
     case .fill:
       // Into an empty table rows go page by page.
       try await fixture.run("TRUNCATE TABLE \(table)")
-      try await fixture.run("INSERT INTO \(table) (n, note) SELECT seq, REPEAT('f', 250) FROM shop.seq_1_to_\(3000 + count)")
+      try await fixture.run(
+        "INSERT INTO \(table) (n, note) SELECT seq, REPEAT('f', 250) FROM shop.seq_1_to_\(3000 + count)")
     case .update:
-      try await fixture.run("UPDATE \(table) SET note = CONCAT(note, 'u') WHERE n BETWEEN \(low) AND \(low + count / 10)")
+      try await fixture.run(
+        "UPDATE \(table) SET note = CONCAT(note, 'u') WHERE n BETWEEN \(low) AND \(low + count / 10)")
     case .delete: try await fixture.run("DELETE FROM \(table) WHERE n BETWEEN \(low) AND \(low + count)")
     case .touch:
       try await fixture.run("SELECT COUNT(*) FROM \(table) WHERE note LIKE '%1%'")
       try await fixture.run("ANALYZE TABLE \(table)")
     case .blobs:
       try await fixture.run(
-        "REPLACE INTO \(table) (n, note, body) SELECT seq, 'blob', REPEAT(CHAR(seq % 256), 90000) FROM shop.seq_\(low)_to_\(low + 20)")
+        "REPLACE INTO \(table) (n, note, body) SELECT seq, 'blob', REPEAT(CHAR(seq % 256), 90000) FROM shop.seq_\(low)_to_\(low + 20)"
+      )
       if chance.chance(0.5) { try await fixture.run("UPDATE \(table) SET body = NULL WHERE n % 3 = 0") }
     case .truncate: try await fixture.run("TRUNCATE TABLE \(table)")
     case .instant:
@@ -137,8 +140,13 @@ struct MariaDBSchedule: Sendable {
       try await fixture.run("DROP TABLE \(table)")
       try await create(table)
     case .compressed:
-      try await fixture.run("SET STATEMENT innodb_strict_mode = OFF FOR ALTER TABLE \(table) ROW_FORMAT = COMPRESSED KEY_BLOCK_SIZE = \(1 << chance.below(4))")
-    case .pageCompressed: try await fixture.run("SET STATEMENT innodb_strict_mode = OFF FOR ALTER TABLE \(table) ROW_FORMAT = DYNAMIC KEY_BLOCK_SIZE = 0 PAGE_COMPRESSED = 1")
+      try await fixture.run(
+        "SET STATEMENT innodb_strict_mode = OFF FOR ALTER TABLE \(table) ROW_FORMAT = COMPRESSED KEY_BLOCK_SIZE = \(1 << chance.below(4))"
+      )
+    case .pageCompressed:
+      try await fixture.run(
+        "SET STATEMENT innodb_strict_mode = OFF FOR ALTER TABLE \(table) ROW_FORMAT = DYNAMIC KEY_BLOCK_SIZE = 0 PAGE_COMPRESSED = 1"
+      )
     case .index:
       try await fixture.run("ALTER TABLE \(table) DROP INDEX IF EXISTS by_note")
       try await fixture.run("ALTER TABLE \(table) ADD INDEX by_note (note(20))")
@@ -164,8 +172,12 @@ struct MariaDBSchedule: Sendable {
       try await move(table, to: table)
       try await settle()
     case .plain:
-      try await fixture.run("INSERT INTO shop.plain SELECT seq, 'p' FROM shop.seq_\(low + 100_000 * (done.count))_to_\(low + 100_000 * (done.count) + 200)")
-      try await fixture.run("INSERT INTO shop.safe SELECT seq, 's' FROM shop.seq_\(low + 100_000 * (done.count))_to_\(low + 100_000 * (done.count) + 200)")
+      try await fixture.run(
+        "INSERT INTO shop.plain SELECT seq, 'p' FROM shop.seq_\(low + 100_000 * (done.count))_to_\(low + 100_000 * (done.count) + 200)"
+      )
+      try await fixture.run(
+        "INSERT INTO shop.safe SELECT seq, 's' FROM shop.seq_\(low + 100_000 * (done.count))_to_\(low + 100_000 * (done.count) + 200)"
+      )
     case .rollback:
       let connection = try await fixture.connect()
       try await connection.run("START TRANSACTION")
@@ -191,15 +203,15 @@ struct MariaDBSchedule: Sendable {
     let end = try await number("Innodb_lsn_current")
     try await fixture.run("SET GLOBAL innodb_max_dirty_pages_pct = 0")
     while try await number("Innodb_lsn_last_checkpoint") < end {
-      try await fixture.run("REPLACE INTO shop.safe VALUES (1, 'settle')")
-      try await fixture.run("REPLACE INTO shop.records VALUES (20, 'settle')")
+      try await fixture.run("UPDATE shop.records SET payload = UUID() WHERE number = 20")
       try await SystemTime().sleep(for: .milliseconds(200))
     }
     try await fixture.run("SET GLOBAL innodb_max_dirty_pages_pct = 90")
   }
 
   private func create(_ table: String) async throws {
-    try await fixture.run("CREATE TABLE \(table) (n INT PRIMARY KEY, note VARCHAR(4000), body LONGBLOB) ENGINE = InnoDB")
+    try await fixture.run(
+      "CREATE TABLE \(table) (n INT PRIMARY KEY, note VARCHAR(4000), body LONGBLOB) ENGINE = InnoDB")
     try await fixture.run("INSERT INTO \(table) (n, note) SELECT seq, REPEAT(MD5(seq), 6) FROM shop.seq_1_to_4000")
   }
 

@@ -65,7 +65,8 @@ extension CopyOrigin {
   /// The strings of a snapshot's facts.
   var encoded: [String: String] {
     [
-      "checkpoint": String(checkpoint), "files": files, "trail": trail.position.description, "trailDigest": trail.digest,
+      "checkpoint": String(checkpoint), "files": files, "trail": trail.position.description,
+      "trailDigest": trail.digest,
     ]
   }
 

@@ -17,6 +17,8 @@ struct Increment: Sendable {
   var partBytes: Int
   /// Where the earlier copy has each tablespace that is still the same.
   var spaces: [UInt32: TreePath]
+  /// Tablespaces that the earlier copy has not, and of which every page will come.
+  var whole: Set<UInt32>
   /// What the server used before this copy was begun.
   var used: UsedSpaces
   var driver: MariaDBDriver
@@ -58,7 +60,7 @@ struct Increment: Sendable {
       guard delta.space == 0 || numbers.insert(delta.space).inserted else {
         throw .unsupported("two files of the copy say that they are tablespace \(delta.space)")
       }
-      if spaces[delta.space] != nil, let table = now.tables[delta.space], table != used.tables[delta.space] {
+      if let before = used.tables[delta.space], let table = now.tables[delta.space], table != before {
         throw .unsupported("\(target) was exchanged for another while it was copied")
       }
       let plan = try await plan(path, target, delta)
@@ -112,7 +114,8 @@ struct Increment: Sendable {
     if let found {
       if delta.space == 0 {
         // It never gets shorter, and its first page speaks for all of its files.
-        size = max(found.size, lastPage, try await driver.blocking({ () throws(DriverError) in try fileSize(live) }) ?? 0)
+        size = max(
+          found.size, lastPage, try await driver.blocking({ () throws(DriverError) in try fileSize(live) }) ?? 0)
       } else if name.hasPrefix("undo") {
         // These can be cut off.
         size = max(said ?? found.size, lastPage)
@@ -120,11 +123,19 @@ struct Increment: Sendable {
         size = max(found.size, said ?? 0, lastPage)
       }
     } else {
-      let (since, renamed) = (since, path)
-      let looked = try await driver.blocking { () throws(DriverError) in
-        try Self.requireWhole(delta, since: since, live: live, copy: renamed)
+      size = max(said ?? 0, lastPage)
+      if !whole.contains(delta.space) {
+        // What was made since this copy began is in the log as a whole.
+        let isYoung = used.tables[delta.space] == nil && !used.discarded.contains(delta.space)
+        let since = since
+        let looked = try await driver.blocking { () throws(DriverError) -> Int64? in
+          try Self.look(at: live, delta.space, pageBytes: delta.pageBytes, since: since, except: delta.pages)
+        }
+        guard looked != nil || isYoung else {
+          throw .unsupported("\(live) is new, and was gone before it could be looked at")
+        }
+        size = max(size, looked ?? 0)
       }
-      size = max(said ?? 0, lastPage, looked)
     }
     guard size < Int64(UInt32.max) * pageBytes else { throw .corrupt("\(target) says that it has \(size) bytes") }
     size = (size + pageBytes - 1) / pageBytes * pageBytes
@@ -170,65 +181,47 @@ struct Increment: Sendable {
     }
   }
 
-  /// Of a file that the earlier copy has not, every page must have come: looks whether the live one has others. Blocks.
+  /// Of a file that the earlier copy has not, every page must have changed since: looks for others, as an import makes them.
+  /// Blocks.
   ///
-  /// - Returns: The live file's length.
-  private static func requireWhole(
-    _ delta: PageDelta, since: UInt64, live: String, copy: String
-  ) throws(DriverError) -> Int64 {
-    let unseen = DriverError.unsupported("\(live) is new, and was gone before it could be looked at")
+  /// - Parameter pages: Those that are known to have changed.
+  /// - Returns: The file's length; `nil` if there is none, or another tablespace's.
+  static func look(
+    at path: String, _ space: UInt32, pageBytes: Int, since: UInt64, except pages: [PageDelta.Page]
+  ) throws(DriverError) -> Int64? {
     do throws(SystemFailure) {
-      // Dropped while the copy was made: it is not in what is restored.
-      if Files.exists(withoutSuffix(copy) + ".del") { return 0 }
-      var path = live
-      let renamed = withoutSuffix(copy) + ".ren"
-      if Files.exists(renamed) {
-        let name = String(decoding: try Files.read(renamed, limitBytes: 4096), as: UTF8.self)
-        guard !name.contains("..") else { throw SystemFailure("read", path: renamed, number: ENOENT) }
-        path = Files.parent(of: Files.parent(of: live)) + "/\(name).ibd"
-      }
       let file = try File(path, O_RDONLY)
       let size = Int64(try file.status().st_size)
-      let step = 64
-      var expected = delta.pages[...]
-      var at: Int64 = 0
+      var expected = pages[...]
+      var (at, isOld) = (Int64(0), false)
       while at < size {
-        let bytes = try file.read(at: at, count: step * delta.pageBytes)
-        guard !bytes.isEmpty else { break }
-        var stray: Int64?
-        var isOther = false
-        bytes.withUnsafeBytes { raw in
-          for begin in stride(from: 0, to: raw.count - delta.pageBytes + 1, by: delta.pageBytes) {
-            let number = (at + Int64(begin)) / Int64(delta.pageBytes)
-            let page = UnsafeRawBufferPointer(rebasing: raw[begin..<begin + delta.pageBytes])
-            if number == 0, !InnoDBPage.isZero(page) {
-              let space: UInt32 = InnoDBPage.number(page, at: InnoDBPage.spaceOffset)
-              isOther = space != delta.space
-            }
-            while let first = expected.first, Int64(first.number) < number { expected.removeFirst() }
-            if expected.first.map({ Int64($0.number) == number }) ?? false { continue }
-            if InnoDBPage.position(of: page) <= since, !InnoDBPage.isZero(page) { stray = number }
+        let bytes = try file.read(at: at, count: 64 * pageBytes)
+        guard bytes.count >= pageBytes else { break }
+        for begin in stride(from: 0, to: bytes.count - pageBytes + 1, by: pageBytes) {
+          let number = (at + Int64(begin)) / Int64(pageBytes)
+          let (isEmpty, position, owner): (Bool, UInt64, UInt32) = bytes.withUnsafeBytes { raw in
+            let page = UnsafeRawBufferPointer(rebasing: raw[begin..<begin + pageBytes])
+            return (
+              InnoDBPage.isZero(page), InnoDBPage.position(of: page),
+              InnoDBPage.number(page, at: InnoDBPage.spaceOffset)
+            )
           }
-        }
-        if isOther { throw SystemFailure("read", path: path, number: ENOENT) }
-        if let stray {
-          throw SystemFailure("page \(stray)", path: path, number: EBADMSG)
+          if number == 0, !isEmpty, owner != space { return nil }
+          while let first = expected.first, Int64(first.number) < number { expected.removeFirst() }
+          if let first = expected.first, Int64(first.number) == number { continue }
+          if position <= since, !isEmpty { isOld = true }
         }
         at += Int64(bytes.count)
       }
+      guard !isOld else { throw SystemFailure("read", path: path, number: EBADMSG) }
       return size
     } catch {
       switch error.number {
-      case ENOENT: throw unseen
-      case EBADMSG: throw .unsupported("\(live) is new, and has pages that say they are old: it was imported")
+      case ENOENT: return nil
+      case EBADMSG: throw .unsupported("\(path) is new, and has pages that say they are old: it was imported")
       default: throw DriverError(error)
       }
     }
-  }
-
-  /// `shop/t` of `shop/t.ibd`: what mariadb-backup calls the files by that say what became of a table.
-  private static func withoutSuffix(_ path: String) -> String {
-    path.hasSuffix(".ibd") ? String(path.dropLast(4)) : path
   }
 
   /// Writes the missing parts into scratch, in the place of the delta.
@@ -407,154 +400,6 @@ private func fileSize(_ path: String) throws(DriverError) -> Int64? {
   throw DriverError(SystemFailure("stat", path: path))
 }
 
-// MARK: What has which number
-
-/// Tablespaces that a server uses, and the table that each is of.
-///
-/// The number of a tablespace stays when it is discarded and another file imported in its place, whose pages then say that
-/// they never changed. The table gets another number when that is discarded, and its indexes begin nowhere until the import has
-/// ended. Source: MariaDB 10.11, storage/innobase/row/row0mysql.cc (row_discard_tablespace) and row0import.cc.
-struct UsedSpaces: Equatable, Sendable {
-  /// 0 for one that is of no table.
-  var tables: [UInt32: UInt64] = [:]
-  /// As InnoDB calls the tables, which is their files' names without a suffix.
-  var names: [UInt32: String] = [:]
-
-  /// A server can have as many indexes as that.
-  private static let rowLimit = 20_000_000
-  /// FIL_NULL.
-  private static let nowhere: UInt64 = 0xffff_ffff
-
-  static func read(_ control: Connection) async throws(DriverError) -> UsedSpaces {
-    do throws(StatementFailure) {
-      var (result, lost, shared) = (UsedSpaces(), Set<UInt64>(), Set<UInt32>())
-      let indexes = try await control.run(
-        "SELECT DISTINCT TABLE_ID FROM information_schema.INNODB_SYS_INDEXES WHERE PAGE_NO IS NULL OR PAGE_NO = \(nowhere)",
-        rowLimit: rowLimit)
-      for row in indexes.rows { if let table = row.first?.flatMap({ UInt64($0) }) { lost.insert(table) } }
-      let tables = try await control.run(
-        "SELECT SPACE, TABLE_ID, NAME FROM information_schema.INNODB_SYS_TABLES WHERE SPACE > 0", rowLimit: rowLimit)
-      for row in tables.rows {
-        guard row.count == 3, let space = row[0].flatMap({ UInt32($0) }), let table = row[1].flatMap({ UInt64($0) }),
-          !lost.contains(table)
-        else { continue }
-        if result.tables.updateValue(table, forKey: space) != nil { shared.insert(space) }
-        result.names[space] = row[2]
-      }
-      for space in shared { result.tables[space] = nil }
-      let others = try await control.run(
-        "SELECT SPACE FROM information_schema.INNODB_SYS_TABLESPACES WHERE NAME LIKE 'innodb\\_undo%'")
-      for row in others.rows { if let space = row.first?.flatMap({ UInt32($0) }) { result.tables[space] = 0 } }
-      return result
-    } catch { throw error.driverError("asking which tablespaces are in use") }
-  }
-
-  /// Those that were the same before and after.
-  func staying(_ later: UsedSpaces) -> UsedSpaces {
-    UsedSpaces(tables: tables.filter { later.tables[$0.key] == $0.value }, names: later.names)
-  }
-
-  /// Looks whether a copy has all of those. Blocks.
-  ///
-  /// mariadb-backup takes a table for dropped whose tablespace was discarded and imported since InnoDB's checkpoint: it leaves the
-  /// table out and says nothing.
-  func requireAll(in directory: String, found: Set<UInt32>) throws(DriverError) {
-    for (space, table) in tables.sorted(by: { $0.key < $1.key }) where table > 0 && !found.contains(space) {
-      let name = names[space] ?? ""
-      let isThere = ["new", "ibd", "ibd" + PageDelta.suffix].contains { Files.exists("\(directory)/\(name).\($0)") }
-      if isThere || name.isEmpty { continue }
-      throw .engineFailed(
-        "mariadb-backup left out \(name): its tablespace was imported since InnoDB's last checkpoint; take the copy again later",
-        log: "")
-    }
-  }
-}
-
-/// Which tablespaces a copy has, for a later one: tables are renamed, and made anew under the same name.
-struct SpaceList: Equatable, Sendable {
-  struct Entry: Equatable, Sendable {
-    var table: UInt64
-    var path: TreePath
-  }
-
-  var entries: [UInt32: Entry] = [:]
-
-  static let directory = "pages"
-  static let file = "tablespaces"
-  static let limitBytes = 256 << 20
-
-  /// - Parameters:
-  ///   - found: The tablespaces in a copy, and where.
-  ///   - used: Those that were in use, and the same, before the copy and after it.
-  init(_ found: [(space: UInt32, path: TreePath)], used: UsedSpaces) {
-    var seen: Set<UInt32> = []
-    for (space, path) in found {
-      if !seen.insert(space).inserted {
-        // Which of them is meant is not known.
-        entries[space] = nil
-      } else if let table = used.tables[space], InnoDBFile.isTablespace(path.last?.lossyText ?? ""),
-        !path.description.contains("\n")
-      {
-        entries[space] = Entry(table: table, path: path)
-      }
-    }
-  }
-
-  /// The tablespaces of a whole copy in scratch. Blocks.
-  static func found(
-    in directory: String, at target: TreePath
-  ) throws(DriverError) -> [(space: UInt32, path: TreePath)] {
-    var result: [(space: UInt32, path: TreePath)] = []
-    let names: [FileName]
-    do throws(SystemFailure) { names = try Files.names(in: directory) } catch { throw DriverError(error) }
-    for name in names.sorted() {
-      let (text, path) = (name.lossyText, "\(directory)/\(name.lossyText)")
-      if Files.isDirectory(path) {
-        result += try found(in: path, at: target.appending(name))
-      } else if InnoDBFile.isTablespace(text) || text.hasSuffix(".new"), !text.hasPrefix("ibdata") {
-        do throws(SystemFailure) {
-          let head = try File(path, O_RDONLY).read(at: 0, count: InnoDBPage.sizeOffset)
-          guard head.count == InnoDBPage.sizeOffset else { continue }
-          let space: UInt32 = head.withUnsafeBytes { InnoDBPage.number($0, at: InnoDBPage.spaceOffset) }
-          if space > 0 { result.append((space, target.appending(name))) }
-        } catch { throw DriverError(error) }
-      }
-    }
-    return result
-  }
-
-  var encoded: [UInt8] {
-    Array(
-      entries.sorted { $0.key < $1.key }.map { "\($0.key) \($0.value.table) \($0.value.path)\n" }.joined().utf8)
-  }
-
-  /// What makes no sense is left out: of it everything is read.
-  init(_ bytes: [UInt8]) {
-    for line in String(decoding: bytes, as: UTF8.self).split(separator: "\n") {
-      let fields = line.split(separator: " ", maxSplits: 2)
-      guard fields.count == 3, let space = UInt32(fields[0]), let table = UInt64(fields[1]) else { continue }
-      entries[space] = Entry(table: table, path: TreePath(String(fields[2])))
-    }
-  }
-}
-
-/// Which files hold InnoDB's pages.
-enum InnoDBFile {
-  static func isTablespace(_ name: String) -> Bool {
-    name.hasSuffix(".ibd") || name.hasPrefix("ibdata") || name.hasPrefix("undo")
-  }
-
-  /// Every how many bytes they are cut, in a server of so many: a changed page changes one part, and each part costs some
-  /// hundred bytes in the repository. Of a server that has a copy the parts stay as they are.
-  static func partBytes(forServerOf bytes: Int64, pageBytes: Int) -> Int {
-    switch bytes {
-    case ..<(64 << 30): max(32 << 10, pageBytes)
-    case ..<(512 << 30): 64 << 10
-    default: 128 << 10
-    }
-  }
-}
-
 // MARK: Whether there is one
 
 extension MariaDBDriver {
@@ -572,7 +417,9 @@ extension MariaDBDriver {
       let rows = try await control.run(
         "SHOW GLOBAL STATUS WHERE Variable_name IN ('Innodb_lsn_last_checkpoint', 'Innodb_lsn_current')"
       ).rows
-      let values = Dictionary(rows.compactMap { row in row.count == 2 ? row[0].map { ($0, row[1] ?? "") } : nil }) { $1 }
+      let values = Dictionary(rows.compactMap { row in row.count == 2 ? row[0].map { ($0, row[1] ?? "") } : nil }) {
+        $1
+      }
       guard let last = values["Innodb_lsn_last_checkpoint"].flatMap({ UInt64($0) }),
         let now = values["Innodb_lsn_current"].flatMap({ UInt64($0) }), last > 0, last <= now
       else { throw StatementFailure(code: 2027, message: "the server did not say where InnoDB's last checkpoint is") }
@@ -594,13 +441,16 @@ extension MariaDBDriver {
     _ control: Connection
   ) async throws(DriverError) -> Increment {
     guard let origin = facts.origin else {
-      throw .unsupported(facts.obstacle ?? "the newest copy in the repository does not say what a later one can begin with")
+      throw .unsupported(
+        facts.obstacle ?? "the newest copy in the repository does not say what a later one can begin with")
     }
     guard facts.version == server.version else {
-      throw .unsupported("the newest copy in the repository is of \(facts.version), and the server is \(server.version)")
+      throw .unsupported(
+        "the newest copy in the repository is of \(facts.version), and the server is \(server.version)")
     }
     guard origin.files == beginning.files else {
-      throw .unsupported("InnoDB's log was made anew since the newest copy in the repository, or its files were replaced")
+      throw .unsupported(
+        "InnoDB's log was made anew since the newest copy in the repository, or its files were replaced")
     }
     guard let end = UInt64(facts.lsn), origin.checkpoint <= end, end <= beginning.current else {
       throw .unsupported(
@@ -610,7 +460,8 @@ extension MariaDBDriver {
       throw .unsupported("without a binary log nothing shows whether the server was set back")
     }
     if server.variables["innodb_immediate_scrub_data_uncompressed"] == "ON" {
-      throw .unsupported("innodb_immediate_scrub_data_uncompressed empties pages, which then don't say that they changed")
+      throw .unsupported(
+        "innodb_immediate_scrub_data_uncompressed empties pages, which then don't say that they changed")
     }
     if let level = server.variables["innodb_force_recovery"], level != "0" {
       throw .unsupported("innodb_force_recovery is \(level)")
@@ -620,7 +471,8 @@ extension MariaDBDriver {
     do throws(StatementFailure) {
       let names = try await control.run("SHOW BINARY LOGS").rows.map { $0.first ?? nil }
       guard names.contains(trail.position.file) else {
-        throw StatementFailure(code: 1, message: "\(trail.position.file) is not among the server's binary logs any more")
+        throw StatementFailure(
+          code: 1, message: "\(trail.position.file) is not among the server's binary logs any more")
       }
     } catch {
       if error.code == 1 {
@@ -648,8 +500,19 @@ extension MariaDBDriver {
       throw .unsupported("InnoDB's pages are longer than the parts of the newest copy in the repository")
     }
     let same = list.entries.filter { beginning.used.tables[$0.key] == $0.value.table }
+    // Before the copy, as tables come and go.
+    var whole: Set<UInt32> = []
+    for (space, table) in beginning.used.tables where table > 0 && same[space] == nil {
+      guard let name = beginning.used.names[space] else { continue }
+      let path = "\(dataDirectory)/\(name).ibd"
+      let bytes = beginning.used.shortPages[space] ?? page
+      let size = try await blocking { () throws(DriverError) -> Int64? in
+        try Increment.look(at: path, space, pageBytes: bytes, since: origin.checkpoint, except: [])
+      }
+      if size != nil { whole.insert(space) }
+    }
     return Increment(
       earlier: earlier.tree, since: origin.checkpoint, partBytes: part, spaces: same.mapValues { $0.path },
-      used: beginning.used, driver: self)
+      whole: whole, used: beginning.used, driver: self)
   }
 }

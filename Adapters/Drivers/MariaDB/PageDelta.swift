@@ -78,7 +78,8 @@ struct PageDelta: Sendable {
   }
 
   private static func explained(_ error: SystemFailure) -> DriverError {
-    error.number == EBADMSG ? .corrupt("\(error.path ?? "a file") is not what mariadb-backup writes") : DriverError(error)
+    error.number == EBADMSG
+      ? .corrupt("\(error.path ?? "a file") is not what mariadb-backup writes") : DriverError(error)
   }
 }
 
