@@ -72,10 +72,11 @@ struct MariaDBSchedule: Sendable {
         }
         for number in [1, 3, 5] { try await fixture.run("DROP TABLE shop.e\(number)") }
       }
-      let next = try await MariaDBIncrementTests.copy(fixture, after: copy, during: during)
+      let next = try await take(after: copy, during: during)
       let story = "seed \(seed), round \(round): \(done.joined(separator: ", "))"
       // An import is the one thing here after which everything is read.
-      if !done.suffix(steps).contains(where: { $0.hasPrefix("importSpace") }) {
+      let isCertain = next.refusal?.contains("mariadb-backup failed") != true
+      if isCertain, !done.suffix(steps).contains(where: { $0.hasPrefix("importSpace") }) {
         #expect(next.refusal == nil && next.isIncrement == (copy != nil), "\(story): \(next.result.notes)")
       }
       let strays = try await MariaDBIncrementTests.strays(next, fixture, isQuiet: !load)
@@ -86,6 +87,21 @@ struct MariaDBSchedule: Sendable {
       }
       if !strays.isEmpty { return }
       copy = next
+    }
+  }
+
+  /// mariadb-backup gives up when a table goes while it makes its list: taken again then, without the load.
+  private func take(
+    after copy: MariaDBIncrementTests.Copy?, during: @escaping @Sendable () async throws -> Void
+  ) async throws -> MariaDBIncrementTests.Copy {
+    do {
+      return try await MariaDBIncrementTests.copy(fixture, after: copy, during: during)
+    } catch let error as DriverError {
+      guard case .engineFailed(let what, _) = error, what.contains("mariadb-backup failed") else { throw error }
+      for number in 1...6 {
+        for letter in ["d", "e"] { try await fixture.run("DROP TABLE IF EXISTS shop.\(letter)\(number)") }
+      }
+      return try await MariaDBIncrementTests.copy(fixture, after: copy)
     }
   }
 

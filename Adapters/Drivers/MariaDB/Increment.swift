@@ -110,20 +110,21 @@ struct Increment: Sendable {
     let live = driver.livePath(of: target)
     let lastPage = delta.pages.last.map { (Int64($0.number) + 1) * pageBytes } ?? 0
     let said = try await driver.blocking { () throws(DriverError) in try Self.saidBytes(path, delta) }
+    // A file is longer than its first page says before that is written.
+    let now = try await driver.blocking { () throws(DriverError) in try Self.length(of: live, delta.space) }
     var size: Int64
     if let found {
       if delta.space == 0 {
-        // It never gets shorter, and its first page speaks for all of its files.
-        size = max(
-          found.size, lastPage, try await driver.blocking({ () throws(DriverError) in try fileSize(live) }) ?? 0)
+        // Its first page speaks for all of its files.
+        size = max(found.size, lastPage, now ?? 0)
       } else if name.hasPrefix("undo") {
         // These can be cut off.
         size = max(said ?? found.size, lastPage)
       } else {
-        size = max(found.size, said ?? 0, lastPage)
+        size = max(found.size, said ?? 0, lastPage, now ?? 0)
       }
     } else {
-      size = max(said ?? 0, lastPage)
+      size = max(said ?? 0, lastPage, now ?? 0)
       if !whole.contains(delta.space) {
         // What was made since this copy began is in the log as a whole.
         let isYoung = used.tables[delta.space] == nil && !used.discarded.contains(delta.space)
@@ -178,6 +179,20 @@ struct Increment: Sendable {
       return Int64(pages) * Int64(delta.pageBytes)
     } catch {
       throw error.number == EBADMSG ? .corrupt("\(path) has another tablespace's first page") : DriverError(error)
+    }
+  }
+
+  /// `nil` if there is no file, or another tablespace's. Blocks.
+  private static func length(of path: String, _ space: UInt32) throws(DriverError) -> Int64? {
+    do throws(SystemFailure) {
+      let file = try File(path, O_RDONLY)
+      let head = try file.read(at: 0, count: InnoDBPage.sizeOffset)
+      guard head.count == InnoDBPage.sizeOffset else { return nil }
+      let own: UInt32 = head.withUnsafeBytes { InnoDBPage.number($0, at: InnoDBPage.spaceOffset) }
+      return own == space ? Int64(try file.status().st_size) : nil
+    } catch {
+      if error.number == ENOENT { return nil }
+      throw DriverError(error)
     }
   }
 
@@ -390,14 +405,6 @@ extension MariaDBDriver {
   func livePath(of target: TreePath) -> String {
     ([dataDirectory] + target.components.dropFirst().map(\.lossyText)).joined(separator: "/")
   }
-}
-
-/// `nil` if there is none. Blocks.
-private func fileSize(_ path: String) throws(DriverError) -> Int64? {
-  var status = stat()
-  if lstat(path, &status) == 0 { return Int64(status.st_size) }
-  if errno == ENOENT { return nil }
-  throw DriverError(SystemFailure("stat", path: path))
 }
 
 // MARK: Whether there is one
