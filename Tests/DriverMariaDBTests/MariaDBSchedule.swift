@@ -76,8 +76,8 @@ struct MariaDBSchedule: Sendable {
       let story = "seed \(seed), round \(round): \(done.joined(separator: ", "))"
       // An import is the one thing here after which everything is read.
       // Nor can what comes and goes beside the copy always be looked at.
-      let isCertain =
-        !load || !["mariadb-backup failed", "before it could be looked at"].contains { next.refusal?.contains($0) == true }
+      let excuses = ["mariadb-backup failed", "before it could be looked at"]
+      let isCertain = !load || !excuses.contains { next.refusal?.contains($0) == true }
       if isCertain, !done.suffix(steps).contains(where: { $0.hasPrefix("importSpace") }) {
         #expect(next.refusal == nil && next.isIncrement == (copy != nil), "\(story): \(next.result.notes)")
       }
