@@ -110,6 +110,15 @@ package final class MemoryTree: TreeSink, EarlierTree {
     return EarlierFile(size: Int64(entry.content.count), parts: parts)
   }
 
+  package func read(
+    _ parts: [Digest], each: @escaping @Sendable (Digest, [UInt8]) async throws(AnyFailure) -> Void
+  ) async throws(AnyFailure) {
+    for digest in Set(parts).sorted() {
+      guard let bytes = part(digest) else { throw AnyFailure(ContractBroken("part \(digest.hex) is not here")) }
+      try await each(digest, bytes)
+    }
+  }
+
   private func check(_ path: TreePath, _ metadata: FileMetadata, hasContent: Bool) throws {
     for name in path.components where FileName(untrusted: name.bytes) == nil {
       throw ContractBroken("the sink got a path with the component '\(name)'")

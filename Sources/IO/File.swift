@@ -166,6 +166,13 @@ package final class File: Sendable {
     guard fstat(descriptor, &result) == 0 else { throw SystemFailure("stat", path: path) }
     return result
   }
+
+  /// When the file was made, in nanoseconds since 1970; 0 where its file system doesn't know.
+  package func birthNanoseconds() throws(SystemFailure) -> Int64 {
+    var result: Int64 = 0
+    guard salvor_birth(descriptor, &result) == 0 else { throw SystemFailure("statx", path: path) }
+    return result
+  }
 }
 
 /// Whole-file and directory operations. Every call blocks.

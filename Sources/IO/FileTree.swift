@@ -191,6 +191,13 @@ extension TreeSink {
 package protocol EarlierTree: TreeSource {
   /// - Returns: `nil` if there is no such file, if it isn't cut every so many bytes, or if a part of it is missing.
   func file(_ path: TreePath, cutEvery bytes: Int) async throws(AnyFailure) -> EarlierFile?
+
+  /// Reads parts that ``file(_:cutEvery:)`` named, in whatever order is best for the place.
+  ///
+  /// - Parameter each: Gets every part once, however often it is named; several may come at a time.
+  func read(
+    _ parts: [Digest], each: @escaping @Sendable (Digest, [UInt8]) async throws(AnyFailure) -> Void
+  ) async throws(AnyFailure)
 }
 
 /// A file in parts of one length, but for the last, which may be shorter.

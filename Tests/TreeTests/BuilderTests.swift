@@ -1,6 +1,7 @@
 import Core
 import Foundation
 import IO
+import Synchronization
 import TestSupport
 import Testing
 import Vault
@@ -69,6 +70,17 @@ struct BuilderTests {
     #expect(try await earlier.file("2", cutEvery: cut) == nil, "cut otherwise")
     #expect(try await earlier.file("3", cutEvery: cut) == nil)
     #expect(try await earlier.file("elsewhere/1", cutEvery: cut) == nil)
+
+    let read = Mutex<[Digest: [UInt8]]>([:])
+    try await earlier.read(known.parts + [known.parts[0]]) { (digest, part) throws(AnyFailure) -> Void in
+      let isFirst = read.withLock { $0.updateValue(part, forKey: digest) == nil }
+      #expect(isFirst, "each comes once")
+    }
+    let parts = read.withLock { $0 }
+    #expect(known.parts.flatMap { parts[$0] ?? [] } == bytes)
+    await #expect(throws: AnyFailure.self) {
+      try await earlier.read([Digest.of("nothing")]) { (_, _) throws(AnyFailure) -> Void in }
+    }
 
     let saves = vault.saveCount
     let builder = SnapshotBuilder(writer: vault, polynomial: somePolynomial, reader: vault)

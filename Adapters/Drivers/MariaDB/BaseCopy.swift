@@ -16,7 +16,7 @@ struct BaseCopy: Sendable {
   /// Where it stands in InnoDB's own log.
   var lsn: String
 
-  /// Pages that change in place; a multiple of the largest page.
+  /// Of files of other engines than InnoDB, whose blocks change in place.
   static let pageCut = Cutting.fixed(bytes: 128 << 10)
   private static let statementLimit = 1 << 16
 
@@ -48,12 +48,15 @@ struct BaseCopy: Sendable {
 
 extension MariaDBDriver {
   /// Copies the running server's files into `directory`, which is made.
-  func copyFiles(to directory: String, isLogged: Bool) async throws(DriverError) -> BaseCopy {
+  ///
+  /// - Parameter since: Copy of InnoDB's files only pages that say that they changed behind this position.
+  func copyFiles(to directory: String, isLogged: Bool, since: UInt64? = nil) async throws(DriverError) -> BaseCopy {
     let program = try program("mariadb-backup")
     let options = directory + ".cnf"
     let text = try await optionFile()
     try await blocking { () throws(DriverError) in
-      let needs = (try? treeBytes(dataDirectory)) ?? 0
+      // How much changed is not known before it is there.
+      let needs = since == nil ? (try? treeBytes(dataDirectory)) ?? 0 : 0
       let place = Files.parent(of: directory)
       if let free = try? Files.freeBytes(at: place), free < needs {
         throw .system(
@@ -63,13 +66,14 @@ extension MariaDBDriver {
       }
       do throws(SystemFailure) { try Files.replace(options, with: text) } catch { throw DriverError(error) }
     }
+    let incremental = since.map { ["--incremental-lsn=\($0)"] } ?? []
     let result: Result<BaseCopy, DriverError>
     do throws(DriverError) {
       try await ServerCommand(
         executable: program,
         arguments: [
           "--defaults-file=\(options)", "--backup", "--target-dir=\(directory)", "--datadir=\(dataDirectory)",
-        ], user: nil
+        ] + incremental, user: nil
       ).run()
       result = .success(
         try await blocking { () throws(DriverError) in
@@ -122,6 +126,9 @@ struct TreeCopy: Sendable {
   var counter: ByteCounter
   /// Whose the files were.
   var owner: FileMetadata
+  var partBytes = RestoreFacts.formerPartBytes
+  /// Files of which only parts are here.
+  var settled: [TreePath: Increment.Settled] = [:]
 
   func copy(_ directory: String, to target: TreePath) async throws(DriverError) {
     try throwIfCancelled()
@@ -140,11 +147,20 @@ struct TreeCopy: Sendable {
         if name.lossyText.hasSuffix(".isl") {
           throw .unsupported("\(place) leads outside the data directory: move that table back, without DATA DIRECTORY")
         }
-        let isPaged =
-          [".ibd", ".MYD", ".MAD", ".MYI", ".MAI"].contains { name.lossyText.hasSuffix($0) }
-          || name.lossyText.hasPrefix("ibdata") || name.lossyText.hasPrefix("undo")
-        try await add(place, metadata(of: path, kind: .regular), isPaged ? BaseCopy.pageCut : .content) {
-          FileSource(try File(path, O_RDONLY))
+        var metadata = self.metadata(of: path, kind: .regular)
+        if let file = settled[place] {
+          counter.read(metadata.size)
+          var content: OpenSource?
+          if metadata.size > 0 { content = { FileSource(try File(path, O_RDONLY)) } }
+          metadata.size = file.size
+          try await add(place, metadata, file.parts, content)
+        } else {
+          let isPaged = [".MYD", ".MAD", ".MYI", ".MAI"].contains { name.lossyText.hasSuffix($0) }
+          let cutting: Cutting =
+            InnoDBFile.isTablespace(name.lossyText)
+            ? .fixed(bytes: partBytes) : isPaged ? BaseCopy.pageCut : .content
+          counter.read(metadata.size)
+          try await add(place, metadata, cutting) { FileSource(try File(path, O_RDONLY)) }
         }
         await pool.run { _ = unlink(path) }
       default: throw .unsupported("\(place) is neither file nor directory")
@@ -192,13 +208,23 @@ struct TreeCopy: Sendable {
   ) async throws(DriverError) {
     do throws(AnyFailure) {
       counter.add(try await sink.add(path, metadata, cutting: cutting, content: content).size)
-    } catch {
-      // What the content threw comes back wrapped.
-      if let inner = error.underlying as? DriverError { throw inner }
-      if error.isCancellation { throw .cancelled }
-      if let inner = error.underlying as? AnyFailure, let driver = inner.underlying as? DriverError { throw driver }
-      throw .sink(error)
-    }
+    } catch { throw sinkError(error) }
+  }
+
+  private func add(
+    _ path: TreePath, _ metadata: FileMetadata, _ parts: [Digest?], _ content: OpenSource?
+  ) async throws(DriverError) {
+    do throws(AnyFailure) {
+      counter.add(try await sink.add(path, metadata, partBytes: partBytes, parts: parts, content: content).size)
+    } catch { throw sinkError(error) }
+  }
+
+  /// What the content threw comes back wrapped.
+  private func sinkError(_ error: AnyFailure) -> DriverError {
+    if let inner = error.underlying as? DriverError { return inner }
+    if error.isCancellation { return .cancelled }
+    if let inner = error.underlying as? AnyFailure, let driver = inner.underlying as? DriverError { return driver }
+    return .sink(error)
   }
 }
 
@@ -212,6 +238,7 @@ private final class FileSource: ByteSource {
 /// Bytes so far, told on as they come.
 final class ByteCounter: Sendable {
   private let total = Mutex<Int64>(0)
+  private let fromStore = Mutex<Int64>(0)
   private let progress: @Sendable (Int64) -> Void
 
   init(_ progress: @escaping @Sendable (Int64) -> Void) { self.progress = progress }
@@ -225,6 +252,11 @@ final class ByteCounter: Sendable {
   }
 
   var value: Int64 { total.withLock { $0 } }
+
+  func read(_ bytes: Int64) { fromStore.withLock { $0 += bytes } }
+
+  /// What the sink was given to read, which is less than what the copy has if parts of it are an earlier one's.
+  var readBytes: Int64 { fromStore.withLock { $0 } }
 }
 
 /// Bytes in regular files. Blocks.

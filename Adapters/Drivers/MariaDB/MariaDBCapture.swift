@@ -24,6 +24,10 @@ actor MariaDBCapture: CaptureSession {
   private var eventColumns: [EventTable.Column] = []
   private var isHeld = false
   private var notes: [String] = []
+  private var origin: CopyOrigin?
+  /// Why no later copy can lean on this one.
+  private var obstacle: String?
+  private var partBytes = RestoreFacts.formerPartBytes
 
   private struct Mark: Sendable {
     var position: BinlogPosition
@@ -44,7 +48,8 @@ actor MariaDBCapture: CaptureSession {
 
   private func copy() throws(DriverError) -> TreeCopy {
     guard let owner else { throw .holdImpossible("the session is not prepared") }
-    return TreeCopy(sink: context.sink, pool: driver.environment.pool, counter: counter, owner: owner)
+    return TreeCopy(
+      sink: context.sink, pool: driver.environment.pool, counter: counter, owner: owner, partBytes: partBytes)
   }
 
   // MARK: Before the hold
@@ -62,7 +67,8 @@ actor MariaDBCapture: CaptureSession {
     }
     self.owner = owner
     let directory = context.scratch + "/copy"
-    var base = try await driver.copyFiles(to: directory, isLogged: facts.isLogged)
+    let beginning = try await driver.beginning(control)
+    var (base, copied) = try await copyFiles(to: directory, control, facts, beginning)
     // What a restore would refuse is no copy.
     _ = try await driver.blocking { () throws(DriverError) in try BesideServer.layout(in: directory) }
     if let position = base.position {
@@ -74,6 +80,7 @@ actor MariaDBCapture: CaptureSession {
       } catch { throw error.driverError("asking where the copy stands") }
     }
     self.base = base
+    try await noteOrigin(beginning, facts, base)
     if facts.isHeld {
       guard let position = base.position else { throw .unsupported("the server does not say where its log stands") }
       do throws(StatementFailure) {
@@ -93,13 +100,93 @@ actor MariaDBCapture: CaptureSession {
         }
       }
     }
-    try await copy().copy(directory, to: "data")
+    var copy = try copy()
+    copy.settled = copied.files
+    try await copy.copy(directory, to: "data")
+    try await copy.addDirectory(TreePath(SpaceList.directory))
+    try await copy.add(
+      TreePath(SpaceList.directory).appending(FileName(SpaceList.file)), bytes: copied.spaces.encoded)
+    if let since = copied.since {
+      notes.append(
+        "took \(counter.readBytes) of \(counter.value) bytes from the server: what changed since InnoDB's \(since)")
+    }
     if reader != nil {
       do throws(StatementFailure) { tables = try await RowDigest.tables(control) } catch {
         throw error.driverError("looking for tables")
       }
     }
     await driver.environment.pool.run { try? Files.removeTree(directory) }
+  }
+
+  /// What is in scratch, and which earlier copy it leans on.
+  private struct Copied: Sendable {
+    var files: [TreePath: Increment.Settled] = [:]
+    var since: UInt64?
+    var spaces: SpaceList
+  }
+
+  /// Only what changed, if there is a copy to lean on, and everything certain.
+  private func copyFiles(
+    to directory: String, _ control: Connection, _ facts: ServerFacts, _ beginning: MariaDBDriver.Beginning
+  ) async throws(DriverError) -> (BaseCopy, Copied) {
+    let pageBytes = facts.variables["innodb_page_size"].flatMap { Int($0) } ?? RestoreFacts.formerPartBytes
+    let size = await driver.environment.pool.run { [driver] in (try? treeBytes(driver.dataDirectory)) ?? 0 }
+    partBytes = InnoDBFile.partBytes(forServerOf: size, pageBytes: pageBytes)
+    do throws(DriverError) {
+      let earlier: EarlierCapture?
+      do throws(AnyFailure) { earlier = try await context.earlier() } catch {
+        throw error.isCancellation ? .cancelled : .sink(error)
+      }
+      if let earlier {
+        let known = try RestoreFacts(earlier.result.facts)
+        // Parts of another length would all be new to the repository.
+        partBytes = max(known.partBytes, pageBytes)
+        let increment = try await driver.increment(since: earlier, known, facts, beginning, control)
+        let base = try await driver.copyFiles(to: directory, isLogged: facts.isLogged, since: increment.since)
+        let now = try await UsedSpaces.read(control)
+        let files = try await increment.settle(directory, now: now)
+        let spaces = try await list(
+          files.map { ($0.value.space, $0.key) }.filter { $0.0 > 0 }, beginning.used.staying(now), directory)
+        return (base, Copied(files: files, since: increment.since, spaces: spaces))
+      }
+    } catch {
+      if case .cancelled = error { throw error }
+      notes.append("read in full: \(error.report.summary)")
+      try await driver.blocking { () throws(DriverError) in
+        do throws(SystemFailure) { try Files.removeTree(directory) } catch { throw DriverError(error) }
+      }
+    }
+    let base = try await driver.copyFiles(to: directory, isLogged: facts.isLogged)
+    let now = try await UsedSpaces.read(control)
+    let found = try await driver.blocking { () throws(DriverError) in try SpaceList.found(in: directory, at: "data") }
+    return (base, Copied(spaces: try await list(found, beginning.used.staying(now), directory)))
+  }
+
+  private func list(
+    _ found: [(space: UInt32, path: TreePath)], _ used: UsedSpaces, _ directory: String
+  ) async throws(DriverError) -> SpaceList {
+    try await driver.blocking { () throws(DriverError) in
+      try used.requireAll(in: directory, found: Set(found.map(\.space)))
+    }
+    return SpaceList(found, used: used)
+  }
+
+  /// What a later copy will need to lean on this one.
+  private func noteOrigin(
+    _ beginning: MariaDBDriver.Beginning, _ facts: ServerFacts, _ base: BaseCopy
+  ) async throws(DriverError) {
+    guard let position = base.position else {
+      obstacle = "without a binary log nothing shows whether the server was set back"
+      return
+    }
+    let log = driver.binaryLog(facts)
+    do throws(DriverError) {
+      let trail = try await driver.blocking { () throws(DriverError) in try log.trail(before: position) }
+      origin = CopyOrigin(checkpoint: beginning.checkpoint, files: beginning.files, trail: trail)
+    } catch {
+      if case .cancelled = error { throw error }
+      obstacle = error.report.summary
+    }
   }
 
   // MARK: The hold
@@ -157,10 +244,11 @@ actor MariaDBCapture: CaptureSession {
       version: facts.version, lsn: base.lsn, dataDirectory: driver.dataDirectory,
       variables: facts.variables.filter { ServerFacts.replayed.contains($0.key) })
     restore.authentication = facts.authentication
+    (restore.origin, restore.obstacle, restore.partBytes) = (origin, obstacle, partBytes)
     guard facts.isHeld else {
       return CaptureResult(
-        version: facts.version, position: position(of: base), sizeBytes: counter.value, facts: restore.encoded,
-        notes: notes)
+        version: facts.version, position: position(of: base), sizeBytes: counter.value,
+        facts: encoded(restore), notes: notes)
     }
     guard let marked, let start = base.position else { throw .holdImpossible("there is no mark") }
     let files: [(name: String, size: Int64)]
@@ -203,7 +291,11 @@ actor MariaDBCapture: CaptureSession {
     let digest = try await readDigest()
     return CaptureResult(
       version: facts.version, position: marked.named, contentDigest: digest, sizeBytes: counter.value,
-      facts: restore.encoded, notes: notes)
+      facts: encoded(restore), notes: notes)
+  }
+
+  private func encoded(_ facts: RestoreFacts) -> [String: String] {
+    facts.encoded.merging(["readBytes": String(counter.readBytes)]) { first, _ in first }
   }
 
   /// The binary log's own name, where it is kept in the data directory: then it goes when the directory is swapped.

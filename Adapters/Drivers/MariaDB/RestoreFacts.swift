@@ -11,8 +11,17 @@ struct RestoreFacts: Equatable, Sendable {
   var variables: [String: String]
   /// Plugins without which statements about users can't be replayed.
   var authentication: [String] = []
+  /// What a later copy can begin with; `nil` in older snapshots, and where it can't.
+  var origin: CopyOrigin?
+  /// Why none can lean on this one, if that is known.
+  var obstacle: String?
+  /// Every how many bytes InnoDB's files are cut.
+  var partBytes = RestoreFacts.formerPartBytes
   /// `nil` for a copy that was outside the cut.
   var replay: Replay?
+
+  /// Before snapshots said it; a multiple of the longest page.
+  static let formerPartBytes = 128 << 10
 
   struct Replay: Equatable, Sendable {
     /// Of the binary log, in their order.
@@ -32,6 +41,9 @@ struct RestoreFacts: Equatable, Sendable {
     var result = ["version": version, "lsn": lsn, "dataDirectory": dataDirectory]
     for (name, value) in variables { result["variable.\(name)"] = value }
     if !authentication.isEmpty { result["authentication"] = authentication.joined(separator: " ") }
+    result["partBytes"] = String(partBytes)
+    result["noIncrement"] = obstacle
+    result.merge(origin?.encoded ?? [:]) { first, _ in first }
     guard let replay else { return result }
     result["events"] = replay.events.map { String($0) }
     result["binlogFiles"] = replay.files.joined(separator: " ")
@@ -65,6 +77,14 @@ extension RestoreFacts {
     authentication = (facts["authentication"] ?? "").split(separator: " ").map(String.init)
     guard authentication.allSatisfy(ServerFacts.isPlugin) else {
       throw .corrupt("the snapshot's facts have '\(facts["authentication"] ?? "")' for authentication")
+    }
+    origin = CopyOrigin(facts)
+    obstacle = facts["noIncrement"]
+    if let part = facts["partBytes"] {
+      guard let bytes = Int(part), bytes >= 1 << 12, bytes <= 1 << 23, bytes & (bytes - 1) == 0 else {
+        throw .corrupt("the snapshot's facts make no sense")
+      }
+      partBytes = bytes
     }
     guard let list = facts["binlogFiles"] else {
       replay = nil

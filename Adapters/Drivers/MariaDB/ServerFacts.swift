@@ -33,7 +33,8 @@ struct ServerFacts: Sendable {
       "datadir", "log_bin", "log_bin_basename", "log_bin_index", "binlog_format", "encrypt_binlog",
       "log_slave_updates", "wsrep_on",
       "gtid_slave_pos", "innodb_data_home_dir", "innodb_log_group_home_dir", "innodb_undo_directory",
-      "aria_log_dir_path", "innodb_page_size", "version", "read_only", "server_id",
+      "aria_log_dir_path", "innodb_page_size", "version", "read_only", "server_id", "innodb_force_recovery",
+      "innodb_immediate_scrub_data_uncompressed",
     ] + replayed
 
   static func read(_ connection: Connection) async throws(DriverError) -> ServerFacts {

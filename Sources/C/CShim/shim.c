@@ -5,6 +5,7 @@
 #include <malloc.h>
 #include <stdio.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 
 int salvor_rename_exchange(const char *a, const char *b) {
   return renameat2(AT_FDCWD, a, AT_FDCWD, b, RENAME_EXCHANGE);
@@ -61,6 +62,14 @@ int salvor_fremovexattr(int descriptor, const char *name) { return fremovexattr(
 
 int salvor_begin_writing(int descriptor, int64_t offset, int64_t bytes) {
   return sync_file_range(descriptor, offset, bytes, SYNC_FILE_RANGE_WRITE);
+}
+
+int salvor_birth(int descriptor, int64_t *nanoseconds) {
+    struct statx status;
+    if (statx(descriptor, "", AT_EMPTY_PATH, STATX_BTIME, &status) != 0) return -1;
+    *nanoseconds = (status.stx_mask & STATX_BTIME) != 0
+        ? status.stx_btime.tv_sec * 1000000000 + status.stx_btime.tv_nsec : 0;
+    return 0;
 }
 
 int salvor_file_system(int descriptor, uint64_t *type) {

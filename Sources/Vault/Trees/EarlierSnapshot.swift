@@ -32,6 +32,19 @@ package actor EarlierSnapshot: EarlierTree {
     }
   }
 
+  /// How many packs are read side by side.
+  private static let width = 2
+
+  package nonisolated func read(
+    _ parts: [Digest], each: @escaping @Sendable (Digest, [UInt8]) async throws(AnyFailure) -> Void
+  ) async throws(AnyFailure) {
+    do throws(VaultError) {
+      try await tree.reader.loadMany(.data, parts, parallel: Self.width) { (id, bytes) throws(VaultError) -> Void in
+        do throws(AnyFailure) { try await each(id, bytes) } catch { throw .outside(error) }
+      }
+    } catch { throw AnyFailure(error) }
+  }
+
   private func nodes(of directory: TreePath) async throws(TreeError) -> [FileName: TreeNode] {
     if let found = directories.first(where: { $0.path == directory }) { return found.nodes }
     let subtree = try await tree.tree(at: prefix.appending(directory))

@@ -26,6 +26,9 @@ int salvor_fremovexattr(int descriptor, const char *name);
 int salvor_begin_writing(int descriptor, int64_t offset, int64_t bytes);
 /// The magic number of the file system that a descriptor is on (fstatfs(2)). 0, or -1 with errno.
 int salvor_file_system(int descriptor, uint64_t *type);
+/// When the file of a descriptor was made (statx(2)), in nanoseconds since 1970; 0 where its file system doesn't know. 0, or -1
+/// with errno.
+int salvor_birth(int descriptor, int64_t *nanoseconds);
 /// memmem(3), which needs _GNU_SOURCE. Where it begins, or -1.
 ssize_t salvor_find(const void *bytes, size_t count, const void *wanted, size_t length);
 /// syncfs(2). 0, or -1 with errno.
