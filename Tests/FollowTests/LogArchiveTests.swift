@@ -101,6 +101,31 @@ private struct SharedFollower: LogFollower {
   func cursor(of position: LogPosition, in capture: CaptureResult, among files: [String]) -> LogCursor? { nil }
 }
 
+/// A backlog: all there is room for, at once, up to a place.
+private struct EagerFollower: LogFollower {
+  let until: Int64
+
+  func follow(from end: LogEnd?, hint: LogCursor?, into sink: any LogSink) async throws(DriverError) {
+    if end == nil {
+      sink.begin(
+        LogBeginning(stream: "sample", cursor: SampleLog.cursor(0), position: SampleLog.position(0), why: nil))
+    }
+    var place = SampleLog.place(end)
+    while !Task.isCancelled {
+      if place < until, sink.hasRoom {
+        let count = min(350, until - place)
+        try SampleLog.append(count, from: place, to: sink)
+        place += count
+      } else {
+        do { try await SystemTime().sleep(for: .milliseconds(1)) } catch { break }
+      }
+    }
+    throw .cancelled
+  }
+
+  func cursor(of position: LogPosition, in capture: CaptureResult, among files: [String]) -> LogCursor? { nil }
+}
+
 @Suite("The archive of a log") struct LogArchiveTests {
   private static let password = Secret("correct horse")
 
@@ -201,6 +226,63 @@ private struct SharedFollower: LogFollower {
       crashes += 1
     }
     #expect(crashes > 60, "there is that much to interrupt: \(crashes)")
+  }
+
+  /// Behind, a keeper takes the next stretch's content while the one before becomes durable.
+  @Test(
+    .timeLimit(.minutes(10)),
+    arguments: [
+      Fault.crashBefore, .crashAfter, .failure(.unavailable("busy")), .lostAnswer(.unavailable("the line went dead")),
+    ])
+  func `a backlog that is cut off anywhere leaves a log without a gap`(_ fault: Fault) async throws {
+    let base = MemoryObjectStore()
+    _ = try await Repository.create(store: base, password: Self.password, settings: Self.settings())
+    var options = LogKeeper.Options()
+    (options.spanBytes, options.bufferBytes) = (1000, 4000)
+    (options.within, options.pauses) = (.milliseconds(20), (.milliseconds(1), .milliseconds(5)))
+    let chosen = options
+    let whole: Int64 = 9_000
+    var (number, faults, longest) = (0, 0, 0)
+    while true {
+      number += 1
+      let memory = MemoryObjectStore(contents: base.contents)
+      let faulty = FaultyObjectStore(memory, .at(number, fault))
+      let (acknowledged, stop) = (Shared<Int64>(0), LogKeeper.Stop())
+      do {
+        let keeper = LogKeeper(
+          archive: try await Self.archive(faulty), follower: EagerFollower(until: whole), driver: "files",
+          host: "here", time: SystemTime(), options: chosen)
+        try await keeper.run(until: stop) { news in
+          switch news {
+          case .saved(let span, _):
+            acknowledged.withLock { $0 = SampleLog.place(LogEnd(stream: "", cursor: span.end, position: span.to)) }
+            if acknowledged.value == whole { stop.come() }
+          // The last answer may have been the one that was lost.
+          case .following(let position?): if position == SampleLog.position(whole) { stop.come() }
+          case .trouble: if faulty.hasCrashed { stop.come() }
+          default: break
+          }
+        }
+      } catch { #expect(faulty.hasCrashed || acknowledged.value == 0, "call \(number): \(error)") }
+      let archive = try await Self.archive(MemoryObjectStore(contents: memory.contents))
+      let listing = try await archive.list()
+      #expect(listing.unreadable.isEmpty, "call \(number)")
+      #expect(listing.chains.count <= 1, "call \(number): \(listing.chains.compactMap(\.gap))")
+      if let chain = listing.chains.first {
+        longest = max(longest, chain.spans.count)
+        let end = SampleLog.place(chain.end)
+        #expect(end >= acknowledged.value, "call \(number)")
+        #expect(end == whole || faulty.hasCrashed, "call \(number)")
+        let bytes = try await Self.read(archive, chain)
+        #expect(bytes == (0..<end).map(SampleLog.byte), "call \(number)")
+      } else {
+        #expect(acknowledged.value == 0, "call \(number)")
+      }
+      guard faulty.calls >= number else { break }
+      faults += 1
+    }
+    #expect(faults > 20, "there is that much to interrupt: \(faults)")
+    #expect(longest > 2, "stretches came one after the other")
   }
 
   /// Both looked where the log ends before either had written.
