@@ -114,16 +114,39 @@ import Testing
       let operations = Schedule.quiet.filter { ![.moveDatabase, .moveTable, .sequence].contains($0) }
       var schedule = Schedule(seed: seed, fixture: direct)
       var copy: IncrementTests.Copy?
-      for round in 0..<5 {
+      for round in 0..<6 {
         for _ in 0..<4 { try await schedule.step(operations) }
         // Else a standby's copy begins where the one before did.
         try await fixture.server.sql("CHECKPOINT")
-        let next = try await IncrementTests.copy(round == 2 ? direct : fixture, after: copy)
+        let next = try await IncrementTests.copy([2, 3].contains(round) ? direct : fixture, after: copy)
         #expect(next.refusal == nil, "round \(round): \(next.result.notes)")
         if round > 0 { #expect(next.readBytes < next.result.sizeBytes, "round \(round)") }
         copy = next
       }
       try await Schedule.prove(try #require(copy), direct)
+    }
+  }
+
+  @Test(.timeLimit(.minutes(10))) func `a delayed standby's copy comes back at once`() async throws {
+    try await withPair { fixture, standby in
+      try await standby.sql("ALTER SYSTEM SET recovery_min_apply_delay = '8h'", "SELECT pg_reload_conf()")
+      let tree = MemoryTree()
+      let result = try await withSession(fixture, tree) { session -> CaptureResult in
+        try await session.prepare()
+        // Commits after what the standby has replayed are what would be waited for.
+        for number in Int64(500)...520 { try await fixture.write(number, payload: "late") }
+        try await session.hold(limit: .seconds(60))
+        _ = try await session.mark()
+        _ = await session.release()
+        return try await session.finish()
+      }
+      let request = RestoreRequest(id: "test-1", source: tree, capture: result)
+      // Its start may take 30 s.
+      _ = try await fixture.driver([:]).restoreBeside(request)
+      #expect(result.contentDigest?.parts["postgres.public.records"]?.count == 41)
+      // No restartpoint has been made since.
+      let second = try await IncrementTests.copy(fixture, after: .init(tree: tree, result: result))
+      #expect(second.refusal?.contains("no restartpoint") == true, "\(second.result.notes)")
     }
   }
 

@@ -42,7 +42,9 @@ struct BesideServer: Sendable {
       ("primary_slot_name", ""),
       ("hot_standby", "off"),
       // No effect on the world: no archive, no subscriptions, no jobs, nobody to wait for.
-      ("archive_mode", "off"), ("synchronous_standby_names", ""), ("max_logical_replication_workers", "0"),
+      ("archive_mode", "off"), ("synchronous_standby_names", ""),
+      // Of a delayed standby's own configuration.
+      ("recovery_min_apply_delay", "0"), ("max_logical_replication_workers", "0"),
       ("cron.launch_active_jobs", "off"), ("autovacuum", "off"),
       // Beside a live server: little memory. And what it writes must last.
       ("shared_buffers", "128MB"), ("huge_pages", "off"), ("fsync", "on"), ("logging_collector", "off"),

@@ -178,6 +178,9 @@ extension PostgreSQLDriver {
     guard (15...17).contains(facts.major) else {
       throw .logGap("the log of PostgreSQL \(facts.major) is not one that is known to be read right")
     }
+    if standby != nil, since < stop, stop > start {
+      throw .logGap("the standby has made no restartpoint since the newest copy in the repository")
+    }
     guard since < stop, stop <= start else { throw .logGap("the newest copy in the repository is none from before") }
     let geometry = cluster.geometry
     let history = try await history(from: facts.timeline, to: timeline)
@@ -213,7 +216,7 @@ extension PostgreSQLDriver {
     return Increment(
       earlier: earlier.tree, changes: outcome.changes, since: since, start: start, partBytes: facts.partBytes,
       logBytes: outcome.bytes,
-      comparesBytes: cluster.hasChecksums && timeline == facts.timeline && standby == nil && !facts.isStandby)
+      comparesBytes: cluster.hasChecksums && timeline == facts.timeline && standby == nil && facts.isOfOneServer)
   }
 
   /// The timelines from one to another that it led to, each with where it was left; the last is not left.

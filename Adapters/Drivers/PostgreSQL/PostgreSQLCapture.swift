@@ -27,6 +27,8 @@ actor PostgreSQLCapture: CaptureSession {
   private var marked: (position: LogSequenceNumber, timeline: UInt32)?
   private var notes: [String] = []
   private var partBytes = RestoreFacts.formerPartBytes
+  /// Whether what was taken over is the same server's, as far as that can be said.
+  private var isOfOneServer = true
   /// From where on the log told what to read, and how much of it there was.
   private var reading: (since: LogSequenceNumber, logBytes: Int64)?
 
@@ -45,7 +47,10 @@ actor PostgreSQLCapture: CaptureSession {
     let (control, cluster): (Connection, ClusterFacts)
     if let standby = driver.standby {
       (control, cluster) = try await driver.source(of: leading)
-      notes.append("copied from the standby at \(standby.host):\(standby.port)")
+      isOfOneServer = false
+      notes.append(
+        "copied from the standby at \(standby.host):\(standby.port), whose configuration and places of tablespaces are in the copy")
+      try await requireTimeline(of: control, as: primary, standby)
     } else {
       (control, cluster) = (primary, leading)
     }
@@ -86,6 +91,21 @@ actor PostgreSQLCapture: CaptureSession {
     hold = try await driver.tableHold(primary, leading)
   }
 
+  /// The log before a standby's last restartpoint must have the names that it has at the mark.
+  private func requireTimeline(
+    of control: Connection, as primary: Connection, _ standby: ServerAddress
+  ) async throws(DriverError) {
+    do throws(StatementFailure) {
+      let timeline = try await control.value("SELECT timeline_id FROM pg_control_checkpoint()").flatMap { UInt32($0) }
+      let now = try await Standing.read(primary).timeline
+      guard timeline == now else {
+        throw StatementFailure(
+          code: "55000",
+          message: "the standby at \(standby) made its last restartpoint on another timeline than \(now): wait for the next")
+      }
+    } catch { throw error.driverError("asking for the timeline") }
+  }
+
   /// What of the files need not be read, for an earlier copy has it and the log says so.
   private func whatIsKept(
     of files: [ClusterFile], _ cluster: ClusterFacts, _ control: Connection, _ start: LogSequenceNumber
@@ -116,6 +136,7 @@ actor PostgreSQLCapture: CaptureSession {
       try await increment.examine(files, kept, driver.environment)
       counter.read(increment.logBytes)
       reading = (increment.since, increment.logBytes)
+      isOfOneServer = increment.comparesBytes || !cluster.hasChecksums && isOfOneServer
       return kept
     } catch {
       if case .cancelled = error { throw error }
@@ -277,7 +298,7 @@ actor PostgreSQLCapture: CaptureSession {
         systemIdentifier: cluster.systemIdentifier, segmentBytes: cluster.geometry.segmentBytes, major: cluster.major,
         tablespaceVersion: cluster.tablespaceVersion, tablespaces: tablespaces, dataDirectory: driver.dataDirectory,
         hasChecksums: cluster.hasChecksums, preloaded: cluster.settings["shared_preload_libraries"] ?? "",
-        partBytes: partBytes, logDigest: logDigest, isStandby: driver.standby != nil,
+        partBytes: partBytes, logDigest: logDigest, isOfOneServer: isOfOneServer,
         coverage: readers.isEmpty ? nil : digested.coverage
       ).encoded.merging(["readBytes": String(counter.readBytes)]) { first, _ in first }, notes: notes)
   }

@@ -219,13 +219,14 @@ struct PostgreSQLDriver: DataStoreDriver {
       let bytes = try await environment.pool.run { () throws(DriverError) -> [UInt8] in
         do throws(SystemFailure) { return try Files.read(file, limitBytes: 1 << 16) } catch { throw DriverError(error) }
       }
-      // Source: PostgreSQL 15, src/include/catalog/pg_control.h, ControlFileData: system_identifier comes first, time and
-      // checkPoint after two versions and the state.
+      // Source: PostgreSQL 15, src/include/catalog/pg_control.h, ControlFileData: system_identifier comes first, and behind two
+      // versions state (5 in archive recovery, 6 in production), time and checkPoint.
       guard bytes.count >= 40 else { return ("0", []) }
       return bytes.withUnsafeBytes {
         (
           String($0.loadUnaligned(as: UInt64.self)),
           [
+            String($0.loadUnaligned(fromByteOffset: 16, as: UInt32.self)),
             String($0.loadUnaligned(fromByteOffset: 24, as: Int64.self)),
             LogSequenceNumber($0.loadUnaligned(fromByteOffset: 32, as: UInt64.self)).description,
           ]
@@ -234,8 +235,8 @@ struct PostgreSQLDriver: DataStoreDriver {
     }
     let wrong = DriverError.unsupported(
       "the server at \(standby ?? address) does not run on \(dataDirectory): correct dataDirectory, host or port")
-    // A primary and its standbys have one identifier, and may be on one machine; the file says when it was written last, and
-    // which checkpoint is the newest.
+    // A primary and its standbys have one identifier, and may be on one machine; the file says what it is, when it was
+    // written last, and which checkpoint is the newest.
     for _ in 0..<Self.controlFileTries {
       let before = try await controlFile()
       guard before.identifier == facts.systemIdentifier, isLive(dataDirectory) else { throw wrong }
@@ -244,7 +245,8 @@ struct PostgreSQLDriver: DataStoreDriver {
         told =
           try await connection.run(
             """
-            SELECT extract(epoch FROM pg_control_last_modified)::bigint, checkpoint_lsn
+            SELECT CASE WHEN pg_is_in_recovery() THEN 5 ELSE 6 END,
+              extract(epoch FROM pg_control_last_modified)::bigint, checkpoint_lsn
             FROM pg_control_system(), pg_control_checkpoint()
             """
           ).rows.first ?? []

@@ -21,8 +21,8 @@ struct RestoreFacts: Equatable, Sendable {
   var partBytes = RestoreFacts.formerPartBytes
   /// Of the log from start to stop, in hexadecimal; `nil` in older snapshots.
   var logDigest: String?
-  /// Whether the files were a standby's: what readers note in pages without a record is each server's own.
-  var isStandby = false
+  /// Whether all pages are of one primary, on one timeline: what readers note in pages without a record is each server's own.
+  var isOfOneServer = true
   /// `nil` where nothing was digested, and in older snapshots, whose digests cover every table.
   var coverage: DigestCoverage?
 
@@ -37,7 +37,7 @@ struct RestoreFacts: Equatable, Sendable {
       "sharedPreloadLibraries": preloaded, "partBytes": String(partBytes),
     ]
     if let logDigest { result["logDigest"] = logDigest }
-    if isStandby { result["copiedFrom"] = "standby" }
+    if !isOfOneServer { result["hints"] = "mixed" }
     for space in tablespaces { result["tablespace.\(space.oid)"] = space.location }
     for (database, horizon) in coverage?.horizons ?? [:] { result["digestHorizon.\(database)"] = String(horizon) }
     for part in coverage?.lacking ?? [] { result["digestLacks.\(part)"] = "" }
@@ -61,7 +61,7 @@ extension RestoreFacts {
     hasChecksums = try required("checksums") == "on"
     preloaded = facts["sharedPreloadLibraries"] ?? ""
     logDigest = facts["logDigest"]
-    isStandby = facts["copiedFrom"] == "standby"
+    isOfOneServer = facts["hints"] != "mixed"
     if let part = facts["partBytes"] {
       guard let bytes = Int(part), bytes >= DataPage.bytes, bytes <= 1 << 23, bytes % DataPage.bytes == 0 else {
         throw .corrupt("the snapshot's facts make no sense")

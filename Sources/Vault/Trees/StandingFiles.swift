@@ -57,7 +57,6 @@ struct StandingFiles: Sendable {
         return
       }
       for index in piece.files {
-        if Task.isCancelled { return }
         let found = try look(at: index, plan, existing, place, names[index] ?? [], target)
         guard case .inPlace(let entry, let isTrusted) = found else {
           result.withLock { $0.note(index, found.file, plan) }
@@ -70,9 +69,13 @@ struct StandingFiles: Sendable {
         }
         let standing = StandingParts(in: file, entry, place)
         let blobs = StandingParts.Blob.all(of: file, 0..<file.content.count, from: 0, length)
-        let parts = isTrusted ? blobs.filter { $0.end <= entry.size } : standing.compared(blobs)
+        let parts =
+          isTrusted
+          ? blobs.filter { $0.end <= entry.size }.map { StandingParts.Part(start: $0.start, bytes: $0.bytes) }
+          : standing.compared(blobs)
+        let checked = standing.checked(parts)
         let done = result.withLock { result in
-          result.note(index, entry, standing.checked(parts), plan)
+          result.note(index, entry, checked, plan)
           return result.keptBytes
         }
         if !blobs.isEmpty { progress(done) }
@@ -82,43 +85,41 @@ struct StandingFiles: Sendable {
     let sliced = result.withLock { $0.sliced }
     var slices: [Slice] = []
     for (number, (index, _)) in sliced.enumerated() {
-      slices += Self.slices(of: plan.files[index], sliceBytes, length).map {
-        Slice(file: number, blobs: $0.blobs, start: $0.start)
-      }
+      let own = Self.slices(of: plan.files[index], sliceBytes, length)
+      slices += own.map { Slice(file: number, blobs: $0.blobs, start: $0.start, count: own.count) }
     }
-    let compared = Mutex([StandingParts.Parts??](repeating: nil, count: slices.count))
-    try await inPool(Array(slices.indices), parallel, pool) { [slices] (number) throws(SystemFailure) in
-      if Task.isCancelled { return }
-      let slice = slices[number]
+    let underWay = Mutex([[Int: StandingParts.Parts?]](repeating: [:], count: sliced.count))
+    try await inPool(slices, parallel, pool) { (slice) throws(SystemFailure) in
       let (index, entry) = sliced[slice.file]
       let file = plan.files[index]
       let place = try target.directory(plan.directories[file.directory].path)
-      let parts = StandingParts(in: file, entry, place).compared(
-        StandingParts.Blob.all(of: file, slice.blobs, from: slice.start, length))
-      compared.withLock { $0[number] = .some(parts) }
-      let bytes = (parts ?? []).reduce(0) { $0 + Int64($1.bytes) }
+      let standing = StandingParts(in: file, entry, place)
+      let found = standing.compared(StandingParts.Blob.all(of: file, slice.blobs, from: slice.start, length))
+      let bytes = (found ?? []).reduce(0) { $0 + Int64($1.bytes) }
+      let whole = underWay.withLock { underWay -> [Int: StandingParts.Parts?]? in
+        underWay[slice.file].updateValue(found, forKey: slice.blobs.lowerBound)
+        guard underWay[slice.file].count == slice.count else { return nil }
+        defer { underWay[slice.file] = [:] }
+        return underWay[slice.file]
+      }
+      if let whole {
+        // The last slice of the file; one that could not be read makes the whole of no use.
+        let parts = whole.sorted { $0.key < $1.key }.reduce(into: StandingParts.Parts?([])) { parts, slice in
+          if let more = slice.value { parts? += more } else { parts = nil }
+        }
+        let checked = standing.checked(parts)
+        result.withLock { result in
+          result.note(index, entry, checked, plan)
+          result.seenBytes -= (parts ?? []).reduce(0) { $0 + Int64($1.bytes) } - bytes
+        }
+      }
       let done = result.withLock { result in
-        result.seenBytes += bytes
-        return result.keptBytes + result.seenBytes
+        if whole == nil { result.seenBytes += bytes }
+        return result.keptBytes + max(0, result.seenBytes)
       }
       progress(done)
     }
     try Task.checkCancellation()
-    try await inPool(Array(sliced.indices), parallel, pool) { [slices] (number) throws(SystemFailure) in
-      let (index, entry) = sliced[number]
-      let file = plan.files[index]
-      let place = try target.directory(plan.directories[file.directory].path)
-      // One slice that could not be read makes the whole file of no use.
-      let parts = compared.withLock { compared in
-        slices.indices.reduce(into: StandingParts.Parts?([])) { parts, slice in
-          guard slices[slice].file == number else { return }
-          if let more = compared[slice] ?? nil { parts? += more } else { parts = nil }
-          compared[slice] = nil
-        }
-      }
-      let standing = StandingParts(in: file, entry, place)
-      result.withLock { $0.note(index, entry, standing.checked(parts), plan) }
-    }
     return result.withLock { $0 }
   }
 
@@ -157,6 +158,8 @@ struct StandingFiles: Sendable {
     var file: Int
     var blobs: Range<Int>
     var start: Int64
+    /// Of the file.
+    var count: Int
   }
 
   private static func slices(
@@ -330,7 +333,12 @@ private struct StandingParts {
   }
 
   /// Those that are right, ascending.
-  typealias Parts = [Blob]
+  typealias Parts = [Part]
+
+  struct Part: Sendable {
+    var start: Int64
+    var bytes: Int
+  }
 
   private let file: RestorePlan.File
   private let entry: StandingEntry
@@ -345,9 +353,11 @@ private struct StandingParts {
   /// - Returns: `nil` if it has to be.
   func checked(_ parts: Parts?) -> Parts? {
     guard let parts else { return nil }
-    if parts.count == file.content.count, entry.size == file.size { return parts }
-    // A program that runs can't be written; it goes on with the file that it has.
-    do throws(SystemFailure) { try place.openStanding(file.name, entry).checkIdle() } catch { return nil }
+    do throws(SystemFailure) {
+      let handle = try place.openStanding(file.name, entry)
+      // A program that runs can't be written; it goes on with the file that it has.
+      if parts.count < file.content.count || entry.size != file.size { try handle.checkIdle() }
+    } catch { return nil }
     return parts
   }
 
@@ -363,7 +373,6 @@ private struct StandingParts {
       let file = try place.openStanding(file.name, entry)
       var index = 0
       while index < blobs.count, blobs[index].end <= entry.size {
-        if Task.isCancelled { break }
         var end = index
         while end < blobs.count, blobs[end].end <= entry.size,
           blobs[end].end - blobs[index].start <= Int64(space.count)
@@ -435,7 +444,7 @@ private struct StandingParts {
 
   /// - Parameter end: Up to where the file could be read.
   private func take(_ blob: Blob, _ digest: Digest, _ end: Int64, _ parts: inout Parts) {
-    if digest == blob.id, blob.end <= end { parts.append(blob) }
+    if digest == blob.id, blob.end <= end { parts.append(Part(start: blob.start, bytes: blob.bytes)) }
   }
 }
 
