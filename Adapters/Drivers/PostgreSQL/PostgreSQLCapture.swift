@@ -49,7 +49,8 @@ actor PostgreSQLCapture: CaptureSession {
       (control, cluster) = try await driver.source(of: leading)
       isOfOneServer = false
       notes.append(
-        "copied from the standby at \(standby.host):\(standby.port), whose configuration and places of tablespaces are in the copy")
+        "copied from the standby at \(standby.host):\(standby.port), whose configuration and places of tablespaces are in the copy"
+      )
       try await requireTimeline(of: control, as: primary, standby)
     } else {
       (control, cluster) = (primary, leading)
@@ -101,7 +102,8 @@ actor PostgreSQLCapture: CaptureSession {
       guard timeline == now else {
         throw StatementFailure(
           code: "55000",
-          message: "the standby at \(standby) made its last restartpoint on another timeline than \(now): wait for the next")
+          message:
+            "the standby at \(standby) made its last restartpoint on another timeline than \(now): wait for the next")
       }
     } catch { throw error.driverError("asking for the timeline") }
   }
