@@ -47,6 +47,7 @@ actor PostgreSQLCapture: CaptureSession {
     let (control, cluster): (Connection, ClusterFacts)
     if let standby = driver.standby {
       (control, cluster) = try await driver.source(of: leading)
+      self.control = control
       isOfOneServer = false
       notes.append(
         "copied from the standby at \(standby.host):\(standby.port), whose configuration and places of tablespaces are in the copy"
@@ -54,8 +55,8 @@ actor PostgreSQLCapture: CaptureSession {
       try await requireTimeline(of: control, as: primary, standby)
     } else {
       (control, cluster) = (primary, leading)
+      self.control = control
     }
-    self.control = control
     self.cluster = cluster
     try await driver.requireOwnDirectory(cluster, over: control)
     notes += leading.notes

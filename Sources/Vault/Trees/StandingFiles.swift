@@ -34,7 +34,7 @@ struct StandingFiles: Sendable {
   private(set) var leftFiles: Int64 = 0
   /// Files that need no content.
   private var whole: Set<Int> = []
-  /// Large files, while they are looked at, and how much of them is known to be right so far.
+  /// Large files, and how much of those that are being read is known to be right so far.
   private var sliced: [(index: Int, entry: StandingEntry)] = []
   private var seenBytes: Int64 = 0
 
@@ -102,20 +102,21 @@ struct StandingFiles: Sendable {
         defer { underWay[slice.file] = [:] }
         return underWay[slice.file]
       }
+      var finished: (parts: StandingParts.Parts?, bytes: Int64)?
       if let whole {
         // The last slice of the file; one that could not be read makes the whole of no use.
-        let parts = whole.sorted { $0.key < $1.key }.reduce(into: StandingParts.Parts?([])) { parts, slice in
-          if let more = slice.value { parts? += more } else { parts = nil }
-        }
-        let checked = standing.checked(parts)
-        result.withLock { result in
-          result.note(index, entry, checked, plan)
-          result.seenBytes -= (parts ?? []).reduce(0) { $0 + Int64($1.bytes) } - bytes
-        }
+        let slices = whole.sorted { $0.key < $1.key }.map(\.value)
+        let found = slices.flatMap { $0 ?? [] }
+        let parts = standing.checked(slices.contains { $0 == nil } ? nil : found)
+        finished = (parts, found.reduce(0) { $0 + Int64($1.bytes) })
       }
-      let done = result.withLock { result in
-        if whole == nil { result.seenBytes += bytes }
-        return result.keptBytes + max(0, result.seenBytes)
+      let done = result.withLock { [finished] result in
+        result.seenBytes += bytes
+        if let finished {
+          result.note(index, entry, finished.parts, plan)
+          result.seenBytes -= finished.bytes
+        }
+        return result.keptBytes + result.seenBytes
       }
       progress(done)
     }
