@@ -2,6 +2,7 @@ import ArgumentParser
 import Console
 import Core
 import Foundation
+import IO
 import Runtime
 
 /// The command line: parses, asks, shows; decides nothing.
@@ -45,6 +46,7 @@ package struct SalvorCommand: AsyncParsableCommand {
 
   /// Runs the program and returns its exit status.
   package static func main(arguments: [String]) async -> Int32 {
+    ProcessMemory.prepare()
     do {
       try await Interruption.cancelling {
         var command = try parseAsRoot(arguments)

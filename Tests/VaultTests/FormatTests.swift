@@ -111,13 +111,17 @@ struct FormatTests {
 
   @Test func `lanes side by side derive what one after another does`() throws {
     let random = SeededRandomness(seed: 31)
-    for (n, r, p) in [(2, 1, 1), (2, 3, 4), (16, 8, 2), (64, 5, 3), (1024, 8, 7), (4096, 1, 5), (128, 32, 6)] {
+    for (n, r, p) in [
+      (2, 1, 1), (2, 3, 4), (16, 8, 2), (64, 5, 3), (1024, 8, 7), (4096, 1, 5), (128, 32, 6), (256, 4, 9),
+    ] {
       let (password, salt) = (Secret(Hex.encode(random.bytes(random.below(40)))), random.bytes(random.below(70)))
       let parameters = ScryptParameters(n: n, r: r, p: p)
-      let expected = try scrypt(password, salt: salt, parameters, inPairs: false)
+      let expected = try scrypt(password, salt: salt, parameters, vectorBits: 0)
       for threads in 1...3 {
-        let found = try scrypt(password, salt: salt, parameters, threads: threads, inPairs: true)
-        #expect(found.json() == expected.json(), "N=\(n) r=\(r) p=\(p), \(threads) threads")
+        for bits in [128, 256, 512] {
+          let found = try scrypt(password, salt: salt, parameters, threads: threads, vectorBits: bits)
+          #expect(found.json() == expected.json(), "N=\(n) r=\(r) p=\(p), \(threads) threads, \(bits) bits")
+        }
       }
     }
   }

@@ -95,6 +95,8 @@ void salvor_return_large_memory(void) {
   mallopt(M_ARENA_MAX, 2);
 }
 
+void salvor_return_unused_memory(void) { malloc_trim(0); }
+
 void *salvor_allocate_pages(size_t bytes) {
   void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) return NULL;

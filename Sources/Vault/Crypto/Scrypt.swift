@@ -24,21 +24,24 @@ package struct ScryptParameters: Hashable, Sendable {
 
 /// Derives the key that wraps the master key. Blocks for as long as ``ScryptParameters`` make it.
 ///
-/// Where the processor can, lanes are computed two at a time on as many threads as there are pairs or `threads`, each with
-/// 128 · *N* · *r* bytes; otherwise libcrypto does one after another.
+/// Up to four lanes are computed side by side, on as many threads as there are groups of them or `threads`; where lanes would
+/// take too much memory, libcrypto computes one after another.
+///
+/// - Parameter vectorBits: The widest instructions to use, of those that the processor has: 128, 256 or 512; 0 leaves all to
+///   libcrypto.
 ///
 /// Source: RFC 7914.
 func scrypt(
-  _ password: Secret, salt: [UInt8], _ parameters: ScryptParameters, threads: Int = 2,
-  inPairs: Bool = salvor_scrypt_pairs() != 0
+  _ password: Secret, salt: [UInt8], _ parameters: ScryptParameters, threads: Int = 2, vectorBits: Int = 512
 ) throws(VaultError) -> MasterKey {
   guard parameters.isAffordable else {
     throw .cryptography("scrypt with N=\(parameters.n) r=\(parameters.r) p=\(parameters.p)")
   }
   var derived = [UInt8](repeating: 0, count: 64)
   defer { wipe(&derived) }
-  if inPairs, 128 * parameters.n * parameters.r <= ScryptLanes.limitBytes {
-    try ScryptLanes(parameters).derive(password, salt, threads: threads, into: &derived)
+  let lanes = ScryptLanes(parameters, threads: threads)
+  if vectorBits > 0, lanes.memoryBytes <= ScryptLanes.limitBytes {
+    try lanes.derive(password, salt, vectorBits, into: &derived)
   } else {
     let memory = UInt64(128 * parameters.r * (parameters.n + parameters.p + 2)) + (1 << 20)
     let done = password.withBytes { secret in
@@ -59,49 +62,58 @@ func scrypt(
 private struct ScryptLanes {
   /// More memory than this for a thread, and one lane after another is better.
   static let limitBytes = 128 << 20
+  /// One of so many states is kept: fresh memory is cleared by the system first, which costs about as much as computing the
+  /// others again.
+  private static let stride = 3
 
-  let parameters: ScryptParameters
+  private let parameters: ScryptParameters
+  private let threads: Int
+  /// Computed by one thread, side by side.
+  private let groupLanes: Int
+
+  init(_ parameters: ScryptParameters, threads: Int) {
+    (self.parameters, self.threads) = (parameters, threads)
+    groupLanes = min(4, (parameters.p + threads - 1) / threads)
+  }
+
   private var laneBytes: Int { 128 * parameters.r }
-  private var memoryBytes: Int { 128 * parameters.r * parameters.n + 768 * parameters.r }
-
-  init(_ parameters: ScryptParameters) { self.parameters = parameters }
+  /// For one thread.
+  var memoryBytes: Int { laneBytes * (groupLanes * ((parameters.n + Self.stride - 1) / Self.stride) + 12) }
 
   func derive(
-    _ password: Secret, _ salt: [UInt8], threads: Int, into derived: inout [UInt8]
+    _ password: Secret, _ salt: [UInt8], _ vectorBits: Int, into derived: inout [UInt8]
   ) throws(VaultError) {
-    // A pair has two lanes: an odd one out is computed beside one that nobody reads.
-    let pairs = (parameters.p + 1) / 2
-    var lanes = [UInt8](repeating: 0, count: 2 * pairs * laneBytes)
+    let groups = (parameters.p + groupLanes - 1) / groupLanes
+    var lanes = [UInt8](repeating: 0, count: parameters.p * laneBytes)
     defer { wipe(&lanes) }
-    let used = parameters.p * laneBytes
-    try stretch(password, salt, into: &lanes, used)
+    try stretch(password, salt, into: &lanes)
     let next = Atomic(0)
     let isShort = Atomic(false)
     lanes.withUnsafeMutableBytes { raw in
       nonisolated(unsafe) let bytes = raw.baseAddress!.assumingMemoryBound(to: UInt8.self)
-      BlockingPool.sideBySide(min(threads, pairs)) {
+      BlockingPool.sideBySide(min(threads, groups)) {
         guard let memory = salvor_allocate_pages(memoryBytes) else { return isShort.store(true, ordering: .relaxed) }
-        while case let pair = next.wrappingAdd(1, ordering: .relaxed).oldValue, pair < pairs {
-          let first = bytes + 2 * pair * laneBytes
-          salvor_scrypt_mix_two(first, first + laneBytes, parameters.n, parameters.r, memory)
+        while case let group = next.wrappingAdd(1, ordering: .relaxed).oldValue, group < groups {
+          let first = group * groupLanes
+          salvor_scrypt_mix(
+            bytes + first * laneBytes, min(groupLanes, parameters.p - first), parameters.n, parameters.r, Self.stride,
+            memory,
+            Int32(vectorBits))
         }
-        OPENSSL_cleanse(memory + (memoryBytes - 768 * parameters.r), 768 * parameters.r)
+        OPENSSL_cleanse(memory, 12 * laneBytes)
         salvor_free_pages(memory, memoryBytes)
       }
     }
     if isShort.load(ordering: .relaxed) { throw .cryptography("no memory for scrypt") }
-    lanes.removeLast(lanes.count - used)
-    try stretch(password, lanes, into: &derived, derived.count)
+    try stretch(password, lanes, into: &derived)
   }
 
   /// PBKDF2 with HMAC-SHA-256 and one round.
-  private func stretch(
-    _ password: Secret, _ salt: [UInt8], into output: inout [UInt8], _ count: Int
-  ) throws(VaultError) {
+  private func stretch(_ password: Secret, _ salt: [UInt8], into output: inout [UInt8]) throws(VaultError) {
     let done = password.withBytes { secret in
       PKCS5_PBKDF2_HMAC(
         secret.bindMemory(to: CChar.self).baseAddress, Int32(secret.count), salt, Int32(salt.count), 1, EVP_sha256(),
-        Int32(count), &output)
+        Int32(output.count), &output)
     }
     guard done == 1 else { throw .cryptography("PKCS5_PBKDF2_HMAC") }
   }

@@ -1,14 +1,3 @@
-import CShim
-
-/// How this process treats memory, once a repository is worked with: packs and batches come and go by the megabyte, and a
-/// third of a gigabyte would stay behind.
-enum ProcessMemory {
-  static let isReturned: Bool = {
-    salvor_return_large_memory()
-    return true
-  }()
-}
-
 /// Memory that is used over and over: a page that was touched once costs nothing the next time. Not thread-safe.
 final class Scratch {
   private var memory = UnsafeMutableRawBufferPointer(start: nil, count: 0)

@@ -272,12 +272,14 @@ final class PackWriter: Sendable {
     }
   }
 
-  /// Memory that is larger than usual isn't worth keeping.
+  /// Memory that is larger than usual isn't worth keeping, nor is what only a pile of packs needed that wait to be sent.
   private func keep(_ pages: PageBuffer, _ state: inout State) {
-    if state.spare.count < Self.spareLimit, pages.capacity <= 64 << 20 { state.spare.append(pages) }
+    let inUse = state.open.reduce(state.lent.count) { $0 + $1.count } + state.waiting.count + state.travelling.count
+    if inUse + state.spare.count < Self.usualPacks, pages.capacity <= 64 << 20 { state.spare.append(pages) }
   }
 
-  private static let spareLimit = 2
+  /// Two that are filled, and one on its way.
+  private static let usualPacks = 3
 
   /// Gives memory back that only more packs would use.
   func dropSpare() { state.withLock { $0.spare = [] } }

@@ -218,11 +218,14 @@ extension Repository: BlobReader {
       do throws(VaultError) {
         try await pages.with(Self.range(of: batch.blobs).count) { (pages) throws(VaultError) in
           try await fetch(batch.blobs, of: batch.pack, into: pages)
-          try await computing { [self] () throws(VaultError) in
-            try open(batch.blobs, of: batch.pack, in: pages.bytes, from: batch.blobs[0].offset) {
-              (blob, plaintext) throws(VaultError) -> Void in
-              lent.count += 1
-              try each(blob.id, plaintext)
+          // Whoever borrows may write to a disk: meanwhile the processor is another's.
+          try await lenders.through { () throws(VaultError) in
+            try await settings.pool.run { [self] () throws(VaultError) in
+              try open(batch.blobs, of: batch.pack, in: pages.bytes, from: batch.blobs[0].offset) {
+                (blob, plaintext) throws(VaultError) -> Void in
+                lent.count += 1
+                try each(blob.id, plaintext)
+              }
             }
           }
         }

@@ -164,6 +164,8 @@ extension Repository: BlobWriter {
     }
     writer.dropSpare()
     try await writeIndexes(all: true)
+    let now = settings.time.monotonicNanoseconds()
+    await settings.pool.run { _ = ProcessMemory.returnUnused(at: now) }
   }
 
   private func uploadAll(_ packs: [PackBuffer]) async throws(VaultError) {

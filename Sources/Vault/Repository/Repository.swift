@@ -30,13 +30,14 @@ package final class Repository: Sendable {
     let settings = settings.fitting(store)
     (self.store, self.config, self.master, self.settings) = (store, config, master, settings)
     openedWith = Mutex(key)
-    _ = ProcessMemory.isReturned
+    ProcessMemory.prepare()
     codecs = CodecPool(
       key: master, version: config.version, level: settings.compression, randomness: settings.randomness)
     index = Mutex(IndexState(blobs: BlobIndex(seed: settings.randomness.next())))
     writer = PackWriter()
     uploads = Gate(limit: settings.uploads)
     processors = Gate(limit: settings.processors)
+    lenders = Gate(limit: settings.processors + 2)
     pages = PagePool(limit: settings.downloads)
   }
 
@@ -49,6 +50,8 @@ package final class Repository: Sendable {
 
   /// Work for the processor: more threads than processors would only take the caches from each other.
   let processors: Gate
+  /// Work for the processor by turns with calls that wait for a disk.
+  let lenders: Gate
   /// Packs on their way out.
   let uploads: Gate
   /// Of the lock this session holds, if it began to work before that was certain.

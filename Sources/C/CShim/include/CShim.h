@@ -105,12 +105,15 @@ int salvor_measure(const char *path, char *const *arguments, char *const *enviro
 /// From now on, free(3) gives everything of 1 MiB and more back to the system at once, and threads share two arenas.
 /// glibc's own way keeps what was as large as the largest block ever freed, for each thread anew.
 void salvor_return_large_memory(void);
+/// Gives every page that holds only what was freed back to the system: malloc_trim(3).
+void salvor_return_unused_memory(void);
 
-/// Whether this processor has the instructions that salvor_scrypt_mix_two needs.
-int salvor_scrypt_pairs(void);
-/// scrypt's ROMix (RFC 7914) of two lanes of 128 * r bytes each, in place, in little more than the time of one.
-/// `memory`: 128 * r * n + 768 * r bytes at a multiple of 64. `n`: a power of two, 2 to 2^31.
-void salvor_scrypt_mix_two(uint8_t *a, uint8_t *b, size_t n, size_t r, void *memory);
+/// scrypt's ROMix (RFC 7914) of `lanes` lanes, 1 to 4, of 128 * r bytes each, one behind the other, in place, in little more
+/// than the time of one. Of every `stride` states one is kept, and those behind it computed again when they are wanted.
+/// `memory`: 128 * r * (lanes * ceil(n / stride) + 12) bytes at a multiple of 64. `n`: a power of two, 2 to 2^31.
+/// `vector_bits`: no wider instructions than these, of those that the processor has: 128, 256 or 512.
+void salvor_scrypt_mix(uint8_t *bytes, size_t lanes, size_t n, size_t r, size_t stride, void *memory,
+                       int vector_bits);
 /// Memory fresh from the system in pages as large as there are, or NULL; goes back with salvor_free_pages.
 void *salvor_allocate_pages(size_t bytes);
 /// Memory of whole pages that grows and shrinks where it lies, or moves without being copied: mremap(2). NULL if there is
