@@ -8,6 +8,8 @@ package struct SpilledPart: Sendable, Equatable {
   /// Where in the file its bytes begin.
   package var at: Int64
 
+  package init(extent: LogExtent, at: Int64) { (self.extent, self.at) = (extent, at) }
+
   /// Fetches all of a log that is lent.
   ///
   /// - Parameters:

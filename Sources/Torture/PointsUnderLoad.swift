@@ -174,6 +174,13 @@ package struct PointsUnderLoad: Sendable {
     }
     try await calmly(options.rounds)
     try await system.stopAll()
+    // Restoring takes longer than all this: what is known is said now.
+    var outcome = Outcome(seed: options.seed, points: [], calms: calms, loads: loads)
+    outcome.pauses = taken.map(\.pauseNanoseconds)
+    let kept = outcome.throughputKept.map { "\(Int(($0 * 1000).rounded()))/1000" } ?? "unknown"
+    say(
+      "took all: pause median \(outcome.pause(0.5) / 1000) us, 99 of 100 within \(outcome.pause(0.99) / 1000) us; "
+        + "throughput kept \(kept)")
     var points: [Point] = []
     let chance = SeededRandomness(seed: options.seed)
     let sample = taken.shuffled(by: chance).prefix(options.restores).sorted { $0.time < $1.time }
@@ -211,8 +218,7 @@ package struct PointsUnderLoad: Sendable {
           + (bad.isEmpty ? "0 broken" : "\(result.violations) broken: \(bad.joined(separator: "; "))"))
       points.append(result)
     }
-    var outcome = Outcome(seed: options.seed, points: points, calms: calms, loads: loads)
-    outcome.pauses = taken.map(\.pauseNanoseconds)
+    outcome.points = points
     for point in taken {
       for (name, store) in point.stores { outcome.timings[name, default: []].append(store.timings) }
       for (name, store) in point.logged ?? [:] { outcome.timings[name, default: []].append(store.timings) }

@@ -4,6 +4,10 @@ import IO
 import TestSupport
 import Testing
 
+#if canImport(Glibc)
+  import Glibc
+#endif
+
 @testable import DriverNATS
 
 @Suite("The log of streams: records, names, blocks") struct StreamLogTests {
@@ -30,6 +34,36 @@ import Testing
     #expect(length == bytes.count - 5)
     #expect(try StreamRecord(Array(bytes[5...])) == record)
     #expect(StreamRecord.moment(Array(bytes[5...])) == Timestamp(nanoseconds: 77))
+  }
+
+  /// A history of eight times as many messages takes about eight times as long, not sixty.
+  @Test func `a long history costs no more for each message`() throws {
+    let directory = try TemporaryDirectory()
+    func seconds(_ messages: Int64) throws -> Double {
+      var bytes: [UInt8] = []
+      try StreamRecord.begin.append(to: &bytes, at: Timestamp(nanoseconds: 2))
+      let born = Timestamp(nanoseconds: 3)
+      try StreamRecord.stream(number: 1, name: "S", created: "\(born)", config: ["name": "S", "subjects": ["s"]])
+        .append(to: &bytes, at: born)
+      for sequence in 1...messages {
+        let time = Timestamp(nanoseconds: 10 + sequence)
+        let message = StoredMessage(sequence: sequence, time: time, subject: "s", headers: [], payload: [1])
+        try StreamRecord.message(number: 1, message).append(to: &bytes, at: time)
+      }
+      let path = "\(directory.path)/\(messages)"
+      try Files.replace(path, with: bytes)
+      var history = StreamHistory(
+        Description(account: "A", streams: [], contents: [:]), mark: Timestamp(nanoseconds: 1), target: .newest)
+      let part = SpilledPart(extent: LogExtent("log", from: 0, to: Int64(bytes.count)), at: 0)
+      let start = processorSeconds()
+      try history.take(part, of: try File(path, O_RDONLY))
+      let end = processorSeconds()
+      #expect(history.messages == messages && history.lines["S"]?.messages.count == Int(messages))
+      return end - start
+    }
+    let short = try (0..<3).map { _ in try seconds(10_000) }.min()!
+    let long = try seconds(80_000)
+    #expect(long < 24 * short, "10,000 took \(short) s of this thread's, 80,000 took \(long) s")
   }
 
   /// Bytes that were cut, or changed, are refused or are a record; nothing else happens.
@@ -124,4 +158,11 @@ private struct SeededRandom {
     z = (z ^ z >> 27) &* 0x94d0_49bb_1331_11eb
     return z ^ z >> 31
   }
+}
+
+/// Of this thread.
+private func processorSeconds() -> Double {
+  var now = timespec()
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now)
+  return Double(now.tv_sec) + Double(now.tv_nsec) / 1e9
 }

@@ -34,6 +34,28 @@ extension NATSDriver {
   }
 }
 
+/// A file that is read in small pieces, one behind the other.
+private struct LogWindow {
+  private let log: File
+  private var at: Int64 = 0
+  private var held: [UInt8] = []
+
+  init(_ log: File) { self.log = log }
+
+  mutating func bytes(_ from: Int64, _ count: Int) throws(DriverError) -> [UInt8] {
+    if from < at || from + Int64(count) > at + Int64(held.count) {
+      do throws(SystemFailure) { held = try log.read(at: from, count: max(count, Self.usualBytes)) } catch {
+        throw DriverError(error)
+      }
+      at = from
+    }
+    guard held.count - Int(from - at) >= count else { throw StreamRecord.damaged("it ends early") }
+    return Array(held[Int(from - at)..<Int(from - at) + count])
+  }
+
+  private static let usualBytes = 256 << 10
+}
+
 /// What a log makes of a copy's streams, gathered before anything is written. Pure but for the reading.
 struct StreamHistory: Sendable {
   struct Line: Sendable {
@@ -106,24 +128,17 @@ struct StreamHistory: Sendable {
   // MARK: Reading
 
   mutating func take(_ part: SpilledPart, of log: File) throws(DriverError) {
-    var (at, end) = (part.at, part.at + part.extent.to - part.extent.from)
+    let end = part.at + part.extent.to - part.extent.from
+    var (at, window) = (part.at, LogWindow(log))
     while at < end, !isOver {
-      let head = try Self.bytes(log, at, 4)
+      let head = try window.bytes(at, 4)
       let length = Int64(head.reduce(0) { $0 << 8 | UInt32($1) })
       guard length >= Int64(StreamRecord.headBytes), length <= Int64(StreamRecord.limitBytes), at + 4 + length <= end
       else { throw StreamRecord.damaged("a record has an impossible length") }
-      let bytes = try Self.bytes(log, at + 4, Int(length))
+      let bytes = try window.bytes(at + 4, Int(length))
       try take(try StreamRecord(bytes), StreamRecord.moment(bytes), at: at + 4, size: Int32(length))
       at += 4 + length
     }
-    end = at
-  }
-
-  static func bytes(_ log: File, _ at: Int64, _ count: Int) throws(DriverError) -> [UInt8] {
-    let bytes: [UInt8]
-    do throws(SystemFailure) { bytes = try log.read(at: at, count: count) } catch { throw DriverError(error) }
-    guard bytes.count == count else { throw StreamRecord.damaged("it ends early") }
-    return bytes
   }
 
   private mutating func take(
@@ -144,7 +159,8 @@ struct StreamHistory: Sendable {
       try declare(number, name, created, config, moment)
     case .message(let number, let message): try take(message, of: number, at, size)
     case .bounds(let number, let first, let last):
-      guard var line = try line(number) else { return }
+      guard let name = names[number], var line = lines.removeValue(forKey: name) else { return }
+      defer { lines[name] = line }
       if last > line.last, last > line.given, !line.isOver {
         // What came and went without being seen was there until then, as far as anyone knows.
         if moment > mark { unseen.append(Unseen(stream: line.stream.name, from: line.time, until: moment)) }
@@ -154,27 +170,22 @@ struct StreamHistory: Sendable {
         line.first = max(line.first, first)
         line.isChanged = true
       }
-      lines[line.stream.name] = line
     case .removed(let number, let ranges):
-      guard var line = try line(number), isNews(moment) else { return }
+      guard isNews(moment), let name = names[number], var line = lines.removeValue(forKey: name) else { return }
+      defer { lines[name] = line }
       line.removed += ranges
       line.isChanged = true
-      lines[line.stream.name] = line
     case .consumers(let number, let consumers):
-      guard var line = try line(number), isNews(moment) else { return }
-      line.stream.consumers = consumers.sorted { $0.name < $1.name }
-      lines[line.stream.name] = line
+      guard isNews(moment), let name = names[number] else { return }
+      lines[name]?.stream.consumers = consumers.sorted { $0.name < $1.name }
     case .gone(let number):
-      guard let line = try line(number) else { return }
-      if moment > mark { unseen.append(Unseen(stream: line.stream.name, from: complete, until: moment)) }
+      guard let name = names[number], lines[name] != nil else { return }
+      if moment > mark { unseen.append(Unseen(stream: name, from: complete, until: moment)) }
       names[number] = nil
-      if isNews(moment) { lines[line.stream.name] = nil }
+      if isNews(moment) { lines[name] = nil }
     }
     if isNews(moment) { reached = max(reached, moment) }
   }
-
-  /// - Returns: `nil` for a stream that is none of the target's.
-  private func line(_ number: UInt32) throws(DriverError) -> Line? { names[number].flatMap { lines[$0] } }
 
   private mutating func declare(
     _ number: UInt32, _ name: String, _ created: String, _ config: [String: JSONValue], _ moment: Timestamp
@@ -207,7 +218,10 @@ struct StreamHistory: Sendable {
   private mutating func take(
     _ message: StoredMessage, of number: UInt32, _ at: Int64, _ size: Int32
   ) throws(DriverError) {
-    guard var line = try line(number), !line.isOver else { return }
+    // Taken out while it is changed: what has two owners is copied at every message.
+    guard let name = names[number], var line = lines.removeValue(forKey: name) else { return }
+    defer { lines[name] = line }
+    if line.isOver { return }
     if message.sequence <= line.copied {
       guard message.time <= mark else {
         throw .logGap(
@@ -219,7 +233,6 @@ struct StreamHistory: Sendable {
     // The copy had it, or it was gone by then.
     guard message.time > mark else {
       line.given = max(line.given, message.sequence)
-      lines[line.stream.name] = line
       return
     }
     // A session that was killed may have been followed by one that had it again.
@@ -238,7 +251,6 @@ struct StreamHistory: Sendable {
       messages += 1
       reached = max(reached, message.time)
     }
-    lines[line.stream.name] = line
   }
 
   /// - Throws: ``DriverError/logGap(_:)`` for a moment of which nobody knows what a stream held.
@@ -303,8 +315,9 @@ final class StreamRewriting: Sendable {
   }
 
   private func finish(_ writing: inout Writing, _ line: StreamHistory.Line, atLeast last: Int64) throws {
+    var window = LogWindow(log)
     for stored in line.messages {
-      let bytes = try StreamHistory.bytes(log, stored.at, Int(stored.size))
+      let bytes = try window.bytes(stored.at, Int(stored.size))
       guard case .message(_, let message) = try StreamRecord(bytes), message.sequence == stored.sequence else {
         throw StreamRecord.damaged("a message is another one than it was")
       }
