@@ -65,7 +65,7 @@ final class BatchPool: Sendable {
 
   func give(_ batch: BlobBatch) {
     batch.clear()
-    if batch.capacity > 10 << 20 { return }
+    if batch.capacity > 6 << 20 { return }
     idle.withLock { if $0.count < limit { $0.append(batch) } }
   }
 }

@@ -4,11 +4,11 @@ import IO
 import TestSupport
 import Testing
 
+@testable import DriverNATS
+
 #if canImport(Glibc)
   import Glibc
 #endif
-
-@testable import DriverNATS
 
 @Suite("The log of streams: records, names, blocks") struct StreamLogTests {
   static let records: [StreamRecord] = [

@@ -49,7 +49,7 @@ final class Codec {
   }
 
   /// Memory beyond what usual blobs need goes back.
-  func trim() { for scratch in opened + unpacked { scratch.trim(to: 10 << 20) } }
+  func trim() { for scratch in opened + unpacked { scratch.trim(to: 4 << 20) } }
 
   // MARK: Blobs
 
@@ -94,13 +94,18 @@ final class Codec {
 
   /// Opens and decompresses; the name is not compared yet.
   ///
-  /// - Parameter side: 0 or 1.
-  /// - Returns: The plaintext, good until the next call for the same side.
+  /// - Parameters:
+  ///   - side: 0 or 1.
+  ///   - isOurs: Whether `sealed` may be decrypted where it lies; it is lost then.
+  /// - Returns: The plaintext, good until the next call for the same side, and as long as `sealed` if that is ours.
   func unseal(
-    _ sealed: UnsafeRawBufferPointer, uncompressedBytes: Int, side: Int = 0
+    _ sealed: UnsafeRawBufferPointer, uncompressedBytes: Int, side: Int = 0, isOurs: Bool = false
   ) throws(CodecFault) -> UnsafeRawBufferPointer {
     guard sealed.count >= Cipher.overheadBytes else { throw .authentication }
-    let plain = opened[side].bytes(sealed.count - Cipher.overheadBytes)
+    let plain =
+      isOurs
+      ? UnsafeMutableRawBufferPointer(mutating: UnsafeRawBufferPointer(rebasing: sealed[16..<sealed.count - 16]))
+      : opened[side].bytes(sealed.count - Cipher.overheadBytes)
     let genuine: Bool
     do throws(VaultError) { genuine = try cipher.open(sealed, into: plain) } catch { throw .library(error) }
     guard genuine else { throw .authentication }
@@ -127,14 +132,16 @@ final class Codec {
   /// - Parameters:
   ///   - blobs: In any order.
   ///   - sealed: A blob's bytes as stored.
+  ///   - isOurs: Whether they may be decrypted where they lie; they are lost then.
   ///   - each: Called in the order of `blobs`.
   func decode<E: Error>(
-    _ blobs: [PackedBlob], _ sealed: (PackedBlob) -> UnsafeRawBufferPointer,
+    _ blobs: [PackedBlob], _ sealed: (PackedBlob) -> UnsafeRawBufferPointer, isOurs: Bool,
     _ each: (PackedBlob, Result<UnsafeRawBufferPointer, CodecFault>) throws(E) -> Void
   ) throws(E) {
     func unsealed(_ blob: PackedBlob, _ side: Int) -> Result<UnsafeRawBufferPointer, CodecFault> {
       do throws(CodecFault) {
-        return .success(try unseal(sealed(blob), uncompressedBytes: blob.uncompressedBytes, side: side))
+        return .success(
+          try unseal(sealed(blob), uncompressedBytes: blob.uncompressedBytes, side: side, isOurs: isOurs))
       } catch { return .failure(error) }
     }
     var index = 0

@@ -20,7 +20,7 @@ extension Repository {
   ///   - blobs: In any order.
   ///   - compressing: Compresses what is stored without.
   func moveBlobs(_ blobs: [PackedBlob], of pack: Digest, compressing: Bool) async throws(VaultError) {
-    for batch in Self.batches(of: blobs, in: pack) {
+    for batch in Self.batches(of: blobs, in: pack, upTo: settings.readBytes) {
       let range = batch.blobs[0].offset..<batch.blobs.reduce(0) { max($0, $1.range.upperBound) }
       let bytes = try await bytes(range, of: pack)
       let packClosed = try await settings.pool.run { [self] () throws(VaultError) in

@@ -70,7 +70,7 @@ extension Repository: BlobReader {
     _ places: [BlobIndex.Place], parallel: Int,
     _ each: @escaping @Sendable (BlobIndex.Place, Result<[UInt8], VaultError>) async throws(VaultError) -> Void
   ) async throws(VaultError) {
-    try await inParallel(Self.batches(of: places), limit: parallel) { [self] (batch) throws(VaultError) in
+    try await inParallel(batches(of: places), limit: parallel) { [self] (batch) throws(VaultError) in
       let plaintexts: [[UInt8]]
       do throws(VaultError) { plaintexts = try await read(batch.blobs, of: batch.pack) } catch {
         guard error.isDamage else { throw error }
@@ -109,17 +109,17 @@ extension Repository: BlobReader {
     var blobs: [PackedBlob]
   }
 
-  private static func batches(of places: [BlobIndex.Place]) -> [Batch] {
+  private func batches(of places: [BlobIndex.Place]) -> [Batch] {
     var packs: [Digest: [PackedBlob]] = [:]
     for place in places { packs[place.pack, default: []].append(place.blob) }
-    var batches = packs.flatMap { pack, blobs in Self.batches(of: blobs, in: pack) }
+    var batches = packs.flatMap { pack, blobs in Self.batches(of: blobs, in: pack, upTo: settings.readBytes) }
     batches.sort { ($0.pack, $0.blobs[0].offset) < ($1.pack, $1.blobs[0].offset) }
     return batches
   }
 
-  /// Cuts a pack's wanted blobs into reads: a small hole is read over, and no read holds more than a few MiB.
-  static func batches(of blobs: [PackedBlob], in pack: Digest) -> [Batch] {
-    let (holeBytes, storedBytes, plaintextBytes) = (256 << 10, 8 << 20, 32 << 20)
+  /// Cuts a pack's wanted blobs into reads: a small hole is read over, and no read holds more than `storedBytes`.
+  static func batches(of blobs: [PackedBlob], in pack: Digest, upTo storedBytes: Int) -> [Batch] {
+    let (holeBytes, plaintextBytes) = (256 << 10, 32 << 20)
     var result: [Batch] = []
     var plaintext = 0
     for blob in blobs.sorted(by: { $0.offset < $1.offset }) {
@@ -190,14 +190,16 @@ extension Repository: BlobReader {
   }
 
   /// Verifies blobs, in pairs, and lends each of them out. Keeps a processor busy.
+  ///
+  /// - Parameter isOurs: Whether `raw` is memory that may be overwritten, which saves a second one of its size.
   private func open(
-    _ blobs: [PackedBlob], of pack: Digest, in raw: UnsafeRawBufferPointer, from start: Int,
+    _ blobs: [PackedBlob], of pack: Digest, in raw: UnsafeRawBufferPointer, from start: Int, isOurs: Bool = false,
     _ each: (PackedBlob, UnsafeRawBufferPointer) throws(VaultError) -> Void
   ) throws(VaultError) {
     try codecs.with { (codec) throws(VaultError) -> Void in
       try codec.decode(
         blobs,
-        { UnsafeRawBufferPointer(rebasing: raw[$0.offset - start..<$0.offset - start + $0.length]) },
+        { UnsafeRawBufferPointer(rebasing: raw[$0.offset - start..<$0.offset - start + $0.length]) }, isOurs: isOurs,
         { (blob, result) throws(VaultError) -> Void in
           switch result {
           case .success(let plaintext): try each(blob, plaintext)
@@ -213,7 +215,7 @@ extension Repository: BlobReader {
     _ each: @escaping @Sendable (BlobID, UnsafeRawBufferPointer) throws(VaultError) -> Void
   ) async throws(VaultError) {
     let (places, unstored) = try find(kind, ids)
-    try await inParallel(Self.batches(of: places), limit: parallel) { [self] (batch) throws(VaultError) in
+    try await inParallel(batches(of: places), limit: parallel) { [self] (batch) throws(VaultError) in
       let lent = Lent()
       do throws(VaultError) {
         try await pages.with(Self.range(of: batch.blobs).count) { (pages) throws(VaultError) in
@@ -221,7 +223,7 @@ extension Repository: BlobReader {
           // Whoever borrows may write to a disk: meanwhile the processor is another's.
           try await lenders.through { () throws(VaultError) in
             try await settings.pool.run { [self] () throws(VaultError) in
-              try open(batch.blobs, of: batch.pack, in: pages.bytes, from: batch.blobs[0].offset) {
+              try open(batch.blobs, of: batch.pack, in: pages.bytes, from: batch.blobs[0].offset, isOurs: true) {
                 (blob, plaintext) throws(VaultError) -> Void in
                 lent.count += 1
                 try each(blob.id, plaintext)

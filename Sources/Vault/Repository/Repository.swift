@@ -37,7 +37,7 @@ package final class Repository: Sendable {
     writer = PackWriter()
     uploads = Gate(limit: settings.uploads)
     processors = Gate(limit: settings.processors)
-    lenders = Gate(limit: settings.processors + 2)
+    lenders = Gate(limit: settings.processors + 1)
     pages = PagePool(limit: settings.downloads)
   }
 

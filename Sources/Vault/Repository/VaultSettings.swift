@@ -26,6 +26,8 @@ package struct VaultSettings: Sendable {
   package var uploads = 4
   /// Index files and packs read at the same time; three will do likewise.
   package var downloads = 4
+  /// Blobs of a pack that are wanted are read together, up to this many bytes at a time.
+  var readBytes = 8 << 20
   /// Other ways to an object that turns out damaged or missing, the best one first. Without any, damage is only reported.
   package var sources: [any RecoverySource] = []
   /// Whether what came from there is also put in its place; not for dry runs.
@@ -38,7 +40,10 @@ package struct VaultSettings: Sendable {
   /// Side by side no more than is worth its memory: a disk is near, and what waits for a network waits long.
   func fitting(_ store: any ObjectStore) -> VaultSettings {
     var result = self
-    if store.location.hasPrefix("local:") { (result.uploads, result.downloads) = (min(uploads, 2), min(downloads, 3)) }
+    if store.location.hasPrefix("local:") {
+      (result.uploads, result.downloads) = (min(uploads, 2), min(downloads, 3))
+      result.readBytes = min(readBytes, 4 << 20)
+    }
     return result
   }
 }

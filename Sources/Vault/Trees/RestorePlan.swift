@@ -45,7 +45,7 @@ package struct RestoreOptions: Sendable {
   package init(
     overwrite: Overwrite = .never, first: [ExcludePattern] = [], include: [TreePath] = [],
     exclude: [ExcludePattern] = [], isDryRun: Bool = false,
-    rights: RestoreRights = RestoreRights(), parallel: Int = 5,
+    rights: RestoreRights = RestoreRights(), parallel: Int = 4,
     progress: @escaping @Sendable (_ doneBytes: Int64) -> Void = { _ in }
   ) {
     self.overwrite = overwrite
