@@ -199,7 +199,7 @@ struct StandingFiles: Sendable {
 
   /// Leaves in the plan what has to be written.
   func takeOut(of plan: inout RestorePlan) {
-    for (id, places) in plan.places {
+    plan.places = plan.places.compactMapValues { places in
       let wanted = places.filter { place in
         switch files[place.file] {
         case .absent, .inTheWay: true
@@ -207,7 +207,7 @@ struct StandingFiles: Sendable {
         case .inPlace: !Self.contains(kept[place.file] ?? [], place.offset)
         }
       }
-      if wanted.count < places.count { plan.places[id] = wanted.isEmpty ? nil : wanted }
+      return wanted.isEmpty ? nil : wanted
     }
   }
 
