@@ -18,6 +18,8 @@ final class ArchiveRun: Sendable {
   /// Held by the worker that walks.
   private let turn = Gate(limit: 1)
   private let walk = Mutex(Walk())
+  /// Trees that are complete and not saved yet.
+  private let trees = Mutex(BlobBatch())
 
   /// What the workers tell.
   private final class SharedReport: Sendable {
@@ -447,9 +449,9 @@ final class ArchiveRun: Sendable {
   private func finish(_ directory: OpenDirectory) async throws {
     var directory = directory
     while directory.metadata != nil {
-      let saved: (id: BlobID, added: Int)
+      let tree: BlobID
       if directory.isUnchanged, !directory.isRoot, let same = directory.earlierTree {
-        saved = (same, 0)
+        tree = same
       } else {
         let nodes = try directory.takeNodes()
         if directory.isRoot {
@@ -460,18 +462,17 @@ final class ArchiveRun: Sendable {
         if case .nodes(let before) = directory.earlier, let same = directory.earlierTree, normal == before,
           isStored(same)
         {
-          saved = (same, 0)
+          tree = same
         } else {
-          saved = try await builder.saveTree(normal.map { TreeEncoder.encode($0) })
+          tree = try await save(TreeEncoder.join(normal.map { TreeEncoder.encode($0) }))
         }
       }
-      builder.count { $0.addedTreeBytes += Int64(saved.added) }
       guard let parent = directory.parent else { return }
       if parent.metadata == nil {
         guard let name = directory.path.last, let metadata = directory.metadata else { return }
-        try builder.put(TreeNode(name: name, metadata: metadata, subtree: saved.id), at: directory.path, added: 0)
+        try builder.put(TreeNode(name: name, metadata: metadata, subtree: tree), at: directory.path, added: 0)
       } else {
-        deliver(directory, saved.id, to: parent)
+        deliver(directory, tree, to: parent)
       }
       guard parent.settle() else { return }
       directory = parent
@@ -483,6 +484,38 @@ final class ArchiveRun: Sendable {
     if case .same = parent.earlier, tree == directory.earlierTree { return }
     guard let name = directory.path.last, let metadata = directory.metadata else { return }
     parent.add(TreeNode(name: name, metadata: metadata, subtree: tree))
+  }
+
+  /// Names a tree, and saves it with others: to wake a thread for it costs more than to seal it.
+  private func save(_ tree: [UInt8]) async throws(TreeError) -> BlobID {
+    let (id, full) = tree.withUnsafeBytes { bytes in
+      let full = trees.withLock { batch -> BlobBatch? in
+        batch.append(copying: bytes)
+        guard batch.count >= Self.treesTogether || batch.ranges[batch.count - 1].upperBound >= Self.treeBytes else {
+          return nil
+        }
+        defer { batch = BlobBatch() }
+        return batch
+      }
+      return (PairedDigest.of(bytes), full)
+    }
+    if let full { try await save(full) }
+    return id
+  }
+
+  /// Saves the trees that are left, once every worker is through: until then the snapshot's root is of no use.
+  func saveTrees() async throws(TreeError) {
+    let left = trees.withLock { batch in
+      defer { batch = BlobBatch() }
+      return batch
+    }
+    if left.count > 0 { try await save(left) }
+  }
+
+  private func save(_ batch: BlobBatch) async throws(TreeError) {
+    let saved: [SavedBlob]
+    do throws(VaultError) { saved = try await builder.store.writer.save(.tree, batch) } catch { throw .vault(error) }
+    builder.count { $0.addedTreeBytes += saved.reduce(0) { $0 + Int64($1.added) } }
   }
 
   private func isStored(_ tree: BlobID) -> Bool { options.parent?.reader.contains(.tree, tree) ?? false }
@@ -522,6 +555,8 @@ final class ArchiveRun: Sendable {
       })
   }
 
+  private static let treesTogether = 64
+  private static let treeBytes = 256 << 10
   private static let batchItems = 256
   private static let batchBytes: Int64 = 4 << 20
 }

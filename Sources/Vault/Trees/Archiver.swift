@@ -43,8 +43,8 @@ extension SnapshotBuilder {
   /// Takes files and directories of this machine, laid out as restic does: the tree holds the whole path of every
   /// target.
   ///
-  /// What can't be read is left out and reported, never skipped in silence. Every directory's tree is saved as soon as
-  /// it is complete, so memory grows with the depth and not with the number of files.
+  /// What can't be read is left out and reported, never skipped in silence. Every directory's tree is saved once it is
+  /// complete, some of them together, so memory grows with the depth and not with the number of files.
   ///
   /// - Parameter survey: Lists them; run here, unless it runs already.
   /// - Throws: If the vault fails, or none of the targets can be read.
@@ -59,6 +59,7 @@ extension SnapshotBuilder {
         for _ in 0..<max(1, options.workers) { group.addTask { try await run.work() } }
         try await group.waitForAll()
       }
+      try await run.saveTrees()
     } catch { throw TreeError(error) }
     try run.checkEntered()
     return run.report
