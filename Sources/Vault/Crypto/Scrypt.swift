@@ -62,8 +62,7 @@ func scrypt(
 private struct ScryptLanes {
   /// More memory than this for a thread, and one lane after another is better.
   static let limitBytes = 128 << 20
-  /// One of so many states is kept: fresh memory is cleared by the system first, which costs about as much as computing the
-  /// others again.
+  /// One of so many states is kept. Of two, restic's parameters would take 112 MiB instead of 75, and a sixth less time.
   private static let stride = 3
 
   private let parameters: ScryptParameters
@@ -73,7 +72,8 @@ private struct ScryptLanes {
 
   init(_ parameters: ScryptParameters, threads: Int) {
     (self.parameters, self.threads) = (parameters, threads)
-    groupLanes = min(4, (parameters.p + threads - 1) / threads)
+    let fitting = Self.limitBytes / (128 * parameters.r * ((parameters.n + Self.stride - 1) / Self.stride + 12))
+    groupLanes = max(1, min(4, fitting, (parameters.p + threads - 1) / threads))
   }
 
   private var laneBytes: Int { 128 * parameters.r }
